@@ -1,1 +1,12 @@
+//! superstep-ir: what things are, and what they mean.
+//!
+//! The tensor [`graph`] and its [`op`] set, the bulk-synchronous [`program`], the [`machine`] description with its cycle
+//! formulae, their textual forms, verifiers and the reference interpreter. Knows nothing of files, models, or policy.
 
+pub mod graph;
+pub mod ids;
+pub mod machine;
+pub mod op;
+pub mod program;
+pub mod types;
+pub mod units;

@@ -1,0 +1,223 @@
+//! The bulk-synchronous tile program: what the compiler makes and the runtime executes.
+//!
+//! Everything is symbolic: a [`Grid`] is a tile function, a [`Variable`] says which grid axes cut which of its dimensions,
+//! a [`VertexGroup`] is one vertex on every tile of a grid, a [`Move`] is one tensor put into another layout. What a single tile
+//! holds, computes or receives is derived from these when needed ([`exchange::expand`], [`Variable::block`]).
+
+pub mod codelet;
+pub mod exchange;
+pub mod grid;
+pub mod variable;
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::graph::Phase;
+use crate::ids::{GridId, IpuId, OriginId, ProcId, VarId};
+use crate::machine::Machine;
+use crate::op::StateKind;
+use crate::types::Shape;
+pub use codelet::Codelet;
+pub use grid::{Axis, Grid};
+pub use variable::{Category, Cut, Variable};
+
+/// A compiled program of one replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    pub name: String,
+    pub machine: Machine,
+    /// IPUs of the replica; grids name `0..ipus`.
+    pub ipus: u32,
+    pub grids: Vec<Grid>,
+    pub variables: Vec<Variable>,
+    pub states: Vec<State>,
+    pub streams: Vec<Stream>,
+    pub procedures: Vec<Procedure>,
+    /// The procedure that one host call runs (a whole optimiser step, or one inference).
+    pub entry: ProcId,
+    /// The graph ops that steps serve, for reports.
+    pub origins: Vec<Origin>,
+}
+
+/// A piece of state that survives a host call: its variable holds it all the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub name: String,
+    pub kind: StateKind,
+    pub variable: VarId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Direction {
+    HostToDevice,
+    DeviceToHost,
+}
+
+/// A named flow of tensors between host and tiles; each transfer step moves one tensor of the variable's type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    pub name: String,
+    pub direction: Direction,
+    pub variable: VarId,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Procedure {
+    pub name: String,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Step {
+    /// One vertex a tile of each group, all groups at once.
+    Compute(ComputeSet),
+    /// Moves between tiles of one IPU, or, when a move crosses IPUs, over the links.
+    Exchange(Exchange),
+    /// Barrier over these IPUs (all tiles of each).
+    Sync(Sync),
+    /// One tensor of `streams[stream]` between host and its variable.
+    Host { stream: u32, origin: OriginId },
+    Repeat { count: u32, body: ProcId },
+    Call(ProcId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sync {
+    /// The tiles of one IPU.
+    Ipu(IpuId),
+    /// All IPUs of the replica.
+    Replica,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComputeSet {
+    pub name: String,
+    pub origin: OriginId,
+    pub groups: SmallVec<[VertexGroup; 1]>,
+}
+
+/// The same codelet on every tile of `grid`; every operand lies on that same grid, so a vertex sees its own tile's blocks only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VertexGroup {
+    pub codelet: Codelet,
+    pub grid: GridId,
+    pub inputs: SmallVec<[Operand; 4]>,
+    pub outputs: SmallVec<[Operand; 2]>,
+}
+
+/// A variable's block on the vertex's tile, or one entry of its (uncut) leading dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Operand {
+    pub variable: VarId,
+    /// `Some(i)`: the block without its leading dimension, at index `i` of it.
+    pub entry: Option<u32>,
+}
+
+impl Operand {
+    pub const fn whole(variable: VarId) -> Operand {
+        Operand { variable, entry: None }
+    }
+
+    pub const fn entry(variable: VarId, i: u32) -> Operand {
+        Operand { variable, entry: Some(i) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    pub name: String,
+    pub origin: OriginId,
+    pub moves: Vec<Move>,
+}
+
+/// `destination[at .. at + shape] ← views(source)`, every copy of the destination included.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Move {
+    pub source: VarId,
+    /// Applied in order to the source tensor; the result has the shape that is written.
+    pub views: Vec<View>,
+    pub destination: VarId,
+    /// First written index in each dimension of the destination.
+    pub at: SmallVec<[usize; 4]>,
+}
+
+/// A renaming of elements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum View {
+    /// Same row-major order, other extents.
+    Reshape(Shape),
+    /// Axis `i` of the result is axis `perm[i]`.
+    Transpose(SmallVec<[usize; 4]>),
+    Slice { axis: usize, start: usize, len: usize },
+}
+
+impl View {
+    /// Shape after the view, or `None` when it does not apply to `shape`.
+    pub fn apply(&self, shape: &Shape) -> Option<Shape> {
+        match self {
+            View::Reshape(to) => (to.elements() == shape.elements()).then(|| to.clone()),
+            View::Transpose(perm) => {
+                let mut seen: SmallVec<[usize; 4]> = perm.clone();
+                seen.sort_unstable();
+                let is_permutation = seen.iter().copied().eq(0..shape.rank());
+                is_permutation.then(|| Shape(perm.iter().map(|&p| shape[p]).collect()))
+            }
+            View::Slice { axis, start, len } => {
+                let fits = *axis < shape.rank() && start.checked_add(*len).is_some_and(|e| e <= shape[*axis]);
+                fits.then(|| {
+                    let mut s = shape.clone();
+                    s.0[*axis] = *len;
+                    s
+                })
+            }
+        }
+    }
+}
+
+/// The graph op that a step serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The op's name in the graph, `h.3.mlp.c_fc`.
+    pub name: String,
+    /// The op's mnemonic, `matmul`.
+    pub kind: String,
+    pub ipu: IpuId,
+    pub phase: Phase,
+    /// Arithmetic of one execution, in floating-point operations (a multiply-add counts 2).
+    pub flops: u64,
+}
+
+impl Program {
+    pub fn variable(&self, id: VarId) -> &Variable {
+        &self.variables[id.index()]
+    }
+
+    pub fn grid(&self, id: GridId) -> &Grid {
+        &self.grids[id.index()]
+    }
+
+    pub fn grid_of(&self, id: VarId) -> &Grid {
+        self.grid(self.variable(id).grid)
+    }
+
+    pub fn procedure(&self, id: ProcId) -> &Procedure {
+        &self.procedures[id.index()]
+    }
+
+    /// Calls `visit(step, times)` for every step in program order, descending into calls; a repeated body is visited once, with the
+    /// number of times it runs.
+    pub fn walk<'p>(&'p self, visit: &mut impl FnMut(&'p Step, u64)) {
+        self.walk_procedure(self.entry, 1, visit);
+    }
+
+    fn walk_procedure<'p>(&'p self, id: ProcId, times: u64, visit: &mut impl FnMut(&'p Step, u64)) {
+        for step in &self.procedure(id).steps {
+            visit(step, times);
+            match step {
+                Step::Call(p) => self.walk_procedure(*p, times, visit),
+                Step::Repeat { count, body } => self.walk_procedure(*body, times * u64::from(*count), visit),
+                _ => {}
+            }
+        }
+    }
+}

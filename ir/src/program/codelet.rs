@@ -1,0 +1,106 @@
+//! Codelets: what one vertex computes on the blocks of its tile. The contract between planner, cost model and runtime.
+//!
+//! A codelet sees blocks as dense row-major arrays with their own extents. Inputs and outputs are in the order documented here.
+//! Extents that a codelet combines must agree on every tile; the program verifier checks it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::op::{MapExpr, ReduceKind};
+use crate::types::Real;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Codelet {
+    /// `(a, b[, c]) → out[.., m, n] = a·b`, or with `accumulate` `out += a·b` (then `out` is also read).
+    /// `a: [.., m, k]`, or `[.., k, m]` with `transpose_a`; `b: [.., k, n]` always (a transposed `b` is transposed before).
+    /// Leading extents are a batch. Each output element is one chain of fused multiply-adds over `k`, ascending,
+    /// that starts from 0 (or from the old `out`).
+    Matmul { transpose_a: bool, accumulate: bool },
+    /// `(x: [.., r, c]) → [.., c, r]`.
+    Transpose,
+    /// `(operands…) → outputs…`: an elementwise expression; operand blocks broadcast as scalar or trailing axes to the output block.
+    Map(MapExpr),
+    /// `() → out`: every element becomes `value`.
+    Fill { value: Real },
+    /// `(x: [p, ..rest]) → [..rest]`: reduces the leading dimension in ascending order. With `accumulate` (sum only) the chain starts
+    /// from the old output.
+    Reduce { kind: ReduceKind, accumulate: bool },
+    /// `(x: [r, c], scale: [c], shift: [c]) → (y: [r, c], mean: [r], rstd: [r])`.
+    LayerNorm { epsilon: Real },
+    /// `(g: [r, c], x: [r, c], scale: [c], mean: [r], rstd: [r]) → dx: [r, c]`.
+    LayerNormGrad,
+    /// `(g: [r, c], x: [r, c], mean: [r], rstd: [r]) → (dscale: [1, c], dshift: [1, c])`: sums over this tile's rows.
+    LayerNormParamGrad,
+    /// `(x: [.., r, c]) → [.., r, c]` with whole rows of all `c` columns on the tile. With `causal`, column `j` counts when
+    /// `j ≤ row`, where `row` is the row's index in the whole tensor (second-last dimension).
+    Softmax { scale: Real, causal: bool },
+    /// `(x: [.., r, c]) → [.., r, c]`: `−∞` where the column index exceeds the row index in the whole tensor.
+    CausalMask,
+    /// `(p, g: [.., r, c]) → [.., r, c]`, whole rows.
+    SoftmaxGrad { scale: Real },
+    /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row.
+    RowMaxSum,
+    /// `(max: [p, r], sum: [p, r]) → logsumexp: [r]`: joins the parts of `p` tiles, ascending.
+    JoinLogSumExp,
+    /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`: the logit of the row's label if the label falls into this tile's columns, else 0.
+    PickLabel,
+    /// `(picked: [p, r], logsumexp: [r], labels: i32[r]) → loss: [r]`: `logsumexp − Σ picked`, 0 where the label is negative.
+    RowLoss,
+    /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`; columns count from the block's first column in the whole tensor.
+    CrossEntropyGrad,
+    /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of ids that fall into this tile's entries, other rows 0.
+    Gather,
+    /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order.
+    ScatterAdd,
+    /// `(x, seed: u32[2]) → y`: inverted dropout; the mask is a function of seed, key and the element's index in the whole tensor.
+    Dropout { p: Real, key: u32 },
+    /// `(x) → y`: element type conversion, to nearest even.
+    Cast,
+}
+
+impl Codelet {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Codelet::Matmul { .. } => "amp_matmul",
+            Codelet::Transpose => "transpose",
+            Codelet::Map(_) => "map",
+            Codelet::Fill { .. } => "fill",
+            Codelet::Reduce { .. } => "reduce",
+            Codelet::LayerNorm { .. } => "layer_norm",
+            Codelet::LayerNormGrad => "layer_norm_grad",
+            Codelet::LayerNormParamGrad => "layer_norm_param_grad",
+            Codelet::Softmax { .. } => "softmax",
+            Codelet::CausalMask => "causal_mask",
+            Codelet::SoftmaxGrad { .. } => "softmax_grad",
+            Codelet::RowMaxSum => "row_max_sum",
+            Codelet::JoinLogSumExp => "join_logsumexp",
+            Codelet::PickLabel => "pick_label",
+            Codelet::RowLoss => "row_loss",
+            Codelet::CrossEntropyGrad => "cross_entropy_grad",
+            Codelet::Gather => "gather",
+            Codelet::ScatterAdd => "scatter_add",
+            Codelet::Dropout { .. } => "dropout",
+            Codelet::Cast => "cast",
+        }
+    }
+
+    /// True when the codelet also reads what its outputs held before.
+    pub const fn reads_output(&self) -> bool {
+        matches!(
+            self,
+            Codelet::Matmul { accumulate: true, .. } | Codelet::Reduce { accumulate: true, .. } | Codelet::ScatterAdd
+        )
+    }
+
+    /// True when an output block may lie exactly on an input block of the same extents.
+    pub const fn may_run_in_place(&self) -> bool {
+        matches!(
+            self,
+            Codelet::Map(_)
+                | Codelet::Softmax { .. }
+                | Codelet::CausalMask
+                | Codelet::SoftmaxGrad { .. }
+                | Codelet::CrossEntropyGrad
+                | Codelet::Dropout { .. }
+        )
+    }
+}
