@@ -28,7 +28,9 @@ pub struct Value {
 }
 
 /// Which part of a training step an op belongs to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum Phase {
     #[default]
     Forward,
@@ -115,7 +117,10 @@ fn id(node: NodeIndex) -> OpId {
 
 impl Graph {
     pub fn new(name: impl Into<String>) -> Graph {
-        Graph { name: name.into(), nodes: StableDiGraph::new() }
+        Graph {
+            name: name.into(),
+            nodes: StableDiGraph::new(),
+        }
     }
 
     /// Adds an op; result types are inferred.
@@ -135,9 +140,22 @@ impl Graph {
         let types: Vec<&TensorType> = operands.iter().map(|&v| self.ty(v)).collect();
         let results = SmallVec::from_vec(infer(&op, &types)?);
         let operands: SmallVec<[Value; 4]> = SmallVec::from_slice(operands);
-        let node = self.nodes.add_node(Node { op, name: name.into(), place, operands: operands.clone(), results });
+        let node = self.nodes.add_node(Node {
+            op,
+            name: name.into(),
+            place,
+            operands: operands.clone(),
+            results,
+        });
         for (i, v) in operands.iter().enumerate() {
-            self.nodes.add_edge(index(v.op), node, Port { result: v.result, operand: i as u32 });
+            self.nodes.add_edge(
+                index(v.op),
+                node,
+                Port {
+                    result: v.result,
+                    operand: i as u32,
+                },
+            );
         }
         Ok(id(node))
     }
@@ -147,7 +165,11 @@ impl Graph {
     /// # Panics
     /// The types differ: a bug of the caller.
     pub fn replace_uses(&mut self, from: Value, to: Value) {
-        assert_eq!(self.ty(from), self.ty(to), "a value is replaced by one of another type");
+        assert_eq!(
+            self.ty(from),
+            self.ty(to),
+            "a value is replaced by one of another type"
+        );
         if from == to {
             return;
         }
@@ -165,7 +187,14 @@ impl Graph {
             .map(|e| e.id())
             .expect("a use names an operand");
         self.nodes.remove_edge(edge);
-        self.nodes.add_edge(index(to.op), index(u.op), Port { result: to.result, operand: u.operand });
+        self.nodes.add_edge(
+            index(to.op),
+            index(u.op),
+            Port {
+                result: to.result,
+                operand: u.operand,
+            },
+        );
         self.nodes[index(u.op)].operands[u.operand as usize] = to;
     }
 
@@ -174,7 +203,13 @@ impl Graph {
     /// # Panics
     /// A result is still used: a bug of the caller.
     pub fn erase(&mut self, op: OpId) {
-        assert!(self.nodes.edges_directed(index(op), Direction::Outgoing).next().is_none(), "{op} is still used");
+        assert!(
+            self.nodes
+                .edges_directed(index(op), Direction::Outgoing)
+                .next()
+                .is_none(),
+            "{op} is still used"
+        );
         self.nodes.remove_node(index(op));
     }
 
@@ -226,7 +261,10 @@ impl Graph {
             .nodes
             .edges_directed(index(value.op), Direction::Outgoing)
             .filter(|e| e.weight().result == value.result)
-            .map(|e| Use { op: id(e.target()), operand: e.weight().operand })
+            .map(|e| Use {
+                op: id(e.target()),
+                operand: e.weight().operand,
+            })
             .collect();
         uses.sort_unstable();
         uses
@@ -234,12 +272,20 @@ impl Graph {
 
     /// Number of uses of all results of an op.
     pub fn use_count(&self, op: OpId) -> usize {
-        self.nodes.edges_directed(index(op), Direction::Outgoing).count()
+        self.nodes
+            .edges_directed(index(op), Direction::Outgoing)
+            .count()
     }
 
     /// Every op after its operands; among ready ops the one inserted first comes first, so the order is canonical.
     pub fn topological(&self) -> Vec<OpId> {
-        let mut missing = vec![0usize; self.nodes.node_indices().last().map_or(0, |n| n.index() + 1)];
+        let mut missing = vec![
+            0usize;
+            self.nodes
+                .node_indices()
+                .last()
+                .map_or(0, |n| n.index() + 1)
+        ];
         let mut ready = BTreeSet::new();
         for node in self.nodes.node_indices() {
             missing[node.index()] = self.nodes.edges_directed(node, Direction::Incoming).count();
@@ -264,22 +310,53 @@ impl Graph {
     /// Edges as (source result, use), for the verifier.
     pub(crate) fn edges(&self) -> impl Iterator<Item = (Value, Use)> + '_ {
         (&self.nodes).edge_references().map(|e| {
-            let from = Value { op: id(e.source()), result: e.weight().result };
-            (from, Use { op: id(e.target()), operand: e.weight().operand })
+            let from = Value {
+                op: id(e.source()),
+                result: e.weight().result,
+            };
+            (
+                from,
+                Use {
+                    op: id(e.target()),
+                    operand: e.weight().operand,
+                },
+            )
         })
     }
 
     /// The same graph with ops renumbered `0..len` in topological order, so that equal graphs have equal bytes.
     pub fn compact(&self) -> Graph {
         let mut out = Graph::new(self.name.clone());
-        let mut renamed = vec![OpId(0); self.nodes.node_indices().last().map_or(0, |n| n.index() + 1)];
+        let mut renamed = vec![
+            OpId(0);
+            self.nodes
+                .node_indices()
+                .last()
+                .map_or(0, |n| n.index() + 1)
+        ];
         for op in self.topological() {
             let node = self.node(op).clone();
-            let operands: SmallVec<[Value; 4]> =
-                node.operands.iter().map(|v| Value { op: renamed[v.op.index()], result: v.result }).collect();
-            let new = out.nodes.add_node(Node { operands: operands.clone(), ..node });
+            let operands: SmallVec<[Value; 4]> = node
+                .operands
+                .iter()
+                .map(|v| Value {
+                    op: renamed[v.op.index()],
+                    result: v.result,
+                })
+                .collect();
+            let new = out.nodes.add_node(Node {
+                operands: operands.clone(),
+                ..node
+            });
             for (i, v) in operands.iter().enumerate() {
-                out.nodes.add_edge(index(v.op), new, Port { result: v.result, operand: i as u32 });
+                out.nodes.add_edge(
+                    index(v.op),
+                    new,
+                    Port {
+                        result: v.result,
+                        operand: i as u32,
+                    },
+                );
             }
             renamed[op.index()] = id(new);
         }

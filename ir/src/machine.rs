@@ -36,3 +36,25 @@ pub struct Machine {
     /// Bytes of each tile kept for code, exchange programs, vertex state and stacks.
     pub reserved_bytes: u32,
 }
+
+/// A machine for tests of other modules; its rates do not matter there.
+#[cfg(test)]
+pub(crate) fn tests_machine() -> Machine {
+    Machine {
+        name: "test".into(),
+        ipus: 1,
+        tiles_per_ipu: 16,
+        tile_memory: 1 << 16,
+        clock_hz: 1e9,
+        workers: 6,
+        exchange_bytes_per_cycle: 4.0,
+        sync_cycles: 126,
+        global_sync_cycles: 600,
+        exchange_start_cycles: 60,
+        amp_f32_macs: 16,
+        amp_f16_macs: 64,
+        link_bytes_per_second: 1e9,
+        host_bytes_per_second: 1e9,
+        reserved_bytes: 0,
+    }
+}

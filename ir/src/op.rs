@@ -72,8 +72,12 @@ pub enum StateKind {
 }
 
 impl StateKind {
-    pub const ALL: [StateKind; 4] =
-        [StateKind::Weight, StateKind::Accumulator, StateKind::OptimiserState, StateKind::Counter];
+    pub const ALL: [StateKind; 4] = [
+        StateKind::Weight,
+        StateKind::Accumulator,
+        StateKind::OptimiserState,
+        StateKind::Counter,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -90,20 +94,37 @@ impl StateKind {
 pub enum Op {
     // --- sources and sinks -------------------------------------------------------------------------------------
     /// A tensor filled with one value. `()`
-    Constant { value: Real, ty: TensorType },
+    Constant {
+        value: Real,
+        ty: TensorType,
+    },
     /// The value of a piece of state when the graph starts to run. At most one per state and graph. `()`
-    Parameter { state: String, kind: StateKind, ty: TensorType },
+    Parameter {
+        state: String,
+        kind: StateKind,
+        ty: TensorType,
+    },
     /// The value a piece of state takes when the graph has run. `(value)`, no result. At most one per state and graph.
-    Assign { state: String },
+    Assign {
+        state: String,
+    },
     /// A tensor streamed in from the host. `()`
-    Input { stream: String, ty: TensorType },
+    Input {
+        stream: String,
+        ty: TensorType,
+    },
     /// A tensor streamed out to the host. `(value)`, no result.
-    Output { stream: String },
+    Output {
+        stream: String,
+    },
 
     // --- products ----------------------------------------------------------------------------------------------
     /// `(a, b[, acc])`: `a·b [+ acc]`. Rank 2 `[m,k]·[k,n]`, or rank 3 with equal leading extents (a batch).
     /// `transpose_a`: `a` is stored `[.., k, m]`; `transpose_b`: `b` is stored `[.., n, k]`.
-    Matmul { transpose_a: bool, transpose_b: bool },
+    Matmul {
+        transpose_a: bool,
+        transpose_b: bool,
+    },
 
     // --- elementwise -------------------------------------------------------------------------------------------
     Unary(UnaryOp),
@@ -114,15 +135,22 @@ pub enum Op {
     /// [`Op::Binary`] to the shape of the largest.
     Map(MapExpr),
     /// Convert the element type. `(x)`
-    Cast { to: DType },
+    Cast {
+        to: DType,
+    },
     /// `(x, seed: u32[2])`: inverted dropout, `x · keep / (1 − p)`. The mask is a function of `seed`, `key` and the element's
     /// row-major index alone, so the same op on a gradient replays it.
-    Dropout { p: Real, key: u32 },
+    Dropout {
+        p: Real,
+        key: u32,
+    },
 
     // --- rows --------------------------------------------------------------------------------------------------
     /// `(x, scale, shift)` over the last axis with biased variance: results `y`, `mean`, `rstd = 1/√(var + ε)`
     /// (both with the last axis dropped).
-    LayerNorm { epsilon: Real },
+    LayerNorm {
+        epsilon: Real,
+    },
     /// `(g, x, scale, mean, rstd)`: gradient for `x`.
     LayerNormGrad,
     /// `(g, x, mean, rstd)`: gradients for `scale` and `shift`, summed over all rows.
@@ -130,9 +158,14 @@ pub enum Op {
     /// `(x)`: `x` where `column ≤ row`, else `−∞`; row and column are the last two axes.
     CausalMask,
     /// `(x)`: softmax of `scale · x` over the last axis; with `causal`, columns beyond the row index count as `−∞`.
-    Softmax { scale: Real, causal: bool },
+    Softmax {
+        scale: Real,
+        causal: bool,
+    },
     /// `(p, g)`: `scale · p ⊙ (g − Σ_j g_j p_j)`.
-    SoftmaxGrad { scale: Real },
+    SoftmaxGrad {
+        scale: Real,
+    },
     /// `(logits: [n, v], labels: i32[n])`: results `loss[n]` and `logsumexp[n]`; a negative label gives loss 0.
     CrossEntropy,
     /// `(logits, labels, logsumexp, g: [n])`: `(softmax(logits) − onehot) · g`, 0 in rows with a negative label.
@@ -146,19 +179,34 @@ pub enum Op {
 
     // --- reductions --------------------------------------------------------------------------------------------
     /// `(x)`: reduces the first `leading` axes away (all of them when `leading` is the rank: a scalar).
-    Reduce { kind: ReduceKind, leading: usize },
+    Reduce {
+        kind: ReduceKind,
+        leading: usize,
+    },
 
     // --- views -------------------------------------------------------------------------------------------------
     /// `(x)`: same elements in row-major order under another shape.
-    Reshape { shape: Shape },
+    Reshape {
+        shape: Shape,
+    },
     /// `(x)`: axis `i` of the result is axis `perm[i]` of `x`.
-    Transpose { perm: SmallVec<[usize; 4]> },
+    Transpose {
+        perm: SmallVec<[usize; 4]>,
+    },
     /// `(x)`: `len` entries of `axis` from `start`.
-    Slice { axis: usize, start: usize, len: usize },
+    Slice {
+        axis: usize,
+        start: usize,
+        len: usize,
+    },
     /// `(x0, x1, …)`: joined along `axis`.
-    Concat { axis: usize },
+    Concat {
+        axis: usize,
+    },
     /// `(x)`: `x`, a scalar or the trailing axes of `shape`, repeated to `shape`.
-    Broadcast { shape: Shape },
+    Broadcast {
+        shape: Shape,
+    },
 }
 
 impl Op {
@@ -186,9 +234,18 @@ impl Op {
             Op::CrossEntropyGrad => "cross_entropy_grad",
             Op::Gather => "gather",
             Op::ScatterAdd => "scatter_add",
-            Op::Reduce { kind: ReduceKind::Sum, .. } => "reduce_sum",
-            Op::Reduce { kind: ReduceKind::SumSquares, .. } => "reduce_sum_squares",
-            Op::Reduce { kind: ReduceKind::Max, .. } => "reduce_max",
+            Op::Reduce {
+                kind: ReduceKind::Sum,
+                ..
+            } => "reduce_sum",
+            Op::Reduce {
+                kind: ReduceKind::SumSquares,
+                ..
+            } => "reduce_sum_squares",
+            Op::Reduce {
+                kind: ReduceKind::Max,
+                ..
+            } => "reduce_max",
             Op::Reshape { .. } => "reshape",
             Op::Transpose { .. } => "transpose",
             Op::Slice { .. } => "slice",
@@ -199,7 +256,10 @@ impl Op {
 
     /// True for ops that only rename elements: the tile program makes no arithmetic of them.
     pub const fn is_view(&self) -> bool {
-        matches!(self, Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. })
+        matches!(
+            self,
+            Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. }
+        )
     }
 
     /// True for ops that must stay even when nobody uses a result.
@@ -272,6 +332,9 @@ impl BinaryOp {
     }
 
     pub const fn commutes(self) -> bool {
-        matches!(self, BinaryOp::Add | BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min)
+        matches!(
+            self,
+            BinaryOp::Add | BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min
+        )
     }
 }

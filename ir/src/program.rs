@@ -19,7 +19,7 @@ use crate::op::StateKind;
 use crate::types::Shape;
 pub use codelet::Codelet;
 pub use grid::{Axis, Grid};
-pub use variable::{Category, Cut, Variable};
+pub use variable::{Block, Category, Cut, Variable};
 
 /// A compiled program of one replica.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,8 +76,14 @@ pub enum Step {
     /// Barrier over these IPUs (all tiles of each).
     Sync(Sync),
     /// One tensor of `streams[stream]` between host and its variable.
-    Host { stream: u32, origin: OriginId },
-    Repeat { count: u32, body: ProcId },
+    Host {
+        stream: u32,
+        origin: OriginId,
+    },
+    Repeat {
+        count: u32,
+        body: ProcId,
+    },
     Call(ProcId),
 }
 
@@ -115,11 +121,17 @@ pub struct Operand {
 
 impl Operand {
     pub const fn whole(variable: VarId) -> Operand {
-        Operand { variable, entry: None }
+        Operand {
+            variable,
+            entry: None,
+        }
     }
 
     pub const fn entry(variable: VarId, i: u32) -> Operand {
-        Operand { variable, entry: Some(i) }
+        Operand {
+            variable,
+            entry: Some(i),
+        }
     }
 }
 
@@ -148,7 +160,11 @@ pub enum View {
     Reshape(Shape),
     /// Axis `i` of the result is axis `perm[i]`.
     Transpose(SmallVec<[usize; 4]>),
-    Slice { axis: usize, start: usize, len: usize },
+    Slice {
+        axis: usize,
+        start: usize,
+        len: usize,
+    },
 }
 
 impl View {
@@ -163,7 +179,8 @@ impl View {
                 is_permutation.then(|| Shape(perm.iter().map(|&p| shape[p]).collect()))
             }
             View::Slice { axis, start, len } => {
-                let fits = *axis < shape.rank() && start.checked_add(*len).is_some_and(|e| e <= shape[*axis]);
+                let fits = *axis < shape.rank()
+                    && start.checked_add(*len).is_some_and(|e| e <= shape[*axis]);
                 fits.then(|| {
                     let mut s = shape.clone();
                     s.0[*axis] = *len;
@@ -215,7 +232,9 @@ impl Program {
             visit(step, times);
             match step {
                 Step::Call(p) => self.walk_procedure(*p, times, visit),
-                Step::Repeat { count, body } => self.walk_procedure(*body, times * u64::from(*count), visit),
+                Step::Repeat { count, body } => {
+                    self.walk_procedure(*body, times * u64::from(*count), visit)
+                }
                 _ => {}
             }
         }

@@ -18,7 +18,11 @@ type Built = Result<Value, TypeError>;
 
 impl<'g> Builder<'g> {
     pub fn new(graph: &'g mut Graph) -> Builder<'g> {
-        Builder { graph, place: Place::default(), scope: String::new() }
+        Builder {
+            graph,
+            place: Place::default(),
+            scope: String::new(),
+        }
     }
 
     /// Everything built from here on is named `scope.…`; an empty scope means bare names.
@@ -27,7 +31,11 @@ impl<'g> Builder<'g> {
     }
 
     fn full_name(&self, name: &str) -> String {
-        if self.scope.is_empty() { name.to_string() } else { format!("{}.{name}", self.scope) }
+        if self.scope.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.scope)
+        }
     }
 
     /// Inserts any op and returns its first result.
@@ -38,7 +46,12 @@ impl<'g> Builder<'g> {
     }
 
     /// Inserts an op with several results.
-    pub fn results(&mut self, name: &str, op: Op, operands: &[Value]) -> Result<SmallVec<[Value; 4]>, TypeError> {
+    pub fn results(
+        &mut self,
+        name: &str,
+        op: Op,
+        operands: &[Value],
+    ) -> Result<SmallVec<[Value; 4]>, TypeError> {
         let v = self.op(name, op, operands)?;
         let n = self.graph.node(v.op).results().len() as u32;
         Ok((0..n).map(|result| Value { op: v.op, result }).collect())
@@ -46,32 +59,79 @@ impl<'g> Builder<'g> {
 
     /// State is named by itself, outside the scope.
     pub fn parameter(&mut self, state: &str, kind: StateKind, ty: TensorType) -> Built {
-        let op = Op::Parameter { state: state.into(), kind, ty };
+        let op = Op::Parameter {
+            state: state.into(),
+            kind,
+            ty,
+        };
         let id = self.graph.insert(op, &[], state, self.place)?;
         Ok(self.graph.value(id))
     }
 
     pub fn assign(&mut self, state: &str, value: Value) -> Result<(), TypeError> {
-        self.graph.insert(Op::Assign { state: state.into() }, &[value], format!("{state}.assign"), self.place)?;
+        self.graph.insert(
+            Op::Assign {
+                state: state.into(),
+            },
+            &[value],
+            format!("{state}.assign"),
+            self.place,
+        )?;
         Ok(())
     }
 
     pub fn input(&mut self, stream: &str, ty: TensorType) -> Built {
-        let id = self.graph.insert(Op::Input { stream: stream.into(), ty }, &[], stream, self.place)?;
+        let id = self.graph.insert(
+            Op::Input {
+                stream: stream.into(),
+                ty,
+            },
+            &[],
+            stream,
+            self.place,
+        )?;
         Ok(self.graph.value(id))
     }
 
     pub fn output(&mut self, stream: &str, value: Value) -> Result<(), TypeError> {
-        self.graph.insert(Op::Output { stream: stream.into() }, &[value], format!("{stream}.output"), self.place)?;
+        self.graph.insert(
+            Op::Output {
+                stream: stream.into(),
+            },
+            &[value],
+            format!("{stream}.output"),
+            self.place,
+        )?;
         Ok(())
     }
 
     pub fn constant(&mut self, name: &str, value: f64, ty: TensorType) -> Built {
-        self.op(name, Op::Constant { value: Real(value), ty }, &[])
+        self.op(
+            name,
+            Op::Constant {
+                value: Real(value),
+                ty,
+            },
+            &[],
+        )
     }
 
-    pub fn matmul(&mut self, name: &str, a: Value, b: Value, transpose_a: bool, transpose_b: bool) -> Built {
-        self.op(name, Op::Matmul { transpose_a, transpose_b }, &[a, b])
+    pub fn matmul(
+        &mut self,
+        name: &str,
+        a: Value,
+        b: Value,
+        transpose_a: bool,
+        transpose_b: bool,
+    ) -> Built {
+        self.op(
+            name,
+            Op::Matmul {
+                transpose_a,
+                transpose_b,
+            },
+            &[a, b],
+        )
     }
 
     pub fn unary(&mut self, name: &str, op: UnaryOp, x: Value) -> Built {
@@ -102,11 +162,23 @@ impl<'g> Builder<'g> {
     }
 
     pub fn reshape(&mut self, name: &str, x: Value, shape: impl Into<Shape>) -> Built {
-        self.op(name, Op::Reshape { shape: shape.into() }, &[x])
+        self.op(
+            name,
+            Op::Reshape {
+                shape: shape.into(),
+            },
+            &[x],
+        )
     }
 
     pub fn transpose(&mut self, name: &str, x: Value, perm: &[usize]) -> Built {
-        self.op(name, Op::Transpose { perm: SmallVec::from_slice(perm) }, &[x])
+        self.op(
+            name,
+            Op::Transpose {
+                perm: SmallVec::from_slice(perm),
+            },
+            &[x],
+        )
     }
 
     pub fn slice(&mut self, name: &str, x: Value, axis: usize, start: usize, len: usize) -> Built {

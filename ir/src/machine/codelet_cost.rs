@@ -13,7 +13,12 @@ pub struct BlockShape {
 }
 
 /// Tile cycles of one vertex alone on its tile, using all worker contexts. Operands in the order of [`Codelet`].
-pub fn vertex_cycles(machine: &Machine, codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockShape]) -> Cycles {
+pub fn vertex_cycles(
+    machine: &Machine,
+    codelet: &Codelet,
+    inputs: &[BlockShape],
+    outputs: &[BlockShape],
+) -> Cycles {
     let _ = (machine, codelet, inputs);
     outputs.iter().map(|o| o.shape.elements() as u64).sum()
 }

@@ -38,7 +38,10 @@ type Types = Result<Vec<TensorType>, TypeError>;
 
 impl Infer<'_> {
     fn fail<T>(&self, what: String) -> Result<T, TypeError> {
-        Err(TypeError { op: self.op.name(), what })
+        Err(TypeError {
+            op: self.op.name(),
+            what,
+        })
     }
 
     fn need(&self, holds: bool, what: impl FnOnce() -> String) -> Result<(), TypeError> {
@@ -46,17 +49,23 @@ impl Infer<'_> {
     }
 
     fn count(&self, n: usize) -> Result<(), TypeError> {
-        self.need(self.operands.len() == n, || format!("takes {n} operands, got {}", self.operands.len()))
+        self.need(self.operands.len() == n, || {
+            format!("takes {n} operands, got {}", self.operands.len())
+        })
     }
 
     fn float(&self, i: usize) -> Result<&TensorType, TypeError> {
         let t = self.operands[i];
-        self.need(t.dtype.is_float(), || format!("operand {i} is {t}, not a float tensor"))?;
+        self.need(t.dtype.is_float(), || {
+            format!("operand {i} is {t}, not a float tensor")
+        })?;
         Ok(t)
     }
 
     fn has(&self, i: usize, ty: &TensorType) -> Result<(), TypeError> {
-        self.need(self.operands[i] == ty, || format!("operand {i} is {}, expected {ty}", self.operands[i]))
+        self.need(self.operands[i] == ty, || {
+            format!("operand {i} is {}, expected {ty}", self.operands[i])
+        })
     }
 
     fn run(&self) -> Types {
@@ -69,7 +78,10 @@ impl Infer<'_> {
                 self.count(1)?;
                 Ok(vec![])
             }
-            Op::Matmul { transpose_a, transpose_b } => self.matmul(*transpose_a, *transpose_b),
+            Op::Matmul {
+                transpose_a,
+                transpose_b,
+            } => self.matmul(*transpose_a, *transpose_b),
             Op::Unary(_) => {
                 self.count(1)?;
                 Ok(vec![self.float(0)?.clone()])
@@ -81,7 +93,9 @@ impl Infer<'_> {
             Op::Map(expr) => {
                 self.count(expr.operands as usize)?;
                 self.need(expr.is_well_formed(), || "malformed expression".into())?;
-                self.need(expr.operands > 0, || "an expression needs an operand".into())?;
+                self.need(expr.operands > 0, || {
+                    "an expression needs an operand".into()
+                })?;
                 let ty = self.elementwise()?;
                 Ok(vec![ty; expr.outputs.len()])
             }
@@ -91,7 +105,9 @@ impl Infer<'_> {
             }
             Op::Dropout { p, .. } => {
                 self.count(2)?;
-                self.need((0.0..1.0).contains(&p.0), || format!("probability {p} is not in [0, 1)"))?;
+                self.need((0.0..1.0).contains(&p.0), || {
+                    format!("probability {p} is not in [0, 1)")
+                })?;
                 self.has(1, &TensorType::new(DType::U32, [2]))?;
                 Ok(vec![self.float(0)?.clone()])
             }
@@ -99,14 +115,18 @@ impl Infer<'_> {
             Op::CausalMask => {
                 self.count(1)?;
                 let x = self.float(0)?;
-                self.need(x.shape.rank() >= 2, || format!("needs rows and columns, got {x}"))?;
+                self.need(x.shape.rank() >= 2, || {
+                    format!("needs rows and columns, got {x}")
+                })?;
                 Ok(vec![x.clone()])
             }
             Op::Softmax { causal, .. } => {
                 self.count(1)?;
                 let x = self.float(0)?;
                 let least = if *causal { 2 } else { 1 };
-                self.need(x.shape.rank() >= least, || format!("needs rank {least} or more, got {x}"))?;
+                self.need(x.shape.rank() >= least, || {
+                    format!("needs rank {least} or more, got {x}")
+                })?;
                 Ok(vec![x.clone()])
             }
             Op::SoftmaxGrad { .. } => {
@@ -118,9 +138,11 @@ impl Infer<'_> {
             Op::CrossEntropy | Op::CrossEntropyGrad => self.cross_entropy(),
             Op::Gather | Op::ScatterAdd => self.table(),
             Op::Reduce { kind, leading } => self.reduce(*kind, *leading),
-            Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Broadcast { .. } => {
-                self.view()
-            }
+            Op::Reshape { .. }
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Broadcast { .. } => self.view(),
         }
     }
 
@@ -130,10 +152,16 @@ impl Infer<'_> {
         })?;
         let (a, b) = (self.float(0)?, self.float(1)?);
         let rank = a.shape.rank();
-        self.need(matches!(rank, 2 | 3) && b.shape.rank() == rank, || format!("cannot multiply {a} with {b}"))?;
-        self.need(a.dtype == b.dtype, || format!("operand types differ: {a} and {b}"))?;
+        self.need(matches!(rank, 2 | 3) && b.shape.rank() == rank, || {
+            format!("cannot multiply {a} with {b}")
+        })?;
+        self.need(a.dtype == b.dtype, || {
+            format!("operand types differ: {a} and {b}")
+        })?;
         let groups = &a.shape.dims()[..rank - 2];
-        self.need(groups == &b.shape.dims()[..rank - 2], || format!("batches differ: {a} and {b}"))?;
+        self.need(groups == &b.shape.dims()[..rank - 2], || {
+            format!("batches differ: {a} and {b}")
+        })?;
         let rows_columns = |s: &Shape, swap: bool| {
             let (r, c) = (s[rank - 2], s[rank - 1]);
             if swap { (c, r) } else { (r, c) }
@@ -154,7 +182,9 @@ impl Infer<'_> {
         let mut widest = self.float(0)?;
         for i in 1..self.operands.len() {
             let t = self.float(i)?;
-            self.need(t.dtype == widest.dtype, || format!("operand types differ: {widest} and {t}"))?;
+            self.need(t.dtype == widest.dtype, || {
+                format!("operand types differ: {widest} and {t}")
+            })?;
             let Some(shape) = broadcast(&widest.shape, &t.shape) else {
                 return self.fail(format!("cannot broadcast {widest} with {t}"));
             };
@@ -202,7 +232,9 @@ impl Infer<'_> {
         let grad = matches!(self.op, Op::CrossEntropyGrad);
         self.count(if grad { 4 } else { 2 })?;
         let logits = self.float(0)?;
-        self.need(logits.shape.rank() == 2, || format!("logits are {logits}, expected [rows, classes]"))?;
+        self.need(logits.shape.rank() == 2, || {
+            format!("logits are {logits}, expected [rows, classes]")
+        })?;
         let rows = logits.shape[0];
         self.has(1, &TensorType::i32([rows]))?;
         let per_row = TensorType::f32([rows]);
@@ -220,8 +252,12 @@ impl Infer<'_> {
         self.count(if scatter { 3 } else { 2 })?;
         let table = self.float(0)?;
         let ids = self.operands[1];
-        self.need(table.shape.rank() == 2, || format!("table is {table}, expected [entries, width]"))?;
-        self.need(ids.dtype == DType::I32 && ids.shape.rank() == 1, || format!("ids are {ids}, expected i32[n]"))?;
+        self.need(table.shape.rank() == 2, || {
+            format!("table is {table}, expected [entries, width]")
+        })?;
+        self.need(ids.dtype == DType::I32 && ids.shape.rank() == 1, || {
+            format!("ids are {ids}, expected i32[n]")
+        })?;
         let rows = TensorType::new(table.dtype, [ids.shape[0], table.shape[1]]);
         if scatter {
             self.has(2, &rows)?;
@@ -234,7 +270,9 @@ impl Infer<'_> {
     fn reduce(&self, _kind: ReduceKind, leading: usize) -> Types {
         self.count(1)?;
         let x = self.float(0)?;
-        self.need(leading <= x.shape.rank(), || format!("cannot reduce {leading} axes of {x}"))?;
+        self.need(leading <= x.shape.rank(), || {
+            format!("cannot reduce {leading} axes of {x}")
+        })?;
         Ok(vec![TensorType::new(x.dtype, &x.shape.dims()[leading..])])
     }
 
@@ -246,25 +284,34 @@ impl Infer<'_> {
         let x = self.operands[0];
         let shape = match self.op {
             Op::Reshape { shape } => {
-                self.need(shape.elements() == x.shape.elements(), || format!("{x} does not reshape to {shape}"))?;
+                self.need(shape.elements() == x.shape.elements(), || {
+                    format!("{x} does not reshape to {shape}")
+                })?;
                 shape.clone()
             }
             Op::Transpose { perm } => {
                 let mut sorted = perm.clone();
                 sorted.sort_unstable();
                 let is_permutation = sorted.iter().copied().eq(0..x.shape.rank());
-                self.need(is_permutation, || format!("{perm:?} is no permutation of the axes of {x}"))?;
+                self.need(is_permutation, || {
+                    format!("{perm:?} is no permutation of the axes of {x}")
+                })?;
                 Shape(perm.iter().map(|&p| x.shape[p]).collect())
             }
             Op::Slice { axis, start, len } => {
-                let fits = *axis < x.shape.rank() && start.checked_add(*len).is_some_and(|e| e <= x.shape[*axis]);
-                self.need(fits && *len > 0, || format!("{start}+{len} on axis {axis} is outside {x}"))?;
+                let fits = *axis < x.shape.rank()
+                    && start.checked_add(*len).is_some_and(|e| e <= x.shape[*axis]);
+                self.need(fits && *len > 0, || {
+                    format!("{start}+{len} on axis {axis} is outside {x}")
+                })?;
                 let mut shape = x.shape.clone();
                 shape.0[*axis] = *len;
                 shape
             }
             Op::Broadcast { shape } => {
-                self.need(shape.dims().ends_with(x.shape.dims()), || format!("{x} does not broadcast to {shape}"))?;
+                self.need(shape.dims().ends_with(x.shape.dims()), || {
+                    format!("{x} does not broadcast to {shape}")
+                })?;
                 shape.clone()
             }
             _ => x.shape.clone(),
@@ -273,14 +320,22 @@ impl Infer<'_> {
     }
 
     fn concat(&self, axis: usize) -> Types {
-        self.need(!self.operands.is_empty(), || "takes at least one operand".into())?;
+        self.need(!self.operands.is_empty(), || {
+            "takes at least one operand".into()
+        })?;
         let mut result = self.operands[0].clone();
-        self.need(axis < result.shape.rank(), || format!("no axis {axis} in {result}"))?;
+        self.need(axis < result.shape.rank(), || {
+            format!("no axis {axis} in {result}")
+        })?;
         for t in &self.operands[1..] {
             let mut same = (*t).clone();
-            self.need(same.shape.rank() == result.shape.rank(), || format!("ranks differ: {result} and {t}"))?;
+            self.need(same.shape.rank() == result.shape.rank(), || {
+                format!("ranks differ: {result} and {t}")
+            })?;
             same.shape.0[axis] = result.shape[axis];
-            self.need(same == result, || format!("cannot join {result} and {t} on axis {axis}"))?;
+            self.need(same == result, || {
+                format!("cannot join {result} and {t} on axis {axis}")
+            })?;
             result.shape.0[axis] += t.shape[axis];
         }
         Ok(vec![result])

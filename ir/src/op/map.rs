@@ -27,14 +27,22 @@ pub struct MapExpr {
 impl MapExpr {
     /// The expression of one unary op.
     pub fn unary(op: UnaryOp) -> MapExpr {
-        MapExpr { operands: 1, nodes: vec![MapNode::Operand(0), MapNode::Unary(op, 0)], outputs: vec![1] }
+        MapExpr {
+            operands: 1,
+            nodes: vec![MapNode::Operand(0), MapNode::Unary(op, 0)],
+            outputs: vec![1],
+        }
     }
 
     /// The expression of one binary op.
     pub fn binary(op: BinaryOp) -> MapExpr {
         MapExpr {
             operands: 2,
-            nodes: vec![MapNode::Operand(0), MapNode::Operand(1), MapNode::Binary(op, 0, 1)],
+            nodes: vec![
+                MapNode::Operand(0),
+                MapNode::Operand(1),
+                MapNode::Binary(op, 0, 1),
+            ],
             outputs: vec![2],
         }
     }
@@ -48,6 +56,9 @@ impl MapExpr {
             MapNode::Unary(_, a) => earlier(i, a),
             MapNode::Binary(_, a, b) => earlier(i, a) && earlier(i, b),
         }) && !self.outputs.is_empty()
-            && self.outputs.iter().all(|&o| (o as usize) < self.nodes.len())
+            && self
+                .outputs
+                .iter()
+                .all(|&o| (o as usize) < self.nodes.len())
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A codelet sees blocks as dense row-major arrays with their own extents. Inputs and outputs are in the order documented here.
 //! Extents that a codelet combines must agree on every tile; the program verifier checks it.
+//!
+//! `r` rows and `c` columns mean: `c` is the last extent, `r` the product of all others (so `[.., r, c]` blocks of any rank will do, with row
+//! vectors `[r]` of as many elements). Leading extents of 1 do not matter anywhere.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,19 +13,23 @@ use crate::types::Real;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Codelet {
-    /// `(a, b[, c]) → out[.., m, n] = a·b`, or with `accumulate` `out += a·b` (then `out` is also read).
-    /// `a: [.., m, k]`, or `[.., k, m]` with `transpose_a`; `b: [.., k, n]` always (a transposed `b` is transposed before).
-    /// Leading extents are a batch. Each output element is one chain of fused multiply-adds over `k`, ascending,
-    /// that starts from 0 (or from the old `out`).
-    Matmul { transpose_a: bool, accumulate: bool },
-    /// `(x: [.., r, c]) → [.., c, r]`.
-    Transpose,
-    /// `(operands…) → outputs…`: an elementwise expression; operand blocks broadcast as scalar or trailing axes to the output block.
+    /// `(a, b) → out[.., m, n] = a·b`, or with `accumulate` `out += a·b` (then `out` is also read).
+    /// `a: [.., m, k]`, or `[.., k, m]` with `transpose_a`; `b: [.., k, n]`, or `[.., n, k]` with `transpose_b`. Leading extents are a
+    /// batch. Each output element is one chain of fused multiply-adds over `k`, ascending, that starts from 0 (or from the old `out`).
+    /// A transposed operand is turned coefficient block by coefficient block on its way into the matrix unit: it costs the cycles of a
+    /// transpose of the operand, but no memory.
+    Matmul {
+        transpose_a: bool,
+        transpose_b: bool,
+        accumulate: bool,
+    },
+    /// `(operands…) → outputs…`: an elementwise expression; operand blocks broadcast as scalar or trailing axes to the output block
+    /// (which may be larger than every operand).
     Map(MapExpr),
     /// `() → out`: every element becomes `value`.
     Fill { value: Real },
-    /// `(x: [p, ..rest]) → [..rest]`: reduces the leading dimension in ascending order. With `accumulate` (sum only) the chain starts
-    /// from the old output.
+    /// `(x: [p, ..rest]) → [..rest]`: reduces in ascending order; `p` is the number of elements of `x` over that of the output. With
+    /// `accumulate` (sum only) the chain starts from the old output.
     Reduce { kind: ReduceKind, accumulate: bool },
     /// `(x: [r, c], scale: [c], shift: [c]) → (y: [r, c], mean: [r], rstd: [r])`.
     LayerNorm { epsilon: Real },
@@ -61,7 +68,6 @@ impl Codelet {
     pub const fn name(&self) -> &'static str {
         match self {
             Codelet::Matmul { .. } => "amp_matmul",
-            Codelet::Transpose => "transpose",
             Codelet::Map(_) => "map",
             Codelet::Fill { .. } => "fill",
             Codelet::Reduce { .. } => "reduce",
@@ -87,7 +93,13 @@ impl Codelet {
     pub const fn reads_output(&self) -> bool {
         matches!(
             self,
-            Codelet::Matmul { accumulate: true, .. } | Codelet::Reduce { accumulate: true, .. } | Codelet::ScatterAdd
+            Codelet::Matmul {
+                accumulate: true,
+                ..
+            } | Codelet::Reduce {
+                accumulate: true,
+                ..
+            } | Codelet::ScatterAdd
         )
     }
 

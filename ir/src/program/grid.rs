@@ -29,14 +29,33 @@ pub type Point = SmallVec<[u32; 4]>;
 
 impl Grid {
     /// A dense grid: the last axis innermost, extents in the order given.
-    pub fn dense(name: impl Into<String>, ipu: IpuId, base: u32, tiles: u32, axes: &[(&str, usize)]) -> Grid {
+    pub fn dense(
+        name: impl Into<String>,
+        ipu: IpuId,
+        base: u32,
+        tiles: u32,
+        axes: &[(&str, usize)],
+    ) -> Grid {
         let mut stride = 1u32;
         let mut list: SmallVec<[Axis; 4]> = SmallVec::new();
         for &(name, extent) in axes.iter().rev() {
-            list.insert(0, Axis { name: name.into(), extent: extent as u32, stride });
+            list.insert(
+                0,
+                Axis {
+                    name: name.into(),
+                    extent: extent as u32,
+                    stride,
+                },
+            );
             stride = stride.saturating_mul(extent as u32);
         }
-        Grid { name: name.into(), ipu, base, tiles, axes: list }
+        Grid {
+            name: name.into(),
+            ipu,
+            base,
+            tiles,
+            axes: list,
+        }
     }
 
     /// Number of points, each on a tile of its own.
@@ -57,7 +76,11 @@ impl Grid {
 
     /// The tile of a point.
     pub fn tile(&self, point: &[u32]) -> TileId {
-        let offset: u64 = point.iter().zip(&self.axes).map(|(&i, a)| u64::from(i) * u64::from(a.stride)).sum();
+        let offset: u64 = point
+            .iter()
+            .zip(&self.axes)
+            .map(|(&i, a)| u64::from(i) * u64::from(a.stride))
+            .sum();
         TileId(((u64::from(self.base) + offset) % u64::from(self.tiles)) as u32)
     }
 

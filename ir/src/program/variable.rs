@@ -23,11 +23,17 @@ pub struct Cut {
 impl Cut {
     /// Not cut.
     pub fn none() -> Cut {
-        Cut { axes: SmallVec::new(), grain: 1 }
+        Cut {
+            axes: SmallVec::new(),
+            grain: 1,
+        }
     }
 
     pub fn by(axes: &[u8], grain: usize) -> Cut {
-        Cut { axes: SmallVec::from_slice(axes), grain: grain as u32 }
+        Cut {
+            axes: SmallVec::from_slice(axes),
+            grain: grain as u32,
+        }
     }
 
     /// Elements `start..end` of part `i` of `parts`, of a dimension of `size`.
@@ -48,14 +54,17 @@ impl Cut {
 
     /// Number of parts: the product of the extents of the axes.
     pub fn parts(&self, grid: &Grid) -> usize {
-        self.axes.iter().map(|&a| grid.axes[a as usize].extent as usize).product()
+        self.axes
+            .iter()
+            .map(|&a| grid.axes[a as usize].extent as usize)
+            .product()
     }
 
     /// Which part a grid point holds.
     pub fn part_at(&self, grid: &Grid, point: &[u32]) -> usize {
-        self.axes
-            .iter()
-            .fold(0, |i, &a| i * grid.axes[a as usize].extent as usize + point[a as usize] as usize)
+        self.axes.iter().fold(0, |i, &a| {
+            i * grid.axes[a as usize].extent as usize + point[a as usize] as usize
+        })
     }
 }
 
@@ -125,7 +134,10 @@ impl Variable {
 
     /// The block held at a grid point.
     pub fn block(&self, grid: &Grid, point: &[u32]) -> Block {
-        let mut block = Block { start: SmallVec::new(), shape: Shape::scalar() };
+        let mut block = Block {
+            start: SmallVec::new(),
+            shape: Shape::scalar(),
+        };
         for (cut, &size) in self.cuts.iter().zip(self.ty.shape.dims()) {
             let range = cut.range(size, cut.parts(grid), cut.part_at(grid, point));
             block.start.push(range.start);
@@ -138,14 +150,26 @@ impl Variable {
     pub fn largest_block(&self, grid: &Grid) -> Shape {
         let largest = |(cut, &size): (&Cut, &usize)| {
             let grain = cut.grain as usize;
-            size.div_ceil(grain).div_ceil(cut.parts(grid)).saturating_mul(grain).min(size)
+            size.div_ceil(grain)
+                .div_ceil(cut.parts(grid))
+                .saturating_mul(grain)
+                .min(size)
         };
-        Shape(self.cuts.iter().zip(self.ty.shape.dims()).map(largest).collect())
+        Shape(
+            self.cuts
+                .iter()
+                .zip(self.ty.shape.dims())
+                .map(largest)
+                .collect(),
+        )
     }
 
     /// Bytes set aside on each tile of the grid.
     pub fn tile_bytes(&self, grid: &Grid) -> usize {
-        align_up(self.largest_block(grid).elements() * self.ty.dtype.bytes(), Variable::ALIGNMENT as usize)
+        align_up(
+            self.largest_block(grid).elements() * self.ty.dtype.bytes(),
+            Variable::ALIGNMENT as usize,
+        )
     }
 
     /// Grid axes that cut no dimension: the variable has a copy at each of their indices.
@@ -163,14 +187,21 @@ mod tests {
         for size in [1usize, 7, 24, 100, 1472] {
             for parts in [1usize, 2, 3, 7, 46, 1472] {
                 for grain in [1u32, 2, 8, 16] {
-                    let cut = Cut { axes: SmallVec::new(), grain };
+                    let cut = Cut {
+                        axes: SmallVec::new(),
+                        grain,
+                    };
                     let mut next = 0;
                     for i in 0..parts {
                         let r = cut.range(size, parts, i);
                         assert_eq!(r.start, next);
                         next = r.end;
                         for at in r {
-                            assert_eq!(cut.part_of(size, parts, at), i, "size {size} parts {parts} grain {grain} at {at}");
+                            assert_eq!(
+                                cut.part_of(size, parts, at),
+                                i,
+                                "size {size} parts {parts} grain {grain} at {at}"
+                            );
                         }
                     }
                     assert_eq!(next, size);
