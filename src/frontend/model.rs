@@ -1,0 +1,543 @@
+//! The forward graph of a GPT-2, in the plain ops a person would draw; the compiler's passes do the fusing.
+//!
+//! Activations are rows `[B·S, D]`, one per position; attention views them as `[B·H, S, d]`. Every op carries the Hugging Face name
+//! of the module it comes from (`h.3.attn.c_attn`), and the decoder layer it belongs to, so that reports speak the model's language.
+//!
+//! ```text
+//! tokens ─ wte ─(+ wpe)─┬─ ln_1 ─ c_attn ─ q kᵀ ─ mask ─ softmax ─ · v ─ c_proj ─(+)─┬─ ln_2 ─ c_fc ─ gelu ─ c_proj ─(+)─ … ─ ln_f ─ · wteᵀ
+//!                       └────────────────────────────────────────────────────────┘  └──────────────────────────────┘
+//! ```
+
+use superstep_ir::graph::build::Builder;
+use superstep_ir::graph::{Graph, Value};
+use superstep_ir::op::infer::TypeError;
+use superstep_ir::op::{Op, ReduceKind, StateKind, UnaryOp};
+use superstep_ir::types::{DType, Real, TensorType};
+
+use super::config::{Activation, Gpt2Config};
+
+/// What to build around the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphOptions {
+    /// Sequences in a micro-batch.
+    pub batch: usize,
+    /// Positions of each sequence, at most `n_positions`.
+    pub seq: usize,
+    /// Read stream `labels` and write stream `loss`: the mean over the `batch·(seq − 1)` positions that have a successor.
+    pub labels: bool,
+    /// Write stream `logits`: `f32[batch·seq, vocab_size]`.
+    pub logits: bool,
+    /// Apply the configuration's dropout, seeded by stream `seed`; without it the graph is deterministic.
+    pub dropout: bool,
+    /// Row blocks the head works through one by one (1: all rows at once), so that only a part of the logits exists at a time.
+    pub loss_chunks: usize,
+}
+
+/// Why there is no graph for a configuration and these options.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    #[error("a batch of 0 sequences has nothing to compute")]
+    EmptyBatch,
+    #[error("sequences of {seq} positions do not fit a model with n_positions {n_positions}")]
+    Sequence { seq: usize, n_positions: usize },
+    #[error(
+        "a loss needs sequences of at least 2 tokens: each token is predicted from those before it"
+    )]
+    NothingToPredict,
+    #[error("{chunks} loss chunks for {rows} rows: there must be between 1 and one per row")]
+    Chunks { chunks: usize, rows: usize },
+    #[error("{batch} sequences of {seq} tokens are more positions than 32-bit indices can name")]
+    TooManyRows { batch: usize, seq: usize },
+    /// A bug of this builder, not of the user's model.
+    #[error("the model graph is ill-typed: {0}")]
+    Type(#[from] TypeError),
+}
+
+/// The forward graph, named `forward`: `tokens` i32[batch, seq] (and `labels`, `seed`) in, `loss` and/or `logits` out.
+pub fn gpt2_graph(config: &Gpt2Config, options: GraphOptions) -> Result<Graph, ModelError> {
+    let mut graph = Graph::new("forward");
+    let mut model = ModelBuilder::new(&mut graph, config, options)?;
+    let (hidden, wte) = model.trunk()?;
+    model.head(hidden, wte)?;
+    Ok(graph)
+}
+
+/// The graph that generation runs: `tokens` i32[batch, seq] and `positions` i32[batch] in (rows of the flattened batch), and the
+/// logits of those rows only out: `logits` f32[batch, vocab_size].
+pub fn gpt2_next_token_graph(
+    config: &Gpt2Config,
+    batch: usize,
+    seq: usize,
+) -> Result<Graph, ModelError> {
+    let options = GraphOptions {
+        batch,
+        seq,
+        labels: false,
+        logits: true,
+        dropout: false,
+        loss_chunks: 1,
+    };
+    let mut graph = Graph::new("forward");
+    let mut model = ModelBuilder::new(&mut graph, config, options)?;
+    let (hidden, wte) = model.trunk()?;
+    let positions = model.b.input("positions", TensorType::i32([batch]))?;
+    let last = model.b.op("last", Op::Gather, &[hidden, positions])?;
+    let logits = model.b.matmul("lm_head", last, wte, false, true)?;
+    model.b.output("logits", logits)?;
+    Ok(graph)
+}
+
+/// Rows of chunk `i` when `rows` are dealt out as evenly as possible.
+fn chunk(rows: usize, chunks: usize, i: usize) -> (usize, usize) {
+    let start = |i: usize| i * rows / chunks;
+    (start(i), start(i + 1) - start(i))
+}
+
+struct ModelBuilder<'a> {
+    b: Builder<'a>,
+    config: &'a Gpt2Config,
+    options: GraphOptions,
+    /// `batch · seq`
+    rows: usize,
+    /// The `seed` stream, once a dropout has asked for it.
+    seed: Option<Value>,
+    /// Every dropout draws from a sequence of its own.
+    next_key: u32,
+}
+
+type Built = Result<Value, ModelError>;
+
+impl<'a> ModelBuilder<'a> {
+    fn new(
+        graph: &'a mut Graph,
+        config: &'a Gpt2Config,
+        options: GraphOptions,
+    ) -> Result<Self, ModelError> {
+        let GraphOptions {
+            batch,
+            seq,
+            labels,
+            loss_chunks,
+            ..
+        } = options;
+        if batch == 0 {
+            return Err(ModelError::EmptyBatch);
+        }
+        if seq == 0 || seq > config.n_positions {
+            return Err(ModelError::Sequence {
+                seq,
+                n_positions: config.n_positions,
+            });
+        }
+        if labels && seq < 2 {
+            return Err(ModelError::NothingToPredict);
+        }
+        let rows = batch
+            .checked_mul(seq)
+            .filter(|&rows| i32::try_from(rows).is_ok())
+            .ok_or(ModelError::TooManyRows { batch, seq })?;
+        if loss_chunks == 0 || loss_chunks > rows {
+            return Err(ModelError::Chunks {
+                chunks: loss_chunks,
+                rows,
+            });
+        }
+        Ok(Self {
+            b: Builder::new(graph),
+            config,
+            options,
+            rows,
+            seed: None,
+            next_key: 0,
+        })
+    }
+
+    /// Tokens to the rows that come out of `ln_f`; also hands out `wte`, which the head uses again.
+    fn trunk(&mut self) -> Result<(Value, Value), ModelError> {
+        let config = self.config;
+        let wte = self.weight("wte.weight", &[config.vocab_size, config.n_embd])?;
+        let mut x = self.embed(wte)?;
+        for layer in 0..config.n_layer {
+            self.b.place.layer = Some(layer as u32);
+            self.b.scope(format!("h.{layer}"));
+            x = self.attention(layer, x)?;
+            x = self.mlp(layer, x)?;
+        }
+        self.b.place.layer = None;
+        self.b.scope("");
+        let x = self.layer_norm("ln_f", "ln_f", x)?;
+        Ok((x, wte))
+    }
+
+    /// `wte[token] + wpe[position]`, as rows.
+    fn embed(&mut self, wte: Value) -> Built {
+        let GraphOptions { batch, seq, .. } = self.options;
+        let (rows, width) = (self.rows, self.config.n_embd);
+        let wpe = self.weight("wpe.weight", &[self.config.n_positions, width])?;
+        let b = &mut self.b;
+        let tokens = b.input("tokens", TensorType::i32([batch, seq]))?;
+        let ids = b.reshape("tokens.flat", tokens, [rows])?;
+        let words = b.op("wte", Op::Gather, &[wte, ids])?;
+        let words = b.reshape("wte.by_sequence", words, [batch, seq, width])?;
+        let positions = b.slice("wpe", wpe, 0, 0, seq)?;
+        let sum = b.add("embed", words, positions)?;
+        let x = b.reshape("embed.rows", sum, [rows, width])?;
+        self.dropout("drop", self.config.embd_pdrop, x)
+    }
+
+    fn attention(&mut self, layer: usize, x: Value) -> Built {
+        let GraphOptions { batch, seq, .. } = self.options;
+        let config = self.config;
+        let (width, heads, head_size) = (config.n_embd, config.n_head, config.head_size());
+        let normal = self.layer_norm(&format!("h.{layer}.ln_1"), "ln_1", x)?;
+        let qkv = self.linear(layer, "attn.c_attn", normal, width, 3 * width)?;
+        let mut part = |name: &str, i: usize| -> Built {
+            let b = &mut self.b;
+            let flat = b.slice(&format!("attn.{name}"), qkv, 1, i * width, width)?;
+            let split = b.reshape(
+                &format!("attn.{name}.split"),
+                flat,
+                [batch, seq, heads, head_size],
+            )?;
+            let turned = b.transpose(&format!("attn.{name}.by_head"), split, &[0, 2, 1, 3])?;
+            Ok(b.reshape(
+                &format!("attn.{name}.heads"),
+                turned,
+                [batch * heads, seq, head_size],
+            )?)
+        };
+        let (q, k, v) = (part("q", 0)?, part("k", 1)?, part("v", 2)?);
+        let mut scores = self.b.matmul("attn.scores", q, k, false, true)?;
+        if let Some(factor) = score_factor(config, layer) {
+            scores = self.b.scale("attn.scale", scores, factor)?;
+        }
+        let masked = self.b.op("attn.mask", Op::CausalMask, &[scores])?;
+        let probs = self.b.op(
+            "attn.probs",
+            Op::Softmax {
+                scale: Real(1.0),
+                causal: false,
+            },
+            &[masked],
+        )?;
+        let probs = self.dropout("attn.attn_dropout", config.attn_pdrop, probs)?;
+        let mixed = self.b.matmul("attn.context", probs, v, false, false)?;
+        let split = self
+            .b
+            .reshape("attn.context.split", mixed, [batch, heads, seq, head_size])?;
+        let turned = self
+            .b
+            .transpose("attn.context.by_position", split, &[0, 2, 1, 3])?;
+        let merged = self.b.reshape("attn.merged", turned, [self.rows, width])?;
+        let out = self.linear(layer, "attn.c_proj", merged, width, width)?;
+        let out = self.dropout("attn.resid_dropout", config.resid_pdrop, out)?;
+        Ok(self.b.add("attn.residual", x, out)?)
+    }
+
+    fn mlp(&mut self, layer: usize, x: Value) -> Built {
+        let config = self.config;
+        let (width, inner) = (config.n_embd, config.n_inner);
+        let normal = self.layer_norm(&format!("h.{layer}.ln_2"), "ln_2", x)?;
+        let wide = self.linear(layer, "mlp.c_fc", normal, width, inner)?;
+        let (name, op) = match config.activation_function {
+            Activation::GeluNew => ("mlp.gelu", UnaryOp::GeluTanh),
+            Activation::Gelu => ("mlp.gelu", UnaryOp::GeluErf),
+            Activation::Relu => ("mlp.relu", UnaryOp::Relu),
+        };
+        let active = self.b.unary(name, op, wide)?;
+        let out = self.linear(layer, "mlp.c_proj", active, inner, width)?;
+        let out = self.dropout("mlp.dropout", config.resid_pdrop, out)?;
+        Ok(self.b.add("out", x, out)?)
+    }
+
+    /// Logits by row chunks, and what the options ask to make of them.
+    fn head(&mut self, hidden: Value, wte: Value) -> Result<(), ModelError> {
+        let GraphOptions {
+            batch,
+            seq,
+            labels,
+            logits,
+            loss_chunks,
+            ..
+        } = self.options;
+        let targets = if labels {
+            let labels = self.b.input("labels", TensorType::i32([batch, seq]))?;
+            Some(self.b.reshape("labels.flat", labels, [self.rows])?)
+        } else {
+            None
+        };
+        let (mut all_logits, mut all_losses) = (Vec::new(), Vec::new());
+        for i in 0..loss_chunks {
+            if loss_chunks > 1 {
+                self.b.scope(format!("chunk.{i}"));
+            }
+            let part = self.rows_of_chunk("hidden", hidden, i)?;
+            let chunk_logits = self.b.matmul("lm_head", part, wte, false, true)?;
+            all_logits.push(chunk_logits);
+            if let Some(targets) = targets {
+                let targets = self.rows_of_chunk("labels", targets, i)?;
+                all_losses.push(self.b.op(
+                    "cross_entropy",
+                    Op::CrossEntropy,
+                    &[chunk_logits, targets],
+                )?);
+            }
+        }
+        self.b.scope("");
+        if labels {
+            let losses = self.join("losses", &all_losses)?;
+            let sum = self.b.reduce("loss.sum", ReduceKind::Sum, 1, losses)?;
+            let loss = self
+                .b
+                .scale("loss", sum, 1.0 / (batch * (seq - 1)) as f64)?;
+            self.b.output("loss", loss)?;
+        }
+        if logits {
+            let logits = self.join("logits", &all_logits)?;
+            self.b.output("logits", logits)?;
+        }
+        Ok(())
+    }
+
+    fn rows_of_chunk(&mut self, name: &str, x: Value, i: usize) -> Built {
+        if self.options.loss_chunks == 1 {
+            return Ok(x);
+        }
+        let (start, len) = chunk(self.rows, self.options.loss_chunks, i);
+        Ok(self.b.slice(name, x, 0, start, len)?)
+    }
+
+    fn join(&mut self, name: &str, parts: &[Value]) -> Built {
+        match parts {
+            [only] => Ok(*only),
+            _ => Ok(self.b.concat(name, parts, 0)?),
+        }
+    }
+
+    fn weight(&mut self, state: &str, shape: &[usize]) -> Built {
+        Ok(self
+            .b
+            .parameter(state, StateKind::Weight, TensorType::f32(shape))?)
+    }
+
+    /// `x · weight + bias` with the model's `[in, out]` weight of that name.
+    fn linear(
+        &mut self,
+        layer: usize,
+        name: &str,
+        x: Value,
+        inputs: usize,
+        outputs: usize,
+    ) -> Built {
+        let weight = self.weight(&format!("h.{layer}.{name}.weight"), &[inputs, outputs])?;
+        let bias = self.weight(&format!("h.{layer}.{name}.bias"), &[outputs])?;
+        let product = self.b.matmul(name, x, weight, false, false)?;
+        Ok(self.b.add(&format!("{name}.add_bias"), product, bias)?)
+    }
+
+    /// `state` is the full name of the module, `name` the one inside the current scope.
+    fn layer_norm(&mut self, state: &str, name: &str, x: Value) -> Built {
+        let width = self.config.n_embd;
+        let scale = self.weight(&format!("{state}.weight"), &[width])?;
+        let shift = self.weight(&format!("{state}.bias"), &[width])?;
+        let epsilon = Real(self.config.layer_norm_epsilon);
+        let results = self
+            .b
+            .results(name, Op::LayerNorm { epsilon }, &[x, scale, shift])?;
+        Ok(results[0])
+    }
+
+    /// Dropout where the options and the configuration ask for it; each one gets a key of its own.
+    fn dropout(&mut self, name: &str, p: f64, x: Value) -> Built {
+        if !self.options.dropout || p <= 0.0 {
+            return Ok(x);
+        }
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => {
+                let place = self.b.place;
+                self.b.place.layer = None;
+                let seed = self.b.input("seed", TensorType::new(DType::U32, [2]))?;
+                self.b.place = place;
+                *self.seed.insert(seed)
+            }
+        };
+        let key = self.next_key;
+        self.next_key += 1;
+        Ok(self
+            .b
+            .op(name, Op::Dropout { p: Real(p), key }, &[x, seed])?)
+    }
+}
+
+/// What attention scores of a layer are multiplied with, if anything.
+fn score_factor(config: &Gpt2Config, layer: usize) -> Option<f64> {
+    let by_head = config
+        .scale_attn_weights
+        .then(|| 1.0 / (config.head_size() as f64).sqrt());
+    let by_layer = config
+        .scale_attn_by_inverse_layer_idx
+        .then(|| 1.0 / (layer + 1) as f64);
+    match (by_head, by_layer) {
+        (None, None) => None,
+        (head, layer) => Some(head.unwrap_or(1.0) * layer.unwrap_or(1.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::preset;
+
+    fn options() -> GraphOptions {
+        GraphOptions {
+            batch: 2,
+            seq: 7,
+            labels: true,
+            logits: true,
+            dropout: true,
+            loss_chunks: 1,
+        }
+    }
+
+    fn small() -> Gpt2Config {
+        preset("gpt2")
+            .unwrap()
+            .with_overrides("n_layer=2,n_head=3,n_embd=24,n_positions=9,vocab_size=31")
+            .unwrap()
+    }
+
+    fn shape_of(graph: &Graph, stream: &str) -> Vec<usize> {
+        let output = graph
+            .ops()
+            .find(|&op| matches!(graph.op(op), Op::Output { stream: s } if s == stream))
+            .unwrap();
+        graph
+            .ty(graph.node(output).operands()[0])
+            .shape
+            .dims()
+            .to_vec()
+    }
+
+    fn dropout_keys(graph: &Graph) -> Vec<u32> {
+        let key = |op| match graph.op(op) {
+            Op::Dropout { key, .. } => Some(*key),
+            _ => None,
+        };
+        graph.ops().filter_map(key).collect()
+    }
+
+    #[test]
+    fn reads_every_parameter_of_the_configuration_once() {
+        let config = small();
+        let graph = gpt2_graph(&config, options()).unwrap();
+        let mut read: Vec<(String, Vec<usize>, Option<u32>)> = graph
+            .parameters()
+            .map(|(op, name, _, ty)| {
+                (
+                    name.to_owned(),
+                    ty.shape.dims().to_vec(),
+                    graph.node(op).place.layer,
+                )
+            })
+            .collect();
+        let mut expected: Vec<_> = config
+            .parameters()
+            .into_iter()
+            .map(|p| (p.name, p.shape, p.layer.map(|l| l as u32)))
+            .collect();
+        read.sort();
+        expected.sort();
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn outputs_have_the_promised_shapes_whatever_the_chunks() {
+        for loss_chunks in [1, 3, 14] {
+            let graph = gpt2_graph(
+                &small(),
+                GraphOptions {
+                    loss_chunks,
+                    ..options()
+                },
+            )
+            .unwrap();
+            assert_eq!(shape_of(&graph, "loss"), [0usize; 0]);
+            assert_eq!(shape_of(&graph, "logits"), [14, 31]);
+        }
+        let graph = gpt2_next_token_graph(&small(), 3, 9).unwrap();
+        assert_eq!(shape_of(&graph, "logits"), [3, 31]);
+    }
+
+    #[test]
+    fn dropouts_differ_and_go_away() {
+        let keys = dropout_keys(&gpt2_graph(&small(), options()).unwrap());
+        assert_eq!(keys, (0..1 + 3 * 2).collect::<Vec<u32>>());
+        let without = gpt2_graph(
+            &small(),
+            GraphOptions {
+                dropout: false,
+                ..options()
+            },
+        )
+        .unwrap();
+        assert!(dropout_keys(&without).is_empty());
+    }
+
+    #[test]
+    fn scores_are_scaled_as_the_configuration_says() {
+        let config = small();
+        assert_eq!(score_factor(&config, 1), Some(1.0 / 8f64.sqrt()));
+        let by_layer = config
+            .with_overrides("scale_attn_weights=false,scale_attn_by_inverse_layer_idx=true")
+            .unwrap();
+        assert_eq!(score_factor(&by_layer, 1), Some(0.5));
+        let plain = config.with_overrides("scale_attn_weights=false").unwrap();
+        assert_eq!(score_factor(&plain, 1), None);
+    }
+
+    #[test]
+    fn impossible_options_are_named() {
+        let build = |change: fn(&mut GraphOptions)| {
+            let mut options = options();
+            change(&mut options);
+            gpt2_graph(&small(), options).unwrap_err()
+        };
+        assert_eq!(build(|o| o.batch = 0), ModelError::EmptyBatch);
+        assert_eq!(
+            build(|o| o.seq = 10),
+            ModelError::Sequence {
+                seq: 10,
+                n_positions: 9
+            }
+        );
+        assert_eq!(build(|o| o.seq = 1), ModelError::NothingToPredict);
+        assert_eq!(
+            build(|o| o.loss_chunks = 15),
+            ModelError::Chunks {
+                chunks: 15,
+                rows: 14
+            }
+        );
+        assert_eq!(
+            build(|o| o.batch = 1 << 40),
+            ModelError::TooManyRows {
+                batch: 1 << 40,
+                seq: 7
+            }
+        );
+    }
+
+    #[test]
+    fn chunks_cover_the_rows() {
+        for (rows, chunks) in [(14, 1), (14, 3), (14, 14), (1024, 7)] {
+            let mut next = 0;
+            for i in 0..chunks {
+                let (start, len) = chunk(rows, chunks, i);
+                assert!(start == next && len > 0);
+                next += len;
+            }
+            assert_eq!(next, rows);
+        }
+    }
+}
