@@ -1,0 +1,746 @@
+//! From graphs to a tile program: one op at a time, in schedule order.
+//!
+//! A value of the graph is *bound* to a variable seen through views, so view ops cost nothing until somebody needs the elements in another
+//! layout. An op asks for its operands in the layouts of its plan ([`OpLowering::demand`]); what is not there already is moved by one exchange.
+//! State stays in one variable for ever; ops that update it run in place.
+
+mod elementwise;
+mod loss;
+mod matmul;
+mod reduce;
+mod rows;
+mod state;
+mod tables;
+mod views;
+
+use indexmap::IndexMap;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use superstep_ir::graph::{Graph, Module, Phase, Value};
+use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
+use superstep_ir::machine::Machine;
+use superstep_ir::op::Op;
+use superstep_ir::program::{
+    Category, Codelet, ComputeSet, Cut, Exchange, Grid, Move, Operand, Origin, Procedure, Program,
+    Step, Sync, Variable, VertexGroup, View,
+};
+use superstep_ir::types::{Shape, TensorType};
+use thiserror::Error;
+
+use crate::plan::Layout;
+use crate::plan::layout::spread_parts;
+use crate::plan::matmul::MatmulPlans;
+use crate::schedule::schedule;
+
+/// Why a graph cannot become a program.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LowerError {
+    #[error("{op} `{name}`: {what}")]
+    Unsupported {
+        op: &'static str,
+        name: String,
+        what: String,
+    },
+    #[error("the module has no graph `{0}`")]
+    MissingGraph(&'static str),
+}
+
+/// What bounds the plans of a program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowerConfig {
+    /// Share of tile memory that one op may use for received operands and partials.
+    pub available_memory_proportion: f64,
+}
+
+/// Where a value is.
+#[derive(Clone, Debug, PartialEq)]
+enum Binding {
+    /// A variable, seen through views.
+    Held { variable: VarId, views: Vec<View> },
+    /// Not in memory yet: every element is this value.
+    Splat(f64),
+}
+
+/// Lowers a training or inference module; a training module's `micro_batch` runs `accumulation` times before `update`.
+///
+/// # Errors
+/// An op that no tile program is known for.
+pub fn lower(
+    module: &Module,
+    machine: &Machine,
+    ipus: u32,
+    accumulation: u32,
+    config: LowerConfig,
+) -> Result<Program, LowerError> {
+    let mut lowering = Lowering::new(module, machine, ipus, config);
+    let mut procedure = |name: &'static str| -> Result<ProcId, LowerError> {
+        let graph = module.graph(name).ok_or(LowerError::MissingGraph(name))?;
+        lowering.graph(graph)
+    };
+    let entry_steps = if module.graph("update").is_some() {
+        let (micro_batch, update) = (procedure("micro_batch")?, procedure("update")?);
+        vec![
+            Step::Repeat {
+                count: accumulation,
+                body: micro_batch,
+            },
+            Step::Call(update),
+        ]
+    } else {
+        vec![Step::Call(procedure("forward")?)]
+    };
+    let mut program = lowering.program;
+    program.entry = ProcId(program.procedures.len() as u32);
+    program.procedures.push(Procedure {
+        name: "main".into(),
+        steps: entry_steps,
+    });
+    Ok(program)
+}
+
+/// What lives across the graphs of a module: the program under construction, state, plans.
+struct Lowering<'m> {
+    module: &'m Module,
+    machine: &'m Machine,
+    config: LowerConfig,
+    program: Program,
+    grids: IndexMap<Grid, GridId>,
+    states: FxHashMap<String, VarId>,
+    plans: MatmulPlans,
+    /// Tiles handed out to small tensors so far, by IPU: spreads them round the tiles.
+    next_base: FxHashMap<IpuId, u32>,
+}
+
+impl<'m> Lowering<'m> {
+    fn new(
+        module: &'m Module,
+        machine: &'m Machine,
+        ipus: u32,
+        config: LowerConfig,
+    ) -> Lowering<'m> {
+        let program = Program {
+            name: module
+                .graphs
+                .first()
+                .map_or_else(String::new, |g| g.name.clone()),
+            machine: machine.clone(),
+            ipus,
+            grids: vec![],
+            variables: vec![],
+            states: vec![],
+            streams: vec![],
+            procedures: vec![],
+            entry: ProcId(0),
+            origins: vec![],
+        };
+        Lowering {
+            module,
+            machine,
+            config,
+            program,
+            grids: IndexMap::new(),
+            states: FxHashMap::default(),
+            plans: MatmulPlans::default(),
+            next_base: FxHashMap::default(),
+        }
+    }
+
+    fn graph(&mut self, graph: &Graph) -> Result<ProcId, LowerError> {
+        self.place_weights(graph);
+        let mut lowering = GraphLowering {
+            lw: self,
+            graph,
+            steps: vec![],
+            bindings: FxHashMap::default(),
+            pending: FxHashMap::default(),
+            imports: FxHashMap::default(),
+        };
+        for op in schedule(graph) {
+            lowering.op(op)?;
+        }
+        let steps = lowering.steps;
+        let id = ProcId(self.program.procedures.len() as u32);
+        self.program.procedures.push(Procedure {
+            name: graph.name.clone(),
+            steps,
+        });
+        Ok(id)
+    }
+
+    fn tiles(&self) -> usize {
+        self.machine.tiles_per_ipu as usize
+    }
+
+    /// Bytes that one op may use on a tile for operands and partials.
+    fn budget(&self) -> u64 {
+        (f64::from(self.machine.tile_memory) * self.config.available_memory_proportion) as u64
+    }
+
+    fn intern(&mut self, grid: Grid) -> GridId {
+        let next = GridId(self.grids.len() as u32);
+        let key = Grid {
+            name: String::new(),
+            ..grid
+        };
+        let id = *self.grids.entry(key.clone()).or_insert(next);
+        if id == next {
+            self.program.grids.push(Grid {
+                name: format!("g{}", next.0),
+                ..key
+            });
+        }
+        id
+    }
+
+    /// A dense grid with these axes, from tile `base` on.
+    fn grid(&mut self, ipu: IpuId, base: u32, axes: &[(&str, usize)]) -> GridId {
+        let tiles = self.machine.tiles_per_ipu;
+        self.intern(Grid::dense("", ipu, base % tiles, tiles, axes))
+    }
+
+    /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles start where the last ended.
+    fn spread(&mut self, ipu: IpuId, shape: &Shape) -> Layout {
+        let parts = spread_parts(shape, self.tiles());
+        let used: usize = parts.iter().product();
+        let base = if used * 2 <= self.tiles() {
+            let next = self.next_base.entry(ipu).or_default();
+            let base = *next;
+            *next = (base + used as u32) % self.machine.tiles_per_ipu;
+            base
+        } else {
+            0
+        };
+        self.layout_by_parts(ipu, base, &parts)
+    }
+
+    /// One grid axis for each dimension that is cut.
+    fn layout_by_parts(&mut self, ipu: IpuId, base: u32, parts: &[usize]) -> Layout {
+        const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+        let cut: Vec<usize> = parts.iter().copied().filter(|&p| p > 1).collect();
+        let axes: Vec<(&str, usize)> = cut.iter().zip(NAMES).map(|(&p, n)| (n, p)).collect();
+        let grid = self.grid(ipu, base, &axes);
+        let mut axis = 0u8;
+        Layout::new(
+            grid,
+            parts.iter().map(|&p| {
+                if p == 1 {
+                    return Cut::none();
+                }
+                axis += 1;
+                Cut::by(&[axis - 1], 1)
+            }),
+        )
+    }
+
+    fn variable(
+        &mut self,
+        name: String,
+        ty: TensorType,
+        layout: Layout,
+        category: Category,
+    ) -> VarId {
+        debug_assert_eq!(
+            ty.shape.rank(),
+            layout.cuts.len(),
+            "{name}: one cut a dimension"
+        );
+        let id = VarId(self.program.variables.len() as u32);
+        let variable = Variable {
+            name,
+            ty,
+            grid: layout.grid,
+            cuts: layout.cuts,
+            address: 0,
+            category,
+            live: Some((0, 0)),
+        };
+        self.program.variables.push(variable);
+        id
+    }
+
+    fn layout_of(&self, variable: VarId) -> Layout {
+        Layout::of(self.program.variable(variable))
+    }
+
+    fn shape_of(&self, variable: VarId) -> Shape {
+        self.program.variable(variable).ty.shape.clone()
+    }
+
+    fn grid_ref(&self, grid: GridId) -> &Grid {
+        self.program.grid(grid)
+    }
+}
+
+/// What lives while one graph is lowered.
+struct GraphLowering<'a, 'm> {
+    lw: &'a mut Lowering<'m>,
+    graph: &'a Graph,
+    steps: Vec<Step>,
+    bindings: FxHashMap<Value, Binding>,
+    /// Uses still to come of the values bound to a variable.
+    pending: FxHashMap<VarId, usize>,
+    /// Values brought over from another IPU, so that they cross the link once.
+    imports: FxHashMap<(VarId, Vec<View>, IpuId), VarId>,
+}
+
+impl GraphLowering<'_, '_> {
+    fn op(&mut self, id: OpId) -> Result<(), LowerError> {
+        let node = self.graph.node(id);
+        let origin = OriginId(self.lw.program.origins.len() as u32);
+        let ipu = node.place.ipu.unwrap_or(IpuId(0));
+        let mut lowering = OpLowering {
+            g: self,
+            id,
+            ipu,
+            origin,
+            sets: 0,
+            local: FxHashMap::default(),
+        };
+        lowering.dispatch()?;
+        let made_steps = lowering.sets > 0;
+        if made_steps {
+            let flops = flops(self.graph, id);
+            self.lw.program.origins.push(Origin {
+                name: node.name.clone(),
+                kind: node.op.name().to_string(),
+                ipu,
+                phase: if self.graph.name == "update" {
+                    Phase::Update
+                } else {
+                    node.place.phase
+                },
+                flops,
+            });
+        }
+        for &v in node.operands() {
+            if let Some(Binding::Held { variable, .. }) = self.bindings.get(&v)
+                && let Some(n) = self.pending.get_mut(variable)
+            {
+                *n -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds a result; its uses keep the variable alive.
+    fn bind(&mut self, value: Value, binding: Binding) {
+        if let Binding::Held { variable, .. } = &binding {
+            *self.pending.entry(*variable).or_default() += self.graph.uses(value).len();
+        }
+        self.bindings.insert(value, binding);
+    }
+}
+
+/// What lives while one op is lowered.
+struct OpLowering<'a, 'g, 'm> {
+    g: &'a mut GraphLowering<'g, 'm>,
+    id: OpId,
+    ipu: IpuId,
+    origin: OriginId,
+    /// Steps emitted so far.
+    sets: usize,
+    /// Operands already brought into a layout by this op.
+    local: FxHashMap<(VarId, Vec<View>, Layout), VarId>,
+}
+
+impl OpLowering<'_, '_, '_> {
+    fn dispatch(&mut self) -> Result<(), LowerError> {
+        let graph = self.g.graph;
+        match graph.op(self.id) {
+            Op::Constant { value, .. } => {
+                self.g.bind(graph.value(self.id), Binding::Splat(value.0));
+                Ok(())
+            }
+            Op::Parameter { state, kind, ty } => self.parameter(state, *kind, ty),
+            Op::Assign { state } => self.assign(state),
+            Op::Input { stream, ty } => self.input(stream, ty),
+            Op::Output { stream } => self.output(stream),
+            Op::Matmul {
+                transpose_a,
+                transpose_b,
+            } => self.matmul(*transpose_a, *transpose_b),
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Map(_)
+            | Op::Broadcast { .. }
+            | Op::Dropout { .. }
+            | Op::Cast { .. } => self.elementwise(),
+            Op::LayerNorm { .. } => self.layer_norm(),
+            Op::LayerNormGrad => self.layer_norm_grad(),
+            Op::LayerNormParamGrad => self.layer_norm_param_grad(),
+            Op::CausalMask | Op::Softmax { .. } | Op::SoftmaxGrad { .. } => self.softmax(),
+            Op::CrossEntropy => self.cross_entropy(),
+            Op::CrossEntropyGrad => self.cross_entropy_grad(),
+            Op::Gather => self.gather(),
+            Op::ScatterAdd => self.scatter_add(),
+            Op::Reduce { kind, leading } => self.reduce(*kind, *leading),
+            Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),
+            Op::Concat { axis } => self.concat(*axis),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.g.graph.node(self.id).name
+    }
+
+    fn operand(&self, i: usize) -> Value {
+        self.g.graph.node(self.id).operands()[i]
+    }
+
+    fn ty(&self, i: usize) -> TensorType {
+        self.g.graph.ty(self.operand(i)).clone()
+    }
+
+    fn result(&self, i: u32) -> Value {
+        Value {
+            op: self.id,
+            result: i,
+        }
+    }
+
+    fn result_ty(&self, i: u32) -> TensorType {
+        self.g.graph.ty(self.result(i)).clone()
+    }
+
+    fn bind_whole(&mut self, result: u32, variable: VarId) {
+        self.bind_viewed(result, variable, vec![]);
+    }
+
+    /// Binds a result to a variable that holds the same row-major elements, whatever its shape.
+    fn bind_reshaped(&mut self, result: u32, variable: VarId) {
+        let shape = self.result_ty(result).shape;
+        let views = if self.g.lw.shape_of(variable) == shape {
+            vec![]
+        } else {
+            vec![View::Reshape(shape)]
+        };
+        self.bind_viewed(result, variable, views);
+    }
+
+    fn bind_viewed(&mut self, result: u32, variable: VarId, views: Vec<View>) {
+        self.g
+            .bind(self.result(result), Binding::Held { variable, views });
+    }
+
+    /// A variable for a result or a temporary of this op.
+    fn new(&mut self, what: &str, ty: TensorType, layout: Layout, category: Category) -> VarId {
+        let name = if what.is_empty() {
+            self.name().to_string()
+        } else {
+            format!("{}.{what}", self.name())
+        };
+        self.g.lw.variable(name, ty, layout, category)
+    }
+
+    /// Where the operand is on this op's IPU: values of other IPUs are brought over once, splats are filled in where needed.
+    fn held(&mut self, i: usize) -> (VarId, Vec<View>) {
+        let value = self.operand(i);
+        match self.g.bindings[&value].clone() {
+            Binding::Held { variable, views } => self.import(variable, views),
+            Binding::Splat(v) => {
+                let ty = self.ty(i);
+                let layout = self.g.lw.spread(self.ipu, &ty.shape);
+                (self.fill(v, ty, layout), vec![])
+            }
+        }
+    }
+
+    fn import(&mut self, variable: VarId, views: Vec<View>) -> (VarId, Vec<View>) {
+        if self.g.lw.program.grid_of(variable).ipu == self.ipu {
+            return (variable, views);
+        }
+        let key = (variable, views.clone(), self.ipu);
+        if let Some(&known) = self.g.imports.get(&key) {
+            return (known, vec![]);
+        }
+        let source = self.g.lw.program.variable(variable);
+        let (name, dtype) = (
+            format!("{}.on_{}", source.name, self.ipu.0),
+            source.ty.dtype,
+        );
+        let shape = viewed_shape(&source.ty.shape, &views);
+        let layout = self.g.lw.spread(self.ipu, &shape);
+        let copy = self.g.lw.variable(
+            name,
+            TensorType::new(dtype, shape),
+            layout,
+            Category::Activation,
+        );
+        self.exchange(
+            "import",
+            vec![whole_move(&self.g.lw.program, variable, views, copy)],
+        );
+        self.g.imports.insert(key, copy);
+        (copy, vec![])
+    }
+
+    fn fill(&mut self, value: f64, ty: TensorType, layout: Layout) -> VarId {
+        let grid = layout.grid;
+        let variable = self.new("fill", ty, layout, Category::Temporary);
+        let codelet = Codelet::Fill {
+            value: superstep_ir::types::Real(value),
+        };
+        self.compute("fill", codelet, grid, &[], &[Operand::whole(variable)]);
+        variable
+    }
+
+    /// Operand `i`, seen through `extra` views after its own, in `layout`: the variable itself if it lies so already, else a copy made
+    /// by a move that is added to `moves`.
+    fn demand(
+        &mut self,
+        i: usize,
+        extra: &[View],
+        layout: &Layout,
+        what: &str,
+        moves: &mut Vec<Move>,
+    ) -> VarId {
+        if let Binding::Splat(v) = self.g.bindings[&self.operand(i)] {
+            let ty = self.ty(i);
+            let shape = viewed_shape(&ty.shape, extra);
+            return self.fill(v, TensorType::new(ty.dtype, shape), layout.clone());
+        }
+        let (variable, mut views) = self.held(i);
+        views.extend_from_slice(extra);
+        self.arrange(variable, views, layout, what, moves)
+    }
+
+    /// A variable through views, in `layout`.
+    fn arrange(
+        &mut self,
+        mut variable: VarId,
+        views: Vec<View>,
+        layout: &Layout,
+        what: &str,
+        moves: &mut Vec<Move>,
+    ) -> VarId {
+        let mut views = simplify(&self.g.lw.shape_of(variable), views);
+        if views.is_empty() && self.g.lw.layout_of(variable) == *layout {
+            return variable;
+        }
+        let key = (variable, views.clone(), layout.clone());
+        if let Some(&known) = self.local.get(&key) {
+            return known;
+        }
+        while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
+            let rest = views.split_off(affine);
+            variable = self.materialise(variable, views);
+            views = rest;
+        }
+        let source = self.g.lw.program.variable(variable);
+        let ty = TensorType::new(source.ty.dtype, viewed_shape(&source.ty.shape, &views));
+        let copy = self.new(what, ty, layout.clone(), Category::Temporary);
+        moves.push(whole_move(&self.g.lw.program, variable, views, copy));
+        self.local.insert(key, copy);
+        copy
+    }
+
+    /// A plain copy of a variable through views, in the default layout.
+    fn materialise(&mut self, variable: VarId, views: Vec<View>) -> VarId {
+        let source = self.g.lw.program.variable(variable);
+        let (shape, dtype) = (viewed_shape(&source.ty.shape, &views), source.ty.dtype);
+        let layout = self.g.lw.spread(self.ipu, &shape);
+        let copy = self.new(
+            "copy",
+            TensorType::new(dtype, shape),
+            layout,
+            Category::Temporary,
+        );
+        self.exchange(
+            "copy",
+            vec![whole_move(&self.g.lw.program, variable, views, copy)],
+        );
+        copy
+    }
+
+    /// Emits a sync and one exchange with these moves, if any.
+    fn exchange(&mut self, what: &str, moves: Vec<Move>) {
+        if moves.is_empty() {
+            return;
+        }
+        let crosses = moves.iter().any(|m| {
+            self.g.lw.program.grid_of(m.source).ipu != self.g.lw.program.grid_of(m.destination).ipu
+        });
+        let sync = if crosses {
+            Sync::Replica
+        } else {
+            Sync::Ipu(self.ipu)
+        };
+        self.g.steps.push(Step::Sync(sync));
+        let name = format!("{}.{what}", self.name());
+        self.g.steps.push(Step::Exchange(Exchange {
+            name,
+            origin: self.origin,
+            moves,
+        }));
+        self.sets += 1;
+    }
+
+    fn compute(
+        &mut self,
+        what: &str,
+        codelet: Codelet,
+        grid: GridId,
+        inputs: &[Operand],
+        outputs: &[Operand],
+    ) {
+        let group = VertexGroup {
+            codelet,
+            grid,
+            inputs: SmallVec::from_slice(inputs),
+            outputs: SmallVec::from_slice(outputs),
+        };
+        let name = format!("{}.{what}", self.name());
+        let set = ComputeSet {
+            name,
+            origin: self.origin,
+            groups: smallvec::smallvec![group],
+        };
+        self.g.steps.push(Step::Compute(set));
+        self.sets += 1;
+    }
+
+    /// True when nobody but this op will read the variable any more and it is no state: an output may take its place.
+    fn dies_here(&self, variable: VarId) -> bool {
+        let used_here = self.uses_here(variable);
+        self.g.pending.get(&variable).copied().unwrap_or(0) == used_here
+            && self.g.lw.program.variable(variable).live.is_some()
+    }
+
+    fn uses_here(&self, variable: VarId) -> usize {
+        let node = self.g.graph.node(self.id);
+        node.operands()
+            .iter()
+            .filter(|v| matches!(self.g.bindings.get(v), Some(Binding::Held { variable: b, .. }) if *b == variable))
+            .count()
+    }
+
+    /// True when the variable is state, this op is its last reader, and result `result` (perhaps after more ops of which each feeds only the
+    /// next) is what the state becomes: then the result may take the state's place at once.
+    fn becomes_state(&self, variable: VarId, result: u32) -> bool {
+        let Some(state) = self
+            .g
+            .lw
+            .program
+            .states
+            .iter()
+            .find(|s| s.variable == variable)
+        else {
+            return false;
+        };
+        if self.g.pending.get(&variable).copied().unwrap_or(0) != self.uses_here(variable) {
+            return false;
+        }
+        let mut value = self.result(result);
+        loop {
+            let [only] = self.g.graph.uses(value)[..] else {
+                return false;
+            };
+            if let Op::Assign { state: assigned } = self.g.graph.op(only.op) {
+                return *assigned == state.name;
+            }
+            if self.g.graph.node(only.op).results().is_empty() {
+                return false;
+            }
+            value = self.g.graph.value(only.op);
+        }
+    }
+
+    fn unsupported<T>(&self, what: impl Into<String>) -> Result<T, LowerError> {
+        let node = self.g.graph.node(self.id);
+        Err(LowerError::Unsupported {
+            op: node.op.name(),
+            name: node.name.clone(),
+            what: what.into(),
+        })
+    }
+}
+
+/// The move that fills all of `destination`.
+fn whole_move(program: &Program, source: VarId, views: Vec<View>, destination: VarId) -> Move {
+    let rank = program.variable(destination).ty.shape.rank();
+    Move {
+        source,
+        views,
+        destination,
+        at: SmallVec::from_elem(0, rank),
+    }
+}
+
+/// Shape after all views; they are known to apply.
+fn viewed_shape(shape: &Shape, views: &[View]) -> Shape {
+    views.iter().fold(shape.clone(), |s, v| {
+        v.apply(&s).expect("views of a checked graph apply")
+    })
+}
+
+/// Drops reshapes that another follows and views that change nothing.
+fn simplify(shape: &Shape, views: Vec<View>) -> Vec<View> {
+    let mut out: Vec<View> = Vec::new();
+    let mut shapes = vec![shape.clone()];
+    for view in views {
+        if matches!(
+            (&view, out.last()),
+            (View::Reshape(_), Some(View::Reshape(_)))
+        ) {
+            out.pop();
+            shapes.pop();
+        }
+        let before = shapes.last().expect("starts with one");
+        let after = view.apply(before).expect("views of a checked graph apply");
+        let nothing = match &view {
+            View::Reshape(to) => to == before,
+            View::Transpose(perm) => perm.iter().enumerate().all(|(i, &p)| i == p),
+            View::Slice { axis, len, .. } => *len == before[*axis],
+        };
+        if !nothing {
+            out.push(view);
+            shapes.push(after);
+        }
+    }
+    out
+}
+
+/// `None` when one move can do all the views; else how many of them it can do (at least one).
+fn affine_prefix(shape: &Shape, views: &[View]) -> Option<usize> {
+    use superstep_ir::program::exchange::views_are_affine;
+    if views_are_affine(shape, views) {
+        return None;
+    }
+    (1..views.len())
+        .rev()
+        .find(|&n| views_are_affine(shape, &views[..n]))
+        .or(Some(1))
+}
+
+/// Floating-point operations of one execution of an op.
+fn flops(graph: &Graph, id: OpId) -> u64 {
+    let node = graph.node(id);
+    let elements = |i: usize| node.results().get(i).map_or(0, |t| t.shape.elements()) as u64;
+    match &node.op {
+        Op::Matmul { transpose_a, .. } => {
+            let a = &graph.ty(node.operands()[0]).shape;
+            let depth = a[a.rank() - if *transpose_a { 2 } else { 1 }] as u64;
+            2 * elements(0) * depth
+        }
+        Op::Map(expr) => {
+            let work = expr.nodes.iter().filter(|n| {
+                matches!(
+                    n,
+                    superstep_ir::op::MapNode::Unary(..) | superstep_ir::op::MapNode::Binary(..)
+                )
+            });
+            elements(0) * work.count() as u64
+        }
+        Op::LayerNorm { .. }
+        | Op::LayerNormGrad
+        | Op::Softmax { .. }
+        | Op::SoftmaxGrad { .. }
+        | Op::CrossEntropyGrad => 5 * elements(0),
+        Op::Reduce { .. } | Op::LayerNormParamGrad | Op::CrossEntropy | Op::ScatterAdd => node
+            .operands()
+            .last()
+            .map_or(0, |&v| graph.ty(v).shape.elements() as u64),
+        Op::Unary(_) | Op::Binary(_) | Op::Dropout { .. } | Op::Cast { .. } => elements(0),
+        _ => 0,
+    }
+}

@@ -1,0 +1,181 @@
+//! State and streams: where state rests, how it is read and replaced, and how the host is reached.
+
+use superstep_ir::graph::{Graph, Value};
+use superstep_ir::ids::{IpuId, VarId};
+use superstep_ir::op::{Op, StateKind};
+use superstep_ir::program::{Category, Direction, Operand, State, Step, Stream};
+use superstep_ir::types::{Real, TensorType};
+
+use super::{Binding, LowerError, Lowering, OpLowering};
+use crate::plan::Layout;
+
+impl Lowering<'_> {
+    /// Gives every matrix that a product reads the resting layout that its forward product plans for it, so that it is there when needed.
+    pub(super) fn place_weights(&mut self, graph: &Graph) {
+        for op in graph.topological() {
+            let node = graph.node(op);
+            let Op::Matmul { transpose_b, .. } = node.op else {
+                continue;
+            };
+            let weight = node.operands()[1];
+            let Op::Parameter {
+                state,
+                kind: StateKind::Weight,
+                ty,
+            } = graph.op(weight.op)
+            else {
+                continue;
+            };
+            if self.states.contains_key(state) {
+                continue;
+            }
+            let ipu = graph.node(weight.op).place.ipu.unwrap_or(IpuId(0));
+            let a = graph.ty(node.operands()[0]).clone();
+            let layout = self.weight_layout(ipu, &a, &node.op, ty, transpose_b);
+            self.new_state(state, StateKind::Weight, ty, layout);
+        }
+    }
+
+    fn new_state(
+        &mut self,
+        state: &str,
+        kind: StateKind,
+        ty: &TensorType,
+        layout: Layout,
+    ) -> VarId {
+        let category = match kind {
+            StateKind::Weight => Category::Weight,
+            StateKind::Accumulator => Category::Accumulator,
+            StateKind::OptimiserState | StateKind::Counter => Category::OptimiserState,
+        };
+        let variable = self.variable(state.to_string(), ty.clone(), layout, category);
+        self.program.variables[variable.index()].live = None;
+        self.program.states.push(State {
+            name: state.to_string(),
+            kind,
+            variable,
+        });
+        self.states.insert(state.to_string(), variable);
+        variable
+    }
+
+    /// The variable of a state; made on first sight. What belongs to a weight (`accum.W`, moments) lies exactly as the weight does.
+    pub(super) fn state(
+        &mut self,
+        state: &str,
+        kind: StateKind,
+        ty: &TensorType,
+        ipu: IpuId,
+    ) -> VarId {
+        if let Some(&known) = self.states.get(state) {
+            return known;
+        }
+        let owner = state
+            .split_once('.')
+            .map(|(_, owner)| owner)
+            .filter(|_| kind != StateKind::Weight);
+        let layout = match owner.and_then(|o| self.weight_variable(o)) {
+            Some(weight) if self.program.variable(weight).ty.shape == ty.shape => {
+                self.layout_of(weight)
+            }
+            _ => self.spread(ipu, &ty.shape),
+        };
+        self.new_state(state, kind, ty, layout)
+    }
+
+    /// The variable of the weight `name`, made if the module has such a weight.
+    fn weight_variable(&mut self, name: &str) -> Option<VarId> {
+        if let Some(&known) = self.states.get(name) {
+            return Some(known);
+        }
+        let module = self.module;
+        let (graph, op, ty) = module.graphs.iter().find_map(|g| {
+            g.parameters()
+                .find(|(_, s, k, _)| *s == name && *k == StateKind::Weight)
+                .map(|(op, _, _, ty)| (g, op, ty))
+        })?;
+        let ipu = graph.node(op).place.ipu.unwrap_or(IpuId(0));
+        Some(self.state(name, StateKind::Weight, ty, ipu))
+    }
+
+    pub(super) fn stream(&mut self, name: &str, direction: Direction, variable: VarId) -> u32 {
+        self.program.streams.push(Stream {
+            name: name.to_string(),
+            direction,
+            variable,
+        });
+        self.program.streams.len() as u32 - 1
+    }
+}
+
+impl OpLowering<'_, '_, '_> {
+    pub(super) fn parameter(
+        &mut self,
+        state: &str,
+        kind: StateKind,
+        ty: &TensorType,
+    ) -> Result<(), LowerError> {
+        let variable = self.g.lw.state(state, kind, ty, self.ipu);
+        self.bind_whole(0, variable);
+        Ok(())
+    }
+
+    pub(super) fn assign(&mut self, state: &str) -> Result<(), LowerError> {
+        let value: Value = self.operand(0);
+        let ty = self.ty(0);
+        let kind = self.state_kind(state);
+        let target = self.g.lw.state(state, kind, &ty, self.ipu);
+        match self.g.bindings[&value].clone() {
+            Binding::Held { variable, views } if variable == target && views.is_empty() => {}
+            Binding::Held { variable, views } => {
+                let mv = super::whole_move(&self.g.lw.program, variable, views, target);
+                self.exchange("assign", vec![mv]);
+            }
+            Binding::Splat(v) => {
+                let grid = self.g.lw.program.variable(target).grid;
+                let codelet = superstep_ir::program::Codelet::Fill { value: Real(v) };
+                self.compute("assign", codelet, grid, &[], &[Operand::whole(target)]);
+            }
+        }
+        Ok(())
+    }
+
+    fn state_kind(&self, state: &str) -> StateKind {
+        let graphs = self.g.lw.module.graphs.iter();
+        let mut kinds = graphs
+            .flat_map(|g| g.parameters())
+            .filter(|(_, s, _, _)| *s == state);
+        kinds
+            .next()
+            .map_or(StateKind::OptimiserState, |(_, _, k, _)| k)
+    }
+
+    pub(super) fn input(&mut self, stream: &str, ty: &TensorType) -> Result<(), LowerError> {
+        let layout = self.g.lw.spread(self.ipu, &ty.shape);
+        let variable = self.new("", ty.clone(), layout, Category::Stream);
+        let stream = self.g.lw.stream(stream, Direction::HostToDevice, variable);
+        self.g.steps.push(Step::Host {
+            stream,
+            origin: self.origin,
+        });
+        self.sets += 1;
+        self.bind_whole(0, variable);
+        Ok(())
+    }
+
+    pub(super) fn output(&mut self, stream: &str) -> Result<(), LowerError> {
+        let (variable, views) = self.held(0);
+        let variable = if views.is_empty() {
+            variable
+        } else {
+            self.materialise(variable, views)
+        };
+        let stream = self.g.lw.stream(stream, Direction::DeviceToHost, variable);
+        self.g.steps.push(Step::Host {
+            stream,
+            origin: self.origin,
+        });
+        self.sets += 1;
+        Ok(())
+    }
+}

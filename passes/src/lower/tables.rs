@@ -1,0 +1,179 @@
+//! Lookups and scattered sums run where the table lies: every tile sees all ids and serves those that fall into its entries.
+
+use superstep_ir::ids::VarId;
+use superstep_ir::op::Op;
+use superstep_ir::program::{Category, Codelet, Cut, Operand, View};
+use superstep_ir::types::TensorType;
+
+use super::{Binding, LowerError, OpLowering};
+use crate::plan::Layout;
+
+impl OpLowering<'_, '_, '_> {
+    /// The table, whole and in place; a table that is only a view, or of another IPU, is copied first.
+    fn table(&mut self) -> VarId {
+        let (variable, views) = self.held(0);
+        if views.is_empty() {
+            variable
+        } else {
+            self.materialise(variable, views)
+        }
+    }
+
+    /// Slices of `n` ids so that `bytes_per_id` each stay within the budget; divides `n`.
+    fn id_slices(&self, n: usize, bytes_per_id: usize) -> usize {
+        let budget = (self.g.lw.budget() as usize / 2).max(1);
+        let least = (n * bytes_per_id).div_ceil(budget).max(1);
+        (least..=n).find(|s| n.is_multiple_of(*s)).unwrap_or(n)
+    }
+
+    pub(super) fn gather(&mut self) -> Result<(), LowerError> {
+        let table = self.table();
+        let layout = self.g.lw.layout_of(table);
+        let grid = self.g.lw.grid_ref(layout.grid).clone();
+        let ty = self.result_ty(0);
+        let (n, width) = (ty.shape[0], ty.shape[1]);
+        let parts = layout.cuts[0].parts(&grid);
+        let columns = layout.largest_block(&grid, &self.g.lw.shape_of(table))[1];
+        let slices = self.id_slices(n, columns * ty.dtype.bytes());
+        let rows = n / slices;
+        let mut sums = Vec::with_capacity(slices);
+        for slice in 0..slices {
+            let mut moves = Vec::new();
+            let views = id_views(slice, rows, n);
+            let ids = self.demand(
+                1,
+                &views,
+                &Layout::copies(layout.grid, 1),
+                "ids",
+                &mut moves,
+            );
+            self.exchange("ids", moves);
+            let found_layout = Layout::new(
+                layout.grid,
+                [
+                    self.one_part_a_tile(
+                        &layout,
+                        &Layout::new(layout.grid, [layout.cuts[0].clone()]),
+                        0,
+                    )
+                    .cuts[0]
+                        .clone(),
+                    Cut::none(),
+                    layout.cuts[1].clone(),
+                ],
+            );
+            let found_ty = TensorType::new(ty.dtype, [parts, rows, width]);
+            let found = self.new("found", found_ty, found_layout, Category::Temporary);
+            let inputs = [Operand::whole(table), Operand::whole(ids)];
+            self.compute(
+                "lookup",
+                Codelet::Gather,
+                layout.grid,
+                &inputs,
+                &[Operand::whole(found)],
+            );
+            sums.push(self.sum_leading(found));
+        }
+        if let [only] = sums[..] {
+            self.bind_reshaped(0, only);
+            return Ok(());
+        }
+        let out_layout = self.g.lw.spread(self.ipu, &ty.shape);
+        let out = self.new("", ty.clone(), out_layout, Category::Activation);
+        let moves = sums
+            .into_iter()
+            .enumerate()
+            .map(|(slice, source)| superstep_ir::program::Move {
+                source,
+                views: super::simplify(
+                    &self.g.lw.shape_of(source),
+                    vec![View::Reshape([rows, width].into())],
+                ),
+                destination: out,
+                at: smallvec::smallvec![slice * rows, 0],
+            })
+            .collect();
+        self.exchange("join", moves);
+        self.bind_whole(0, out);
+        Ok(())
+    }
+
+    pub(super) fn scatter_add(&mut self) -> Result<(), LowerError> {
+        let base = self.scatter_base();
+        let layout = self.g.lw.layout_of(base);
+        let grid = self.g.lw.grid_ref(layout.grid).clone();
+        let ty = self.ty(2);
+        let n = ty.shape[0];
+        let columns = layout.largest_block(&grid, &self.g.lw.shape_of(base))[1];
+        let slices = self.id_slices(n, columns * ty.dtype.bytes());
+        let rows = n / slices;
+        let updates_layout = Layout::new(layout.grid, [Cut::none(), layout.cuts[1].clone()]);
+        for slice in 0..slices {
+            let views = id_views(slice, rows, n);
+            let mut moves = Vec::new();
+            let ids = self.demand(
+                1,
+                &views,
+                &Layout::copies(layout.grid, 1),
+                "ids",
+                &mut moves,
+            );
+            let updates = self.demand(2, &views, &updates_layout, "updates", &mut moves);
+            self.exchange("operands", moves);
+            let inputs = [Operand::whole(ids), Operand::whole(updates)];
+            self.compute(
+                "scatter",
+                Codelet::ScatterAdd,
+                layout.grid,
+                &inputs,
+                &[Operand::whole(base)],
+            );
+        }
+        self.bind_whole(0, base);
+        Ok(())
+    }
+
+    /// The variable that takes the sums: the base's own if it is free, else a copy of it.
+    fn scatter_base(&mut self) -> VarId {
+        debug_assert!(matches!(self.g.graph.op(self.id), Op::ScatterAdd));
+        if let Binding::Held { variable, views } = &self.g.bindings[&self.operand(0)] {
+            let variable = *variable;
+            let here = self.g.lw.program.grid_of(variable).ipu == self.ipu;
+            if views.is_empty()
+                && here
+                && (self.dies_here(variable) || self.becomes_state(variable, 0))
+            {
+                return variable;
+            }
+        }
+        let ty = self.ty(0);
+        let layout = self.g.lw.spread(self.ipu, &ty.shape);
+        let copy = self.new("base", ty.clone(), layout.clone(), Category::Activation);
+        match self.g.bindings[&self.operand(0)].clone() {
+            Binding::Splat(v) => {
+                let codelet = Codelet::Fill {
+                    value: superstep_ir::types::Real(v),
+                };
+                self.compute("base", codelet, layout.grid, &[], &[Operand::whole(copy)]);
+            }
+            Binding::Held { .. } => {
+                let (variable, views) = self.held(0);
+                let mv = super::whole_move(&self.g.lw.program, variable, views, copy);
+                self.exchange("base", vec![mv]);
+            }
+        }
+        copy
+    }
+}
+
+fn id_views(slice: usize, rows: usize, n: usize) -> Vec<View> {
+    if rows == n {
+        vec![]
+    } else {
+        vec![View::Slice {
+            axis: 0,
+            start: slice * rows,
+            len: rows,
+        }]
+    }
+}

@@ -1,0 +1,191 @@
+//! Memory: live ranges of all variables over the steps of the program, and addresses on every tile, or the error that says which tile is too full.
+
+use fixedbitset::FixedBitSet;
+use superstep_ir::ids::{IpuId, TileId, VarId};
+use superstep_ir::program::{Program, Step};
+use superstep_ir::types::TensorType;
+use thiserror::Error;
+
+use crate::solve::offsets::{Item, peaks, place};
+
+/// A variable on an overfull tile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resident {
+    pub name: String,
+    pub ty: TensorType,
+    /// Bytes on the tile.
+    pub bytes: u64,
+    pub live: Option<(u32, u32)>,
+}
+
+/// A tile that cannot hold what the program puts there.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{tile} of {ipu} overflows by {} bytes at step {step} `{at}`: {needed} bytes needed, {available} available", needed - available)]
+pub struct Overflow {
+    pub ipu: IpuId,
+    pub tile: TileId,
+    /// Step of the program (in the numbering of [`Program::walk`]) with the most alive.
+    pub step: u32,
+    /// Name of that step.
+    pub at: String,
+    pub needed: u64,
+    pub available: u64,
+    /// What lies on the tile then, largest first.
+    pub residents: Vec<Resident>,
+}
+
+/// How close the addresses come to what no placement can undercut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MemoryFit {
+    /// Highest address in use on any tile, bytes above the reserved part.
+    pub top: u64,
+    /// Largest sum of live bytes on any tile.
+    pub bound: u64,
+}
+
+/// Computes live ranges and gives every variable an address.
+///
+/// # Errors
+/// Some tile's memory does not suffice.
+pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> {
+    let names = live_ranges(program);
+    let mut fit = MemoryFit::default();
+    for ipu in (0..program.ipus).map(IpuId) {
+        let variables: Vec<VarId> = (0..program.variables.len() as u32)
+            .map(VarId)
+            .filter(|&v| program.grid_of(v).ipu == ipu)
+            .collect();
+        let items: Vec<Item> = variables
+            .iter()
+            .map(|&v| item(program, v, names.len() as u32))
+            .collect();
+        let placement = place(
+            &items,
+            u64::from(superstep_ir::program::Variable::ALIGNMENT),
+        );
+        let reserved = u64::from(program.machine.reserved_bytes);
+        let available = u64::from(program.machine.tile_memory) - reserved;
+        let peaks = peaks(&items, program.machine.tiles_per_ipu as usize);
+        let bound = peaks.iter().map(|p| p.0).max().unwrap_or(0);
+        fit = MemoryFit {
+            top: fit.top.max(placement.top),
+            bound: fit.bound.max(bound),
+        };
+        if placement.top > available {
+            let worst = (0..peaks.len())
+                .max_by_key(|&t| (peaks[t].0, std::cmp::Reverse(t)))
+                .unwrap_or(0);
+            let needed = placement.top;
+            return Err(Box::new(overflow(
+                program,
+                ipu,
+                &variables,
+                &items,
+                worst,
+                peaks[worst].1,
+                needed,
+                &names,
+            )));
+        }
+        for (&v, &offset) in variables.iter().zip(&placement.offsets) {
+            program.variables[v.index()].address = (offset + reserved) as u32;
+        }
+    }
+    Ok(fit)
+}
+
+fn item(program: &Program, v: VarId, steps: u32) -> Item {
+    let (variable, grid) = (program.variable(v), program.grid_of(v));
+    let mut memories = FixedBitSet::with_capacity(grid.tiles as usize);
+    for (_, tile) in grid.iter() {
+        memories.insert(tile.index());
+    }
+    Item {
+        size: variable.tile_bytes(grid) as u64,
+        live: variable.live.unwrap_or((0, steps)),
+        memories,
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn overflow(
+    program: &Program,
+    ipu: IpuId,
+    variables: &[VarId],
+    items: &[Item],
+    tile: usize,
+    step: u32,
+    needed: u64,
+    names: &[String],
+) -> Overflow {
+    let mut residents: Vec<Resident> = variables
+        .iter()
+        .zip(items)
+        .filter(|(_, i)| i.memories.contains(tile) && i.live.0 <= step && step <= i.live.1)
+        .map(|(&v, i)| {
+            let variable = program.variable(v);
+            Resident {
+                name: variable.name.clone(),
+                ty: variable.ty.clone(),
+                bytes: i.size,
+                live: variable.live,
+            }
+        })
+        .collect();
+    residents.sort_by_key(|r| std::cmp::Reverse(r.bytes));
+    Overflow {
+        ipu,
+        tile: TileId(tile as u32),
+        step,
+        at: names.get(step as usize).cloned().unwrap_or_default(),
+        needed,
+        available: u64::from(program.machine.tile_memory)
+            - u64::from(program.machine.reserved_bytes),
+        residents,
+    }
+}
+
+/// Sets the live range of every variable that is not state: from the first to the last step that touches it. Returns a name for each step.
+fn live_ranges(program: &mut Program) -> Vec<String> {
+    let mut ranges: Vec<Option<(u32, u32)>> = vec![None; program.variables.len()];
+    let mut names = Vec::new();
+    program.walk(&mut |step, _| {
+        let at = names.len() as u32;
+        let mut touch = |v: VarId| {
+            let range = ranges[v.index()].get_or_insert((at, at));
+            range.1 = at;
+        };
+        names.push(match step {
+            Step::Compute(set) => {
+                for group in &set.groups {
+                    group
+                        .inputs
+                        .iter()
+                        .chain(&group.outputs)
+                        .for_each(|o| touch(o.variable));
+                }
+                set.name.clone()
+            }
+            Step::Exchange(exchange) => {
+                for mv in &exchange.moves {
+                    touch(mv.source);
+                    touch(mv.destination);
+                }
+                exchange.name.clone()
+            }
+            Step::Host { stream, .. } => {
+                let stream = &program.streams[*stream as usize];
+                touch(stream.variable);
+                stream.name.clone()
+            }
+            Step::Sync(_) => "sync".into(),
+            Step::Repeat { body, .. } | Step::Call(body) => program.procedure(*body).name.clone(),
+        });
+    });
+    for (variable, range) in program.variables.iter_mut().zip(ranges) {
+        if variable.live.is_some() {
+            variable.live = Some(range.unwrap_or((0, 0)));
+        }
+    }
+    names
+}

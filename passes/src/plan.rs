@@ -1,0 +1,6 @@
+//! Planning: on which grid an op runs and how its tensors are cut, chosen by modelled cycles under a memory budget.
+
+pub mod layout;
+pub mod matmul;
+
+pub use layout::Layout;

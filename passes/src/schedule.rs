@@ -1,0 +1,154 @@
+//! The order in which the ops of a graph run: operands first, and among the ready ops the one that leaves the least alive.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+use superstep_ir::graph::{Graph, Value};
+use superstep_ir::ids::OpId;
+use superstep_ir::op::Op;
+
+/// A topological order of `graph` that keeps little alive: greedy by bytes made minus bytes no longer needed, ties by age.
+/// Assignments come last, so that state keeps its old value as long as anybody may read it.
+pub fn schedule(graph: &Graph) -> Vec<OpId> {
+    let mut state = Scheduler::new(graph);
+    let mut order = Vec::with_capacity(graph.len());
+    let mut assigns = Vec::new();
+    while let Some(op) = state.next() {
+        if matches!(graph.op(op), Op::Assign { .. }) {
+            assigns.push(op)
+        } else {
+            order.push(op)
+        }
+        state.done(op);
+    }
+    order.extend(assigns);
+    order
+}
+
+struct Scheduler<'g> {
+    graph: &'g Graph,
+    missing: FxHashMap<OpId, usize>,
+    /// Uses still to come of every storage (views share the storage of their source).
+    uses: FxHashMap<Value, usize>,
+    ready: BTreeMap<OpId, ()>,
+}
+
+impl<'g> Scheduler<'g> {
+    fn new(graph: &'g Graph) -> Scheduler<'g> {
+        let mut s = Scheduler {
+            graph,
+            missing: FxHashMap::default(),
+            uses: FxHashMap::default(),
+            ready: BTreeMap::new(),
+        };
+        for op in graph.ops() {
+            let operands = graph.node(op).operands();
+            s.missing.insert(op, operands.len());
+            if operands.is_empty() {
+                s.ready.insert(op, ());
+            }
+            for &v in operands {
+                *s.uses.entry(s.storage(v)).or_default() += 1;
+            }
+        }
+        s
+    }
+
+    /// The value whose bytes `v` renames.
+    fn storage(&self, mut v: Value) -> Value {
+        while self.graph.op(v.op).is_view() {
+            v = self.graph.node(v.op).operands()[0];
+        }
+        v
+    }
+
+    /// Bytes alive after the op minus before it. State and constants cost nothing.
+    fn growth(&self, op: OpId) -> i64 {
+        let node = self.graph.node(op);
+        let free = node.op.is_view()
+            || matches!(
+                node.op,
+                Op::Parameter { .. } | Op::Constant { .. } | Op::Assign { .. }
+            );
+        let made: usize = if free {
+            0
+        } else {
+            node.results().iter().map(|t| t.bytes()).sum()
+        };
+        let mut operands: Vec<Value> = node.operands().iter().map(|&v| self.storage(v)).collect();
+        operands.sort_unstable();
+        let mut freed = 0;
+        for group in operands.chunk_by(|a, b| a == b) {
+            let source = self.graph.op(group[0].op);
+            if self.uses[&group[0]] == group.len() && !matches!(source, Op::Constant { .. }) {
+                freed += self.graph.ty(group[0]).bytes();
+            }
+        }
+        made as i64 - freed as i64
+    }
+
+    fn next(&self) -> Option<OpId> {
+        self.ready
+            .keys()
+            .copied()
+            .min_by_key(|&op| (self.growth(op), op))
+    }
+
+    fn done(&mut self, op: OpId) {
+        self.ready.remove(&op);
+        for &v in self.graph.node(op).operands() {
+            let storage = self.storage(v);
+            *self.uses.get_mut(&storage).expect("counted above") -= 1;
+        }
+        for result in 0..self.graph.node(op).results().len() as u32 {
+            for u in self.graph.uses(Value { op, result }) {
+                let left = self.missing.get_mut(&u.op).expect("every op is counted");
+                *left -= 1;
+                if *left == 0 {
+                    self.ready.insert(u.op, ());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use superstep_ir::graph::build::Builder;
+    use superstep_ir::op::{ReduceKind, UnaryOp};
+    use superstep_ir::types::TensorType;
+
+    #[test]
+    fn a_large_value_is_used_up_before_the_next_is_made() {
+        let mut graph = Graph::new("f");
+        let mut b = Builder::new(&mut graph);
+        let x = b.input("x", TensorType::f32([4])).unwrap();
+        let wide: Vec<Value> = (0..2)
+            .map(|i| {
+                b.op(
+                    &format!("wide{i}"),
+                    Op::Broadcast {
+                        shape: [64, 4].into(),
+                    },
+                    &[x],
+                )
+                .unwrap()
+            })
+            .collect();
+        let exp: Vec<Value> = wide
+            .iter()
+            .map(|&w| b.unary("exp", UnaryOp::Exp, w).unwrap())
+            .collect();
+        for (i, &e) in exp.iter().enumerate() {
+            let sum = b.reduce("sum", ReduceKind::Sum, 2, e).unwrap();
+            b.output(&format!("y{i}"), sum).unwrap();
+        }
+        let order = schedule(&graph);
+        let at = |op: OpId| order.iter().position(|&o| o == op).unwrap();
+        assert!(
+            at(exp[0].op) < at(wide[1].op),
+            "the first wide value is reduced before the second is made"
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! Pure problems: nothing here knows of tensors, tiles or machines.
+
+pub mod offsets;
+pub mod stage_split;
