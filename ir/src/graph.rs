@@ -283,7 +283,7 @@ impl Graph {
             0usize;
             self.nodes
                 .node_indices()
-                .last()
+                .next_back()
                 .map_or(0, |n| n.index() + 1)
         ];
         let mut ready = BTreeSet::new();
@@ -331,7 +331,7 @@ impl Graph {
             OpId(0);
             self.nodes
                 .node_indices()
-                .last()
+                .next_back()
                 .map_or(0, |n| n.index() + 1)
         ];
         for op in self.topological() {

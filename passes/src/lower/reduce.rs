@@ -114,7 +114,7 @@ impl OpLowering<'_, '_, '_> {
         let parts = shape[0];
         let first = (2..=parts)
             .rev()
-            .find(|&p| p * p <= parts && parts % p == 0)
+            .find(|&p| p * p <= parts && parts.is_multiple_of(p))
             .unwrap_or(1);
         if parts > ONE_STAGE && first > 1 {
             // [p1·p2, rest] → sums over p2 → [p1, rest] → sum over p1.

@@ -132,7 +132,7 @@ fn serial_variants(
     consider: &mut impl FnMut(MatmulPlan),
 ) {
     for serial_m in [1usize, 2, 4, 8, 16, 32] {
-        if problem.m % serial_m != 0
+        if !problem.m.is_multiple_of(serial_m)
             || problem.m / serial_m < m
             || (serial_m > 1 && problem.fixed.is_some())
         {

@@ -15,23 +15,28 @@ pub fn stage_split(costs: &[u64], stages: usize, base: u64) -> Vec<usize> {
     let run = |stage: usize, from: usize, to: usize| {
         prefix[to] - prefix[from] + if stage == 0 { base } else { 0 }
     };
-    // best[stage][to]: smallest possible maximum of the first stage + 1 runs over the first `to` items, and where the last run starts.
-    let mut best = vec![vec![(u64::MAX, 0usize); n + 1]; stages];
+    // best[stage][to]: smallest possible maximum of the first stage + 1 runs over the first `to` items (then the sum of squares, so that the
+    // other runs are even too), and where the last run starts.
+    type Best = (u64, u128, usize);
+    let square = |x: u64| u128::from(x) * u128::from(x);
+    let mut best: Vec<Vec<Best>> = vec![vec![(u64::MAX, u128::MAX, 0); n + 1]; stages];
     for to in 0..=n {
-        best[0][to] = (run(0, 0, to), 0);
+        best[0][to] = (run(0, 0, to), square(run(0, 0, to)), 0);
     }
     for stage in 1..stages {
         for to in 0..=n {
-            best[stage][to] = (0..=to)
-                .map(|from| (best[stage - 1][from].0.max(run(stage, from, to)), from))
-                .min()
-                .expect("to is in the range");
+            let ending_at = |from: usize| {
+                let (max, sum, _) = best[stage - 1][from];
+                let last = run(stage, from, to);
+                (max.max(last), sum + square(last), from)
+            };
+            best[stage][to] = (0..=to).map(ending_at).min().expect("to is in the range");
         }
     }
     let mut lengths = vec![0; stages];
     let mut to = n;
     for stage in (0..stages).rev() {
-        let from = best[stage][to].1;
+        let from = best[stage][to].2;
         lengths[stage] = to - from;
         to = from;
     }

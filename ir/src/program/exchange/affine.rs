@@ -107,7 +107,7 @@ impl AffineMap {
         while let Some(&outer) = digits.first() {
             let inner: usize = digits[1..].iter().map(|a| a.extent).product();
             let first = start / inner;
-            if start % inner == 0 && len % inner == 0 {
+            if start.is_multiple_of(inner) && len.is_multiple_of(inner) {
                 self.offset[outer.dim] += first * outer.stride;
                 digits[0].extent = len / inner;
                 if len == inner {
@@ -154,15 +154,19 @@ pub(crate) fn digit_boxes(digits: &[Atom], lo: usize, hi: usize) -> Vec<SmallVec
     }
     let mut boxes = Vec::new();
     let mut from = first;
-    if lo % radix != 0 {
+    if !lo.is_multiple_of(radix) {
         boxes.extend(prefixed(first, 1, lo % radix, radix));
         from += 1;
     }
-    let to = if hi % radix == 0 { last + 1 } else { last };
+    let to = if hi.is_multiple_of(radix) {
+        last + 1
+    } else {
+        last
+    };
     if to > from {
         boxes.extend(prefixed(from, to - from, 0, radix));
     }
-    if hi % radix != 0 {
+    if !hi.is_multiple_of(radix) {
         boxes.extend(prefixed(last, 1, 0, hi % radix));
     }
     boxes
