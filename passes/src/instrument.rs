@@ -26,3 +26,18 @@ pub trait Instrument {
         report: &PassReport,
     ) -> Result<(), PassError>;
 }
+
+impl<'a> Instrument for Box<dyn Instrument + 'a> {
+    fn before(&mut self, pass: &dyn Pass, graph: &Graph) {
+        (**self).before(pass, graph);
+    }
+
+    fn after(
+        &mut self,
+        pass: &dyn Pass,
+        graph: &Graph,
+        report: &PassReport,
+    ) -> Result<(), PassError> {
+        (**self).after(pass, graph, report)
+    }
+}

@@ -1,9 +1,19 @@
 //! superstep-passes: from tensor graphs to placed tile programs. Knows nothing of Hugging Face, the command line, or execution.
 
 pub mod compile;
+pub mod dead_code;
+pub mod instrument;
 pub mod lower;
+pub mod manager;
 pub mod memory;
+pub mod pass;
+pub mod pipeline;
+pub mod place;
 pub mod plan;
 pub mod schedule;
 pub mod solve;
 pub mod stage;
+
+pub use compile::{CompileError, CompileOptions, Compiled, compile};
+pub use pass::Pass;
+pub use pipeline::pass_by_name;
