@@ -423,7 +423,7 @@ impl OpLowering<'_, '_, '_> {
     }
 
     /// A variable for a result or a temporary of this op.
-    fn new(&mut self, what: &str, ty: TensorType, layout: Layout, category: Category) -> VarId {
+    fn make(&mut self, what: &str, ty: TensorType, layout: Layout, category: Category) -> VarId {
         let name = if what.is_empty() {
             self.name().to_string()
         } else {
@@ -470,13 +470,15 @@ impl OpLowering<'_, '_, '_> {
             "import",
             vec![whole_move(&self.g.lw.program, variable, views, copy)],
         );
+        // Later ops of this IPU read the copy too: no result may take its place.
+        self.g.pending.insert(copy, usize::MAX);
         self.g.imports.insert(key, copy);
         (copy, vec![])
     }
 
     fn fill(&mut self, value: f64, ty: TensorType, layout: Layout) -> VarId {
         let grid = layout.grid;
-        let variable = self.new("fill", ty, layout, Category::Temporary);
+        let variable = self.make("fill", ty, layout, Category::Temporary);
         let codelet = Codelet::Fill {
             value: superstep_ir::types::Real(value),
         };
@@ -528,7 +530,7 @@ impl OpLowering<'_, '_, '_> {
         }
         let source = self.g.lw.program.variable(variable);
         let ty = TensorType::new(source.ty.dtype, viewed_shape(&source.ty.shape, &views));
-        let copy = self.new(what, ty, layout.clone(), Category::Temporary);
+        let copy = self.make(what, ty, layout.clone(), Category::Temporary);
         moves.push(whole_move(&self.g.lw.program, variable, views, copy));
         self.local.insert(key, copy);
         copy
@@ -539,7 +541,7 @@ impl OpLowering<'_, '_, '_> {
         let source = self.g.lw.program.variable(variable);
         let (shape, dtype) = (viewed_shape(&source.ty.shape, &views), source.ty.dtype);
         let layout = self.g.lw.spread(self.ipu, &shape);
-        let copy = self.new(
+        let copy = self.make(
             "copy",
             TensorType::new(dtype, shape),
             layout,

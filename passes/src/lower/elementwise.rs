@@ -41,7 +41,7 @@ impl OpLowering<'_, '_, '_> {
                 None
             };
             let out = out.unwrap_or_else(|| {
-                self.new(
+                self.make(
                     &result_name(r, results),
                     ty,
                     site.layout.clone(),

@@ -81,8 +81,8 @@ impl OpLowering<'_, '_, '_> {
         let labels = self.demand(1, &[], &rows, "labels", &mut moves);
         self.exchange("parts", moves);
         let per_row = TensorType::f32([n]);
-        let loss = self.new("", per_row.clone(), rows.clone(), Category::Activation);
-        let logsumexp = self.new("logsumexp", per_row, rows.clone(), Category::Activation);
+        let loss = self.make("", per_row.clone(), rows.clone(), Category::Activation);
+        let logsumexp = self.make("logsumexp", per_row, rows.clone(), Category::Activation);
         self.compute(
             "join",
             Codelet::JoinLogSumExp,
@@ -111,7 +111,7 @@ impl OpLowering<'_, '_, '_> {
         let dims: Vec<usize> = std::iter::once(parts)
             .chain(logits.rows.dims().iter().copied())
             .collect();
-        self.new(
+        self.make(
             what,
             TensorType::new(DType::F32, dims.as_slice()),
             layout,
@@ -129,7 +129,7 @@ impl OpLowering<'_, '_, '_> {
         let ty = self.g.lw.program.variable(logits.variable).ty.clone();
         let out = self
             .in_place(0, &[logits.variable], &logits.layout, &ty, &[])
-            .unwrap_or_else(|| self.new("", ty, logits.layout.clone(), Category::Activation));
+            .unwrap_or_else(|| self.make("", ty, logits.layout.clone(), Category::Activation));
         let inputs = [logits.variable, labels, logsumexp, g].map(Operand::whole);
         self.compute(
             "grad",

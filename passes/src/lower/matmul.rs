@@ -336,7 +336,7 @@ impl OpLowering<'_, '_, '_> {
             slice_shape.clone()
         };
         let dtype = problem.dtype;
-        let out = self.new(
+        let out = self.make(
             "",
             TensorType::new(dtype, shape),
             layout,
@@ -387,7 +387,7 @@ impl OpLowering<'_, '_, '_> {
             .collect();
         let layout = grid.out(false, &[grid.cut(&[K], 1)]);
         let ty = TensorType::new(problem.dtype, dims.as_slice());
-        let partial = self.new("partial", ty, layout, Category::Temporary);
+        let partial = self.make("partial", ty, layout, Category::Temporary);
         self.multiply(extents, problem, plan, grid, slice, Operand::whole(partial));
         partial
     }

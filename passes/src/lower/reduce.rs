@@ -71,7 +71,7 @@ impl OpLowering<'_, '_, '_> {
             .cuts
             .extend(layout.cuts[split..].iter().cloned());
         let ty = TensorType::new(dtype, dims.as_slice());
-        let partial = self.new("partial", ty, partial_layout, Category::Temporary);
+        let partial = self.make("partial", ty, partial_layout, Category::Temporary);
         let codelet = Codelet::Reduce {
             kind,
             accumulate: false,
@@ -145,7 +145,7 @@ impl OpLowering<'_, '_, '_> {
         let all = self.arrange(partial, views, &gathered, "partials", &mut moves);
         self.exchange("partials", moves);
         let ty = TensorType::new(self.g.lw.program.variable(partial).ty.dtype, rest);
-        let out = self.new("sum", ty, target.clone(), Category::Activation);
+        let out = self.make("sum", ty, target.clone(), Category::Activation);
         let codelet = Codelet::Reduce {
             kind,
             accumulate: false,

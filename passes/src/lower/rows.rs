@@ -55,10 +55,10 @@ impl OpLowering<'_, '_, '_> {
         let scale = self.demand(1, &[], &row, "scale", &mut moves);
         let shift = self.demand(2, &[], &row, "shift", &mut moves);
         self.exchange("operands", moves);
-        let y = self.new("", ty, layout.clone(), Category::Activation);
+        let y = self.make("", ty, layout.clone(), Category::Activation);
         let statistics = Self::statistics(&layout);
         let [mean, rstd] = [(1, "mean"), (2, "rstd")].map(|(r, name)| {
-            self.new(
+            self.make(
                 name,
                 self.result_ty(r),
                 statistics.clone(),
@@ -93,7 +93,7 @@ impl OpLowering<'_, '_, '_> {
         let mean = self.demand(3, &[], &statistics, "mean", &mut moves);
         let rstd = self.demand(4, &[], &statistics, "rstd", &mut moves);
         self.exchange("operands", moves);
-        let dx = self.new("", ty, layout.clone(), Category::Activation);
+        let dx = self.make("", ty, layout.clone(), Category::Activation);
         let inputs = Self::operands(&[g, x, scale, mean, rstd]);
         self.compute(
             "grad",
@@ -121,7 +121,7 @@ impl OpLowering<'_, '_, '_> {
         let partial_layout = self.one_part_a_tile(&layout, &statistics, 1);
         let partials = ["dscale", "dshift"].map(|name| {
             let ty = TensorType::new(DType::F32, [parts, ty.shape.last()]);
-            self.new(name, ty, partial_layout.clone(), Category::Temporary)
+            self.make(name, ty, partial_layout.clone(), Category::Temporary)
         });
         let inputs = Self::operands(&[g, x, mean, rstd]);
         self.compute(
@@ -154,7 +154,7 @@ impl OpLowering<'_, '_, '_> {
         self.exchange("operands", moves);
         let out = self
             .in_place(0, &inputs, &layout, &ty, &[])
-            .unwrap_or_else(|| self.new("", ty.clone(), layout.clone(), Category::Activation));
+            .unwrap_or_else(|| self.make("", ty.clone(), layout.clone(), Category::Activation));
         self.compute(
             "rows",
             codelet,

@@ -152,7 +152,7 @@ impl OpLowering<'_, '_, '_> {
 
     pub(super) fn input(&mut self, stream: &str, ty: &TensorType) -> Result<(), LowerError> {
         let layout = self.g.lw.spread(self.ipu, &ty.shape);
-        let variable = self.new("", ty.clone(), layout, Category::Stream);
+        let variable = self.make("", ty.clone(), layout, Category::Stream);
         let stream = self.g.lw.stream(stream, Direction::HostToDevice, variable);
         self.g.steps.push(Step::Host {
             stream,

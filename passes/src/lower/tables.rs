@@ -63,7 +63,7 @@ impl OpLowering<'_, '_, '_> {
                 ],
             );
             let found_ty = TensorType::new(ty.dtype, [parts, rows, width]);
-            let found = self.new("found", found_ty, found_layout, Category::Temporary);
+            let found = self.make("found", found_ty, found_layout, Category::Temporary);
             let inputs = [Operand::whole(table), Operand::whole(ids)];
             self.compute(
                 "lookup",
@@ -79,7 +79,7 @@ impl OpLowering<'_, '_, '_> {
             return Ok(());
         }
         let out_layout = self.g.lw.spread(self.ipu, &ty.shape);
-        let out = self.new("", ty.clone(), out_layout, Category::Activation);
+        let out = self.make("", ty.clone(), out_layout, Category::Activation);
         let moves = sums
             .into_iter()
             .enumerate()
@@ -148,7 +148,7 @@ impl OpLowering<'_, '_, '_> {
         }
         let ty = self.ty(0);
         let layout = self.g.lw.spread(self.ipu, &ty.shape);
-        let copy = self.new("base", ty.clone(), layout.clone(), Category::Activation);
+        let copy = self.make("base", ty.clone(), layout.clone(), Category::Activation);
         match self.g.bindings[&self.operand(0)].clone() {
             Binding::Splat(v) => {
                 let codelet = Codelet::Fill {

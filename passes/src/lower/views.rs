@@ -42,7 +42,7 @@ impl OpLowering<'_, '_, '_> {
     pub(super) fn concat(&mut self, axis: usize) -> Result<(), LowerError> {
         let ty = self.result_ty(0);
         let layout = self.g.lw.spread(self.ipu, &ty.shape);
-        let out = self.new("", ty.clone(), layout, Category::Activation);
+        let out = self.make("", ty.clone(), layout, Category::Activation);
         let mut moves = Vec::new();
         let mut start = 0;
         for i in 0..self.g.graph.node(self.id).operands().len() {
