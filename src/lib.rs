@@ -1,1 +1,4 @@
+//! superstep: the outside world around the compiler and the runtime.
 
+pub mod atomic_file;
+pub mod frontend;

@@ -8,5 +8,6 @@ pub mod ids;
 pub mod machine;
 pub mod op;
 pub mod program;
+pub mod random;
 pub mod types;
 pub mod units;
