@@ -34,21 +34,29 @@ pub fn write_with(
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), AtomicWriteError> {
     let failed = |step: &'static str| {
-        move |source: io::Error| AtomicWriteError { path: path.to_path_buf(), step, source }
+        move |source: io::Error| AtomicWriteError {
+            path: path.to_path_buf(),
+            step,
+            source,
+        }
     };
     if path.file_name().is_none() {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
         return Err(failed("looking at the path")(source));
     }
     let directory = directory_of(path);
-    let mut file = temporary_in(directory).map_err(failed("creating a temporary file beside it"))?;
+    let mut file =
+        temporary_in(directory).map_err(failed("creating a temporary file beside it"))?;
     {
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file.as_file_mut());
         fill(&mut out).map_err(failed("writing the data"))?;
         out.flush().map_err(failed("writing the data"))?;
     }
-    file.as_file().sync_all().map_err(failed("flushing it to the disk"))?;
-    file.persist(path).map_err(|error| failed("giving it its name")(error.error))?;
+    file.as_file()
+        .sync_all()
+        .map_err(failed("flushing it to the disk"))?;
+    file.persist(path)
+        .map_err(|error| failed("giving it its name")(error.error))?;
     sync_directory(directory).map_err(failed("flushing its directory"))
 }
 
@@ -82,7 +90,11 @@ fn temporary_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 /// A rename is durable only once its directory is. Only Unix lets a directory be opened and flushed.
 fn sync_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(directory)?.sync_all()
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -129,12 +141,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let absent = directory.path().join("no_such_directory").join("a.bin");
         let error = write(&absent, b"x").unwrap_err();
-        assert!(error.to_string().contains("no_such_directory/a.bin"), "{error}");
+        assert!(
+            error.to_string().contains("no_such_directory/a.bin"),
+            "{error}"
+        );
 
         let taken = directory.path().join("taken");
         create_directory(&taken.join("full")).unwrap();
         assert_eq!(write(&taken, b"x").unwrap_err().step, "giving it its name");
-        assert_eq!(names_in(directory.path()), ["taken"], "the temporary file is gone");
+        assert_eq!(
+            names_in(directory.path()),
+            ["taken"],
+            "the temporary file is gone"
+        );
 
         write(&directory.path().join("file"), b"x").unwrap();
         assert!(create_directory(&directory.path().join("file/sub")).is_err());

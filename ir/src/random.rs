@@ -17,7 +17,12 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let ab = u64::from(MULTIPLIER[0]) * u64::from(a);
         let cd = u64::from(MULTIPLIER[1]) * u64::from(c);
-        (a, b, c, d) = ((cd >> 32) as u32 ^ b ^ k0, cd as u32, (ab >> 32) as u32 ^ d ^ k1, ab as u32);
+        (a, b, c, d) = (
+            (cd >> 32) as u32 ^ b ^ k0,
+            cd as u32,
+            (ab >> 32) as u32 ^ d ^ k1,
+            ab as u32,
+        );
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
@@ -36,7 +41,10 @@ pub struct Stream {
 impl Stream {
     /// The stream of `seed` for a 64-bit `purpose`.
     pub fn new(seed: u64, purpose: u64) -> Self {
-        Self { key: halves(seed), purpose: halves(purpose) }
+        Self {
+            key: halves(seed),
+            purpose: halves(purpose),
+        }
     }
 
     /// The stream for something with a name, such as the initial value of a parameter.
@@ -46,7 +54,10 @@ impl Stream {
 
     /// The stream for one op in one step, such as the mask of a dropout.
     pub fn at(seed: u64, step: u32, op: u32) -> Self {
-        Self { key: halves(seed), purpose: [op, step] }
+        Self {
+            key: halves(seed),
+            purpose: [op, step],
+        }
     }
 
     /// Random bits number `4 * block` to `4 * block + 3`, each word one 32-bit number.
@@ -83,7 +94,11 @@ impl Stream {
         let words = self.block(element / 4);
         let pair = (element % 4 / 2) as usize * 2;
         let both = box_muller(words[pair], words[pair + 1]);
-        if element.is_multiple_of(2) { both.0 } else { both.1 }
+        if element.is_multiple_of(2) {
+            both.0
+        } else {
+            both.1
+        }
     }
 
     /// Fills `out` with elements `first`, `first + 1`, … of [`Stream::normal`], times `deviation`, rounded once to f32.
@@ -153,7 +168,10 @@ mod tests {
             [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD]
         );
         assert_eq!(
-            philox4x32([0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344], [0xA409_3822, 0x299F_31D0]),
+            philox4x32(
+                [0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344],
+                [0xA409_3822, 0x299F_31D0]
+            ),
             [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1]
         );
     }
@@ -164,9 +182,15 @@ mod tests {
         assert!(uniform_f32(u32::MAX) < 1.0);
         let stream = Stream::new(7, 1);
         let count = 40_000u64;
-        let mean32 = (0..count).map(|i| f64::from(stream.uniform_f32(i))).sum::<f64>() / count as f64;
+        let mean32 = (0..count)
+            .map(|i| f64::from(stream.uniform_f32(i)))
+            .sum::<f64>()
+            / count as f64;
         let mean64 = (0..count).map(|i| stream.uniform_f64(i)).sum::<f64>() / count as f64;
-        assert!((mean32 - 0.5).abs() < 0.01 && (mean64 - 0.5).abs() < 0.01, "{mean32} {mean64}");
+        assert!(
+            (mean32 - 0.5).abs() < 0.01 && (mean64 - 0.5).abs() < 0.01,
+            "{mean32} {mean64}"
+        );
         assert!((0..count).all(|i| (0.0..1.0).contains(&stream.uniform_f64(i))));
     }
 

@@ -16,7 +16,10 @@ struct Damage {
 
 impl Damage {
     fn new(name: &str) -> Self {
-        Self { stream: Stream::named(0, name), next: 0 }
+        Self {
+            stream: Stream::named(0, name),
+            next: 0,
+        }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -30,8 +33,11 @@ impl Damage {
         let mut damaged = bytes.to_vec();
         let within = within.min(bytes.len());
         match self.below(3) {
-            0 => (0..=self.below(3)).for_each(|_| damaged[self.below(within)] ^= 1 << self.below(8)),
-            1 => (0..=self.below(3)).for_each(|_| damaged[self.below(within)] = TELLING[self.below(TELLING.len())]),
+            0 => {
+                (0..=self.below(3)).for_each(|_| damaged[self.below(within)] ^= 1 << self.below(8))
+            }
+            1 => (0..=self.below(3))
+                .for_each(|_| damaged[self.below(within)] = TELLING[self.below(TELLING.len())]),
             _ => {
                 let start = self.below(within);
                 let end = (start + 1 + self.below(40)).min(damaged.len());
@@ -53,11 +59,16 @@ fn cut_weights() {
     let path = folder.path().join("model.safetensors");
     let bytes = std::fs::read(fixture("tiny").join("model.safetensors")).unwrap();
     let header = header_end(&bytes);
-    let ends = (0..64).chain((64..header + 64).step_by(37)).chain((header..bytes.len()).step_by(9_973));
+    let ends = (0..64)
+        .chain((64..header + 64).step_by(37))
+        .chain((header..bytes.len()).step_by(9_973));
     for end in ends.chain([bytes.len() - 1]) {
         std::fs::write(&path, &bytes[..end]).unwrap();
         let outcome = load_weights(folder.path(), &config);
-        assert!(matches!(outcome, Err(FrontendError::Safetensors { .. })), "cut at {end}");
+        assert!(
+            matches!(outcome, Err(FrontendError::Safetensors { .. })),
+            "cut at {end}"
+        );
     }
 }
 
@@ -91,7 +102,10 @@ fn damaged_configurations() {
     let bytes = std::fs::read(fixture("tiny").join("config.json")).unwrap();
     let parse = |bytes: &[u8]| Gpt2Config::from_json(bytes, Path::new("config.json"));
     for end in 0..bytes.len() - 2 {
-        assert!(matches!(parse(&bytes[..end]), Err(FrontendError::Json { .. })), "cut at {end}");
+        assert!(
+            matches!(parse(&bytes[..end]), Err(FrontendError::Json { .. })),
+            "cut at {end}"
+        );
     }
     let mut damage = Damage::new("config");
     for _ in 0..20_000 {
@@ -108,13 +122,24 @@ fn damaged_configurations() {
 fn damaged_shard_indices() {
     let (config, weights) = tiny();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(fixture("tiny").join("model.safetensors"), folder.path().join("a.safetensors")).unwrap();
-    let map: serde_json::Map<String, serde_json::Value> =
-        weights.iter().map(|(name, _)| (format!("transformer.{name}"), "a.safetensors".into())).collect();
-    let index = serde_json::json!({ "weight_map": map }).to_string().into_bytes();
+    std::fs::copy(
+        fixture("tiny").join("model.safetensors"),
+        folder.path().join("a.safetensors"),
+    )
+    .unwrap();
+    let map: serde_json::Map<String, serde_json::Value> = weights
+        .iter()
+        .map(|(name, _)| (format!("transformer.{name}"), "a.safetensors".into()))
+        .collect();
+    let index = serde_json::json!({ "weight_map": map })
+        .to_string()
+        .into_bytes();
     let path = folder.path().join("model.safetensors.index.json");
     std::fs::write(&path, &index).unwrap();
-    assert_eq!(load_weights(folder.path(), &config).unwrap().weights, weights);
+    assert_eq!(
+        load_weights(folder.path(), &config).unwrap().weights,
+        weights
+    );
     let mut damage = Damage::new("index");
     for _ in 0..500 {
         std::fs::write(&path, damage.apply(&index, index.len())).unwrap();
@@ -149,7 +174,9 @@ fn damaged_tokenizers() {
     for _ in 0..4_000 {
         std::fs::write(&path, damage.apply(bytes, bytes.len())).unwrap();
         if let Ok(tokenizer) = Tokenizer::load(folder.path()) {
-            let ids = tokenizer.encode("ab ab<|endoftext|>c \n x").unwrap_or_default();
+            let ids = tokenizer
+                .encode("ab ab<|endoftext|>c \n x")
+                .unwrap_or_default();
             let _ = tokenizer.decode(&ids);
             let _ = tokenizer.decode(&[0, 3, 6, 99]);
             let _ = tokenizer.check_vocab(7);

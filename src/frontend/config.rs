@@ -46,7 +46,9 @@ impl Activation {
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::GeluNew, Self::Gelu, Self::Relu].into_iter().find(|known| known.name() == name)
+        [Self::GeluNew, Self::Gelu, Self::Relu]
+            .into_iter()
+            .find(|known| known.name() == name)
     }
 }
 
@@ -105,29 +107,41 @@ impl Gpt2Config {
 
     /// Parses a configuration; `file` is named in errors.
     pub fn from_json(bytes: &[u8], file: &Path) -> Result<Self, FrontendError> {
-        let source: Map<String, Value> = serde_json::from_slice(bytes)
-            .map_err(|source| FrontendError::Json { path: file.to_path_buf(), source })?;
+        let source: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|source| FrontendError::Json {
+                path: file.to_path_buf(),
+                source,
+            })?;
         Self::from_map(source, file)
     }
 
     /// The configuration with `n_layer=2,resid_pdrop=0.0,…` applied on top, checked as a whole again.
     pub fn with_overrides(&self, overrides: &str) -> Result<Self, FrontendError> {
         let mut map = self.to_map();
-        for item in overrides.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in overrides
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             let refuse = |reason: &str| FrontendError::Override {
                 item: shown(&item),
                 reason: reason.to_owned(),
             };
-            let (field, text) = item.split_once('=').ok_or_else(|| refuse("write field=value"))?;
+            let (field, text) = item
+                .split_once('=')
+                .ok_or_else(|| refuse("write field=value"))?;
             let (field, text) = (field.trim(), text.trim());
-            let known = map.get(field).ok_or_else(|| refuse("config.json has no such field"))?;
+            let known = map
+                .get(field)
+                .ok_or_else(|| refuse("config.json has no such field"))?;
             // A string field takes the text as it is; the others are JSON, or the words Python uses for it.
             let value = match text {
                 "True" => Value::Bool(true),
                 "False" => Value::Bool(false),
                 "None" => Value::Null,
                 _ if known.is_string() => Value::from(text),
-                _ => Value::from_str(text).map_err(|_| refuse("the value is not a number, true, false or null"))?,
+                _ => Value::from_str(text)
+                    .map_err(|_| refuse("the value is not a number, true, false or null"))?,
             };
             map.insert(field.to_owned(), value);
         }
@@ -149,7 +163,10 @@ impl Gpt2Config {
             file: "--block_size".into(),
             field: "block_size",
             value: block_size.to_string(),
-            needs: format!("it must be from 1 to the model's n_positions, {}", self.n_positions),
+            needs: format!(
+                "it must be from 1 to the model's n_positions, {}",
+                self.n_positions
+            ),
         })
     }
 
@@ -170,7 +187,10 @@ impl Gpt2Config {
         check_family(&fields)?;
         let n_embd = fields.required_size("n_embd", SIZE_MAX)?;
         // `n_ctx` is the older name; the newer one wins where a file has both.
-        let n_positions = match (fields.size("n_positions", SIZE_MAX)?, fields.size("n_ctx", SIZE_MAX)?) {
+        let n_positions = match (
+            fields.size("n_positions", SIZE_MAX)?,
+            fields.size("n_ctx", SIZE_MAX)?,
+        ) {
             (None, Some(n_ctx)) => n_ctx,
             _ => fields.required_size("n_positions", SIZE_MAX)?,
         };
@@ -178,13 +198,16 @@ impl Gpt2Config {
             n_layer: fields.required_size("n_layer", LAYERS_MAX)?,
             n_head: fields.required_size("n_head", SIZE_MAX)?,
             n_embd,
-            n_inner: fields.size("n_inner", SIZE_MAX)?.unwrap_or(n_embd.saturating_mul(4)),
+            n_inner: fields
+                .size("n_inner", SIZE_MAX)?
+                .unwrap_or(n_embd.saturating_mul(4)),
             n_positions,
             vocab_size: fields.required_size("vocab_size", SIZE_MAX)?,
             layer_norm_epsilon: epsilon(&fields)?,
             activation_function: activation(&fields)?,
             scale_attn_weights: fields.flag("scale_attn_weights", true)?,
-            scale_attn_by_inverse_layer_idx: fields.flag("scale_attn_by_inverse_layer_idx", false)?,
+            scale_attn_by_inverse_layer_idx: fields
+                .flag("scale_attn_by_inverse_layer_idx", false)?,
             reorder_and_upcast_attn: fields.flag("reorder_and_upcast_attn", false)?,
             resid_pdrop: probability(&fields, "resid_pdrop")?,
             embd_pdrop: probability(&fields, "embd_pdrop")?,
@@ -200,12 +223,25 @@ impl Gpt2Config {
 
     fn check_shape(&self, fields: &Fields) -> Result<(), FrontendError> {
         if self.n_head > self.n_embd || !self.n_embd.is_multiple_of(self.n_head) {
-            return Err(fields.refuse("n_embd", format!("it must be a multiple of n_head, {}", self.n_head)));
+            return Err(fields.refuse(
+                "n_embd",
+                format!("it must be a multiple of n_head, {}", self.n_head),
+            ));
         }
-        let [layer, embd, inner, positions, vocab] =
-            [self.n_layer, self.n_embd, self.n_inner, self.n_positions, self.vocab_size].map(|size| size as u128);
+        let [layer, embd, inner, positions, vocab] = [
+            self.n_layer,
+            self.n_embd,
+            self.n_inner,
+            self.n_positions,
+            self.vocab_size,
+        ]
+        .map(|size| size as u128);
         // The weights alone, to name the largest term; sizes are below 2^31, so u128 does not overflow.
-        let inner_field = if fields.map.get("n_inner").is_none_or(Value::is_null) { "n_embd" } else { "n_inner" };
+        let inner_field = if fields.map.get("n_inner").is_none_or(Value::is_null) {
+            "n_embd"
+        } else {
+            "n_inner"
+        };
         let terms = [
             ("vocab_size", vocab * embd),
             ("n_positions", positions * embd),
@@ -234,14 +270,30 @@ impl Gpt2Config {
             ("n_layer", json!(self.n_layer)),
             ("n_head", json!(self.n_head)),
             ("n_embd", json!(self.n_embd)),
-            ("n_inner", if keeps_null { Value::Null } else { json!(self.n_inner) }),
+            (
+                "n_inner",
+                if keeps_null {
+                    Value::Null
+                } else {
+                    json!(self.n_inner)
+                },
+            ),
             ("n_positions", json!(self.n_positions)),
             ("vocab_size", json!(self.vocab_size)),
             ("layer_norm_epsilon", json!(self.layer_norm_epsilon)),
-            ("activation_function", json!(self.activation_function.name())),
+            (
+                "activation_function",
+                json!(self.activation_function.name()),
+            ),
             ("scale_attn_weights", json!(self.scale_attn_weights)),
-            ("scale_attn_by_inverse_layer_idx", json!(self.scale_attn_by_inverse_layer_idx)),
-            ("reorder_and_upcast_attn", json!(self.reorder_and_upcast_attn)),
+            (
+                "scale_attn_by_inverse_layer_idx",
+                json!(self.scale_attn_by_inverse_layer_idx),
+            ),
+            (
+                "reorder_and_upcast_attn",
+                json!(self.reorder_and_upcast_attn),
+            ),
             ("resid_pdrop", json!(self.resid_pdrop)),
             ("embd_pdrop", json!(self.embd_pdrop)),
             ("attn_pdrop", json!(self.attn_pdrop)),
@@ -261,11 +313,17 @@ impl Gpt2Config {
 
 /// Refuses what is not a plain decoder-only GPT-2 with a tied head.
 fn check_family(fields: &Fields) -> Result<(), FrontendError> {
-    if fields.text("model_type")?.is_some_and(|model_type| model_type != "gpt2") {
+    if fields
+        .text("model_type")?
+        .is_some_and(|model_type| model_type != "gpt2")
+    {
         return Err(fields.refuse("model_type", "only \"gpt2\" is supported"));
     }
     if !fields.flag("tie_word_embeddings", true)? {
-        return Err(fields.refuse("tie_word_embeddings", "only models whose head is the token embedding are supported"));
+        return Err(fields.refuse(
+            "tie_word_embeddings",
+            "only models whose head is the token embedding are supported",
+        ));
     }
     if fields.flag("add_cross_attention", false)? {
         return Err(fields.refuse("add_cross_attention", "cross-attention is not supported"));
@@ -276,25 +334,44 @@ fn check_family(fields: &Fields) -> Result<(), FrontendError> {
 fn activation(fields: &Fields) -> Result<Activation, FrontendError> {
     match fields.text("activation_function")? {
         None => Ok(Activation::GeluNew),
-        Some(name) => Activation::named(name)
-            .ok_or_else(|| fields.refuse("activation_function", "gelu_new, gelu and relu are supported")),
+        Some(name) => Activation::named(name).ok_or_else(|| {
+            fields.refuse(
+                "activation_function",
+                "gelu_new, gelu and relu are supported",
+            )
+        }),
     }
 }
 
 /// 1 is refused: what is kept is scaled by 1/(1 − p).
 fn probability(fields: &Fields, field: &'static str) -> Result<f64, FrontendError> {
-    fields.number(field, 0.1, "it must be a probability, at least 0 and below 1", |p| (0.0..1.0).contains(&p))
+    fields.number(
+        field,
+        0.1,
+        "it must be a probability, at least 0 and below 1",
+        |p| (0.0..1.0).contains(&p),
+    )
 }
 
 /// It must still be there after rounding to f32, or a constant row divides by zero.
 fn epsilon(fields: &Fields) -> Result<f64, FrontendError> {
     let accept = |x: f64| (f64::from(f32::MIN_POSITIVE)..=1.0).contains(&x);
-    fields.number("layer_norm_epsilon", 1e-5, "it must be above 0 (in 32 bits) and at most 1", accept)
+    fields.number(
+        "layer_norm_epsilon",
+        1e-5,
+        "it must be above 0 (in 32 bits) and at most 1",
+        accept,
+    )
 }
 
 fn deviation(fields: &Fields) -> Result<f64, FrontendError> {
     let accept = |x: f64| (0.0..=1e6).contains(&x);
-    fields.number("initializer_range", 0.02, "it must be from 0 to 1e6", accept)
+    fields.number(
+        "initializer_range",
+        0.02,
+        "it must be from 0 to 1e6",
+        accept,
+    )
 }
 
 #[cfg(test)]

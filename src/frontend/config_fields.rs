@@ -15,13 +15,27 @@ pub(super) struct Fields<'a> {
 impl Fields<'_> {
     /// An error about `field`, with the value that stands in the file.
     pub(super) fn refuse(&self, field: &'static str, needs: impl Into<String>) -> FrontendError {
-        let value = self.map.get(field).map_or_else(|| "missing".to_owned(), shown);
-        FrontendError::Field { file: self.file.to_path_buf(), field, value, needs: needs.into() }
+        let value = self
+            .map
+            .get(field)
+            .map_or_else(|| "missing".to_owned(), shown);
+        FrontendError::Field {
+            file: self.file.to_path_buf(),
+            field,
+            value,
+            needs: needs.into(),
+        }
     }
 
     /// A whole number in 1..=`max`; `None` where the field is absent or null.
-    pub(super) fn size(&self, field: &'static str, max: usize) -> Result<Option<usize>, FrontendError> {
-        let Some(value) = self.present(field) else { return Ok(None) };
+    pub(super) fn size(
+        &self,
+        field: &'static str,
+        max: usize,
+    ) -> Result<Option<usize>, FrontendError> {
+        let Some(value) = self.present(field) else {
+            return Ok(None);
+        };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) if (1..=max).contains(&n) => Ok(Some(n)),
             _ => Err(self.refuse(field, format!("it must be a whole number from 1 to {max}"))),
@@ -29,14 +43,23 @@ impl Fields<'_> {
     }
 
     /// Like [`Fields::size`], but the field must be there.
-    pub(super) fn required_size(&self, field: &'static str, max: usize) -> Result<usize, FrontendError> {
+    pub(super) fn required_size(
+        &self,
+        field: &'static str,
+        max: usize,
+    ) -> Result<usize, FrontendError> {
         self.size(field, max)?
-            .ok_or_else(|| FrontendError::FieldMissing { file: self.file.to_path_buf(), field })
+            .ok_or_else(|| FrontendError::FieldMissing {
+                file: self.file.to_path_buf(),
+                field,
+            })
     }
 
     /// A token id, or none where absent or null.
     pub(super) fn token_id(&self, field: &'static str) -> Result<Option<u32>, FrontendError> {
-        let Some(value) = self.present(field) else { return Ok(None) };
+        let Some(value) = self.present(field) else {
+            return Ok(None);
+        };
         match value.as_u64().and_then(|n| i32::try_from(n).ok()) {
             Some(id) => Ok(Some(id as u32)),
             None => Err(self.refuse(field, "it must be one token id or null")),
@@ -60,7 +83,9 @@ impl Fields<'_> {
         needs: &str,
         accept: impl Fn(f64) -> bool,
     ) -> Result<f64, FrontendError> {
-        let Some(value) = self.present(field) else { return Ok(default) };
+        let Some(value) = self.present(field) else {
+            return Ok(default);
+        };
         match value.as_f64() {
             Some(number) if accept(number) => Ok(number),
             _ => Err(self.refuse(field, needs)),

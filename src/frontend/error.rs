@@ -12,22 +12,37 @@ use crate::atomic_file::AtomicWriteError;
 pub enum FrontendError {
     /// The operating system would not give us the file.
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// The path is there, but is a directory, a pipe or a device.
     #[error("{} is not a regular file", path.display())]
     NotAFile { path: PathBuf },
     /// A small file, such as a configuration, that is not small.
     #[error("{} is {bytes} bytes long; at most {limit} are expected of such a file", path.display())]
-    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    TooLarge {
+        path: PathBuf,
+        bytes: u64,
+        limit: u64,
+    },
     /// Writing failed; the former file is untouched.
     #[error(transparent)]
     Write(#[from] AtomicWriteError),
     /// Broken JSON, with line and column inside `source`.
     #[error("{} is not valid JSON: {source}", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     /// A configuration field with an impossible value.
     #[error("{}: `{field}` is {value}, but {needs}", file.display())]
-    Field { file: PathBuf, field: &'static str, value: String, needs: String },
+    Field {
+        file: PathBuf,
+        field: &'static str,
+        value: String,
+        needs: String,
+    },
     /// A configuration field that must be there.
     #[error("{}: `{field}` is missing", file.display())]
     FieldMissing { file: PathBuf, field: &'static str },
@@ -51,16 +66,30 @@ pub enum FrontendError {
     TensorTwice { path: PathBuf, name: String },
     /// A parameter whose shape is not the configuration's.
     #[error("{}: `{name}` has shape {found:?}, but config.json asks for {expected:?}", path.display())]
-    TensorShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+    TensorShape {
+        path: PathBuf,
+        name: String,
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
     /// A parameter stored as something that is not a plain float.
     #[error("{}: `{name}` is stored as {found}; F64, F32, F16 and BF16 are read", path.display())]
-    TensorDtype { path: PathBuf, name: String, found: Dtype },
+    TensorDtype {
+        path: PathBuf,
+        name: String,
+        found: Dtype,
+    },
     /// A separate output head, which this model family does not have.
     #[error(
         "{}: `lm_head.weight` differs from `wte.weight` at element {element} ({head} and {embedding}); \
          only models with tied embeddings are supported", path.display()
     )]
-    UntiedHead { path: PathBuf, element: usize, head: f32, embedding: f32 },
+    UntiedHead {
+        path: PathBuf,
+        element: usize,
+        head: f32,
+        embedding: f32,
+    },
     /// Weights handed over for saving that are not the configuration's.
     #[error("the weights to save do not fit the configuration: {reason}")]
     WeightsMismatch { reason: String },
@@ -74,20 +103,33 @@ pub enum FrontendError {
     Tokenizer { path: PathBuf, reason: String },
     /// Encoding or decoding failed.
     #[error("{action} failed: {reason}")]
-    Tokens { action: &'static str, reason: String },
+    Tokens {
+        action: &'static str,
+        reason: String,
+    },
     /// The tokenizer makes ids that the model's embedding does not have.
     #[error(
         "tokenizer/vocab mismatch: the tokenizer in {} has token {token:?} with id {id}, \
          but the model's vocab_size is {vocab_size}", path.display()
     )]
-    VocabMismatch { path: PathBuf, token: String, id: u32, vocab_size: usize },
+    VocabMismatch {
+        path: PathBuf,
+        token: String,
+        id: u32,
+        vocab_size: usize,
+    },
     /// A model name that is no folder, no preset and not in the cache.
     #[error("no model `{name}`: {reason}{}", Looked(looked))]
-    NoModel { name: String, reason: String, looked: Vec<String> },
+    NoModel {
+        name: String,
+        reason: String,
+        looked: Vec<String>,
+    },
     /// A preset where trained weights were asked for.
     #[error(
         "preset `{name}` has a shape but no trained weights: put config.json, model.safetensors and tokenizer.json into \
-         a folder `{name}` here, or download {name} into the Hugging Face cache{}", Looked(looked)
+         a folder `{name}` here, or download {name} into the Hugging Face cache{}",
+        Looked(looked)
     )]
     PresetWithoutFiles { name: String, looked: Vec<String> },
 }

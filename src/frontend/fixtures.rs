@@ -7,14 +7,18 @@ use super::weights::{Weights, load_weights};
 
 /// A path below `tests/fixtures`.
 pub(super) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// The two-layer reference model.
 pub(super) fn tiny() -> (Gpt2Config, Weights) {
     let dir = fixture("tiny");
     let config = Gpt2Config::load(&dir).expect("the fixture's configuration");
-    let weights = load_weights(&dir, &config).expect("the fixture's weights").weights;
+    let weights = load_weights(&dir, &config)
+        .expect("the fixture's weights")
+        .weights;
     (config, weights)
 }
 

@@ -21,7 +21,13 @@ pub fn init_weights(config: &Gpt2Config, seed: u64) -> Weights {
         .into_iter()
         .map(|parameter| {
             let data = initial_values(config, &parameter, seed);
-            (parameter.name, Tensor { shape: parameter.shape, data })
+            (
+                parameter.name,
+                Tensor {
+                    shape: parameter.shape,
+                    data,
+                },
+            )
         })
         .collect()
 }
@@ -58,12 +64,18 @@ mod tests {
 
     #[test]
     fn distributions() {
-        let config = preset("gpt2-tiny").unwrap().with_overrides("vocab_size=1000").unwrap();
+        let config = preset("gpt2-tiny")
+            .unwrap()
+            .with_overrides("vocab_size=1000")
+            .unwrap();
         let weights = init_weights(&config, 42);
         weights.check(&config).unwrap();
         let near = |name: &str, expected: f64| {
             let found = deviation(&weights, name);
-            assert!((found / expected - 1.0).abs() < 0.03, "{name}: {found}, not {expected}");
+            assert!(
+                (found / expected - 1.0).abs() < 0.03,
+                "{name}: {found}, not {expected}"
+            );
         };
         near("wte.weight", 0.02);
         near("wpe.weight", 0.02);
@@ -71,21 +83,45 @@ mod tests {
         near("h.0.mlp.c_fc.weight", 0.02);
         near("h.2.attn.c_proj.weight", 0.02 / 8f64.sqrt());
         near("h.2.mlp.c_proj.weight", 0.02 / 8f64.sqrt());
-        assert!(weights.get("h.1.ln_2.weight").unwrap().data.iter().all(|x| *x == 1.0));
-        for name in ["h.1.ln_2.bias", "h.0.attn.c_attn.bias", "h.0.mlp.c_proj.bias", "ln_f.bias"] {
-            assert!(weights.get(name).unwrap().data.iter().all(|x| *x == 0.0), "{name}");
+        assert!(
+            weights
+                .get("h.1.ln_2.weight")
+                .unwrap()
+                .data
+                .iter()
+                .all(|x| *x == 1.0)
+        );
+        for name in [
+            "h.1.ln_2.bias",
+            "h.0.attn.c_attn.bias",
+            "h.0.mlp.c_proj.bias",
+            "ln_f.bias",
+        ] {
+            assert!(
+                weights.get(name).unwrap().data.iter().all(|x| *x == 0.0),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_seed_decides_and_threads_do_not() {
-        let config = preset("gpt2-tiny").unwrap().with_overrides("vocab_size=999,n_layer=1").unwrap();
-        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let config = preset("gpt2-tiny")
+            .unwrap()
+            .with_overrides("vocab_size=999,n_layer=1")
+            .unwrap();
+        let alone = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
         let weights = init_weights(&config, 1);
         assert_eq!(weights, alone.install(|| init_weights(&config, 1)));
         assert_ne!(weights, init_weights(&config, 2));
         // The same name in a deeper model starts from the same bits, scaled.
         let deeper = config.with_overrides("n_layer=2").unwrap();
-        assert_eq!(weights.get("wte.weight"), init_weights(&deeper, 1).get("wte.weight"));
+        assert_eq!(
+            weights.get("wte.weight"),
+            init_weights(&deeper, 1).get("wte.weight")
+        );
     }
 }

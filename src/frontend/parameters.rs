@@ -63,7 +63,12 @@ fn parameter(layer: Option<usize>, name: &str, shape: &[usize]) -> Parameter {
         Some(layer) => format!("h.{layer}.{name}"),
         None => name.to_owned(),
     };
-    Parameter { name, shape: shape.to_vec(), layer, decayed: shape.len() == 2 }
+    Parameter {
+        name,
+        shape: shape.to_vec(),
+        layer,
+        decayed: shape.len() == 2,
+    }
 }
 
 #[cfg(test)]
@@ -75,19 +80,29 @@ mod tests {
         let parameters = preset("gpt2").unwrap().parameters();
         assert_eq!(parameters.len(), 148);
         let sum = |decayed: bool| -> usize {
-            parameters.iter().filter(|p| p.decayed == decayed).map(|p| p.element_count()).sum()
+            parameters
+                .iter()
+                .filter(|p| p.decayed == decayed)
+                .map(|p| p.element_count())
+                .sum()
         };
         assert_eq!((sum(true), sum(false)), (124_318_464, 121_344));
     }
 
     #[test]
     fn order_and_layers() {
-        let config = preset("gpt2").unwrap().with_overrides("n_layer=2,n_embd=24,n_head=1,n_inner=7").unwrap();
+        let config = preset("gpt2")
+            .unwrap()
+            .with_overrides("n_layer=2,n_embd=24,n_head=1,n_inner=7")
+            .unwrap();
         let parameters = config.parameters();
         assert_eq!(parameters.len(), 2 + 2 * 12 + 2);
         assert_eq!(parameters[0].name, "wte.weight");
         assert_eq!(parameters[2].name, "h.0.ln_1.weight");
-        assert_eq!((parameters[14].name.as_str(), parameters[14].layer), ("h.1.ln_1.weight", Some(1)));
+        assert_eq!(
+            (parameters[14].name.as_str(), parameters[14].layer),
+            ("h.1.ln_1.weight", Some(1))
+        );
         assert_eq!(parameters[10].shape, [24, 7]);
         assert_eq!(parameters[27].name, "ln_f.bias");
         assert_eq!(parameters[27].layer, None);

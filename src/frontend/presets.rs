@@ -25,7 +25,8 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 
 /// The configuration called `name`, if there is one.
 pub fn preset(name: &str) -> Option<Gpt2Config> {
-    let &(_, n_layer, n_head, n_embd, n_positions) = PRESETS.iter().find(|preset| preset.0 == name)?;
+    let &(_, n_layer, n_head, n_embd, n_positions) =
+        PRESETS.iter().find(|preset| preset.0 == name)?;
     let file = json!({
         "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": Value::Null,
         "n_positions": n_positions, "n_ctx": n_positions, "vocab_size": VOCAB_SIZE,

@@ -20,7 +20,11 @@ pub enum ModelSource {
     /// A folder with `config.json` and more.
     Directory(PathBuf),
     /// A shape known by name. `looked` lists where files for it were searched.
-    Preset { name: String, config: Box<Gpt2Config>, looked: Vec<String> },
+    Preset {
+        name: String,
+        config: Box<Gpt2Config>,
+        looked: Vec<String>,
+    },
 }
 
 impl ModelSource {
@@ -36,9 +40,10 @@ impl ModelSource {
     pub fn directory(&self) -> Result<&Path, FrontendError> {
         match self {
             Self::Directory(dir) => Ok(dir),
-            Self::Preset { name, looked, .. } => {
-                Err(FrontendError::PresetWithoutFiles { name: name.clone(), looked: looked.clone() })
-            }
+            Self::Preset { name, looked, .. } => Err(FrontendError::PresetWithoutFiles {
+                name: name.clone(),
+                looked: looked.clone(),
+            }),
         }
     }
 }
@@ -57,7 +62,11 @@ impl CacheLocation {
     }
 
     fn from_lookup(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = |name: &str| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let home = || folder("HOME").or_else(|| folder("USERPROFILE"));
         let hub = folder("HF_HUB_CACHE")
             .or_else(|| folder("HF_HOME").map(|dir| dir.join("hub")))
@@ -69,13 +78,20 @@ impl CacheLocation {
 
 /// What `name` means here.
 pub fn resolve(name: &str, cache: &CacheLocation) -> Result<ModelSource, FrontendError> {
-    let no_model = |reason: String, looked: Vec<String>| FrontendError::NoModel { name: name.to_owned(), reason, looked };
+    let no_model = |reason: String, looked: Vec<String>| FrontendError::NoModel {
+        name: name.to_owned(),
+        reason,
+        looked,
+    };
     let path = Path::new(name);
     if !name.is_empty() && path.is_dir() {
         return Ok(ModelSource::Directory(path.to_path_buf()));
     }
     if path.is_file() {
-        return Err(no_model("that is a file; name the folder that holds config.json".into(), Vec::new()));
+        return Err(no_model(
+            "that is a file; name the folder that holds config.json".into(),
+            Vec::new(),
+        ));
     }
     let mut looked = vec![format!("looked for a folder {name:?}")];
     let ids = hub_ids(name);
@@ -90,12 +106,19 @@ pub fn resolve(name: &str, cache: &CacheLocation) -> Result<ModelSource, Fronten
                 return Err(no_model(reason.into(), dirs));
             }
             Snapshot::Absent => {
-                looked.push(format!("looked for {}", model.join("snapshots/*/config.json").display()));
-            },
+                looked.push(format!(
+                    "looked for {}",
+                    model.join("snapshots/*/config.json").display()
+                ));
+            }
         }
     }
     if let Some(config) = preset(name) {
-        return Ok(ModelSource::Preset { name: name.to_owned(), config: Box::new(config), looked });
+        return Ok(ModelSource::Preset {
+            name: name.to_owned(),
+            config: Box::new(config),
+            looked,
+        });
     }
     let presets: Vec<&str> = preset_names().collect();
     looked.push(format!("looked for a preset: {}", presets.join(", ")));
@@ -109,11 +132,15 @@ fn hub_ids(name: &str) -> Vec<String> {
     let plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
     match name.split_once('/') {
         Some((org, model)) if plain(org) && plain(model) => vec![name.to_owned()],
-        None if plain(name) && preset(name).is_some() => vec![name.to_owned(), format!("{PUBLISHER}/{name}")],
+        None if plain(name) && preset(name).is_some() => {
+            vec![name.to_owned(), format!("{PUBLISHER}/{name}")]
+        }
         None if plain(name) => vec![name.to_owned()],
         _ => Vec::new(),
     }
@@ -132,12 +159,15 @@ fn snapshot(model: &Path) -> Snapshot {
     if let Ok(revision) = std::fs::read_to_string(model.join("refs/main")) {
         let revision = revision.trim();
         let named = snapshots.join(revision);
-        let is_hash = !revision.is_empty() && revision.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_hash =
+            !revision.is_empty() && revision.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if is_hash && named.join(CONFIG_FILE).is_file() {
             return Snapshot::Found(named);
         }
     }
-    let Ok(entries) = std::fs::read_dir(&snapshots) else { return Snapshot::Absent };
+    let Ok(entries) = std::fs::read_dir(&snapshots) else {
+        return Snapshot::Absent;
+    };
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|dir| dir.join(CONFIG_FILE).is_file())

@@ -36,30 +36,46 @@ impl SafetensorsFile {
     /// Opens `path` and checks its header.
     pub fn open(path: &Path) -> Result<Self, FrontendError> {
         let (mut file, file_bytes) = open_file(path)?;
-        let unsound = |reason: String| FrontendError::Safetensors { path: path.to_path_buf(), reason };
+        let unsound = |reason: String| FrontendError::Safetensors {
+            path: path.to_path_buf(),
+            reason,
+        };
         let mut length = [0; LENGTH_BYTES as usize];
         if file_bytes < LENGTH_BYTES {
-            return Err(unsound(format!("it is {file_bytes} bytes long, too short for a header")));
+            return Err(unsound(format!(
+                "it is {file_bytes} bytes long, too short for a header"
+            )));
         }
         file.read_exact(&mut length).map_err(cannot_read(path))?;
         if &length == b"version " {
-            return Err(unsound("it is a Git LFS pointer: the weights themselves were not downloaded".into()));
+            return Err(unsound(
+                "it is a Git LFS pointer: the weights themselves were not downloaded".into(),
+            ));
         }
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > HEADER_BYTES_MAX || header_bytes > file_bytes - LENGTH_BYTES {
-            return Err(unsound(format!("its header claims {header_bytes} bytes in a file of {file_bytes}")));
+            return Err(unsound(format!(
+                "its header claims {header_bytes} bytes in a file of {file_bytes}"
+            )));
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(cannot_read(path))?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| unsound(format!("bad header: {error}")))?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| unsound(format!("bad header: {error}")))?;
         // The metadata has been checked to be free of holes, so the last offset is the number of data bytes.
         let data_start = LENGTH_BYTES + header_bytes;
         let (claimed, found) = (metadata.data_len() as u64, file_bytes - data_start);
         if claimed != found {
-            return Err(unsound(format!("its header describes {claimed} bytes of data, but {found} follow")));
+            return Err(unsound(format!(
+                "its header describes {claimed} bytes of data, but {found} follow"
+            )));
         }
-        Ok(Self { path: path.to_path_buf(), file, metadata, data_start })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            metadata,
+            data_start,
+        })
     }
 
     /// The file's path.
@@ -80,12 +96,19 @@ impl SafetensorsFile {
     /// The values of tensor `name`, widened or rounded to f32.
     pub fn read_f32(&mut self, name: &str) -> Result<Vec<f32>, FrontendError> {
         let Some(info) = self.metadata.info(name) else {
-            return Err(FrontendError::TensorsMissing { path: self.path.clone(), names: vec![name.to_owned()] });
+            return Err(FrontendError::TensorsMissing {
+                path: self.path.clone(),
+                names: vec![name.to_owned()],
+            });
         };
         let (dtype, start) = (info.dtype, self.data_start + info.data_offsets.0 as u64);
         let count = element_count(info);
         let Some(read) = reader_for(dtype) else {
-            return Err(FrontendError::TensorDtype { path: self.path.clone(), name: name.to_owned(), found: dtype });
+            return Err(FrontendError::TensorDtype {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                found: dtype,
+            });
         };
         let mut values = vec![0.0; count];
         self.file
@@ -116,26 +139,35 @@ fn reader_for(dtype: Dtype) -> Option<Reader> {
 fn read_f32(file: &mut File, values: &mut [f32]) -> std::io::Result<()> {
     file.read_exact(bytemuck::cast_slice_mut(values))?;
     // A no-op on little-endian machines.
-    values.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+    values
+        .iter_mut()
+        .for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
     Ok(())
 }
 
 fn read_f64(file: &mut File, values: &mut [f32]) -> std::io::Result<()> {
     in_chunks(file, values, |raw: &[u64], out| {
-        out.iter_mut().zip(raw).for_each(|(out, bits)| *out = f64::from_bits(u64::from_le(*bits)) as f32);
+        out.iter_mut()
+            .zip(raw)
+            .for_each(|(out, bits)| *out = f64::from_bits(u64::from_le(*bits)) as f32);
     })
 }
 
 fn read_f16(file: &mut File, values: &mut [f32]) -> std::io::Result<()> {
     in_chunks(file, values, |raw: &[u16], out| {
-        let halves: Vec<f16> = raw.iter().map(|bits| f16::from_bits(u16::from_le(*bits))).collect();
+        let halves: Vec<f16> = raw
+            .iter()
+            .map(|bits| f16::from_bits(u16::from_le(*bits)))
+            .collect();
         halves.convert_to_f32_slice(out);
     })
 }
 
 fn read_bf16(file: &mut File, values: &mut [f32]) -> std::io::Result<()> {
     in_chunks(file, values, |raw: &[u16], out| {
-        out.iter_mut().zip(raw).for_each(|(out, bits)| *out = bf16::from_bits(u16::from_le(*bits)).to_f32());
+        out.iter_mut()
+            .zip(raw)
+            .for_each(|(out, bits)| *out = bf16::from_bits(u16::from_le(*bits)).to_f32());
     })
 }
 

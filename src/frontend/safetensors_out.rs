@@ -32,7 +32,9 @@ pub fn write_safetensors(path: &Path, tensors: &[TensorOut]) -> Result<(), Atomi
     atomic_file::write_with(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|tensor| write_values(out, tensor.data))
+        tensors
+            .iter()
+            .try_for_each(|tensor| write_values(out, tensor.data))
     })
 }
 
@@ -42,8 +44,11 @@ fn header(tensors: &[TensorOut]) -> Result<Vec<u8>, String> {
     for tensor in tensors {
         let start = end;
         end += size_of_val(tensor.data);
-        let info =
-            TensorInfo { dtype: Dtype::F32, shape: tensor.shape.to_vec(), data_offsets: (start, end) };
+        let info = TensorInfo {
+            dtype: Dtype::F32,
+            shape: tensor.shape.to_vec(),
+            data_offsets: (start, end),
+        };
         infos.push((tensor.name.clone(), info));
     }
     // `transformers` refuses a file that does not say which framework's conventions it follows.
@@ -75,16 +80,31 @@ mod tests {
         let path = directory.path().join("a.safetensors");
         let values: Vec<f32> = (0..35).map(|i| i as f32 / 7.0 - 2.0).collect();
         let tensors = [
-            TensorOut { name: "zeta".into(), shape: &[5, 7], data: &values },
-            TensorOut { name: "alpha".into(), shape: &[1], data: &[f32::NAN] },
-            TensorOut { name: "nothing".into(), shape: &[0, 3], data: &[] },
+            TensorOut {
+                name: "zeta".into(),
+                shape: &[5, 7],
+                data: &values,
+            },
+            TensorOut {
+                name: "alpha".into(),
+                shape: &[1],
+                data: &[f32::NAN],
+            },
+            TensorOut {
+                name: "nothing".into(),
+                shape: &[0, 3],
+                data: &[],
+            },
         ];
         write_safetensors(&path, &tensors).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         assert!(header.is_multiple_of(8));
         assert_eq!(bytes.len(), 8 + header + 36 * 4);
-        assert!(String::from_utf8_lossy(&bytes[8..8 + header]).contains(r#""__metadata__":{"format":"pt"}"#));
+        assert!(
+            String::from_utf8_lossy(&bytes[8..8 + header])
+                .contains(r#""__metadata__":{"format":"pt"}"#)
+        );
 
         let mut file = SafetensorsFile::open(&path).unwrap();
         assert_eq!(file.names()[..2], ["zeta", "alpha"]);
@@ -98,7 +118,11 @@ mod tests {
     fn a_shape_that_does_not_match_writes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.safetensors");
-        let tensors = [TensorOut { name: "a".into(), shape: &[2, 2], data: &[0.0; 3] }];
+        let tensors = [TensorOut {
+            name: "a".into(),
+            shape: &[2, 2],
+            data: &[0.0; 3],
+        }];
         assert!(write_safetensors(&path, &tensors).is_err());
         assert!(!path.exists());
     }

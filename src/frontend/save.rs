@@ -28,7 +28,11 @@ pub fn save_pretrained(
         .filter_map(|parameter| {
             let tensor = weights.get(&parameter.name)?;
             let name = format!("{PREFIX}{}", parameter.name);
-            Some(TensorOut { name, shape: &tensor.shape, data: &tensor.data })
+            Some(TensorOut {
+                name,
+                shape: &tensor.shape,
+                data: &tensor.data,
+            })
         })
         .collect();
     write_safetensors(&dir.join(WEIGHTS_FILE), &tensors)?;
@@ -59,9 +63,19 @@ mod tests {
         assert_eq!(loaded.weights, weights);
         assert_eq!(loaded.warnings, Vec::<WeightWarning>::new());
         let same = |name: &str| {
-            std::fs::read(dir.join(name)).unwrap() == std::fs::read(fixture("gpt2-tokenizer").join(name)).unwrap()
+            std::fs::read(dir.join(name)).unwrap()
+                == std::fs::read(fixture("gpt2-tokenizer").join(name)).unwrap()
         };
-        assert!(["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"].into_iter().all(same));
+        assert!(
+            [
+                "tokenizer.json",
+                "vocab.json",
+                "merges.txt",
+                "tokenizer_config.json"
+            ]
+            .into_iter()
+            .all(same)
+        );
     }
 
     #[test]
@@ -74,7 +88,12 @@ mod tests {
         assert!(error.to_string().contains("`extra`"), "{error}");
         let wider = config.with_overrides("n_embd=64").unwrap();
         let error = save_pretrained(&dir, &wider, &weights, None).unwrap_err();
-        assert!(error.to_string().contains("`wte.weight` has shape [512, 32]"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("`wte.weight` has shape [512, 32]"),
+            "{error}"
+        );
         assert!(!dir.exists());
     }
 }

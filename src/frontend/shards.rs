@@ -33,7 +33,12 @@ impl WeightFiles {
         if single.exists() {
             let file = SafetensorsFile::open(&single)?;
             let tensors = file.names().into_iter().map(|name| (name, 0)).collect();
-            return Ok(Self { path: single, files: vec![file], tensors, unlisted: Vec::new() });
+            return Ok(Self {
+                path: single,
+                files: vec![file],
+                tensors,
+                unlisted: Vec::new(),
+            });
         }
         if index.exists() {
             return open_shards(dir, index);
@@ -43,7 +48,10 @@ impl WeightFiles {
         } else {
             ""
         };
-        Err(FrontendError::NoWeights { dir: dir.to_path_buf(), hint })
+        Err(FrontendError::NoWeights {
+            dir: dir.to_path_buf(),
+            hint,
+        })
     }
 }
 
@@ -54,27 +62,47 @@ struct Index {
 
 fn open_shards(dir: &Path, path: PathBuf) -> Result<WeightFiles, FrontendError> {
     let bytes = read_file(&path, INDEX_BYTES_MAX)?;
-    let index: Index = serde_json::from_slice(&bytes)
-        .map_err(|source| FrontendError::Json { path: path.clone(), source })?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|source| FrontendError::Json {
+        path: path.clone(),
+        source,
+    })?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, shard) in &index.weight_map {
         shards.entry(shard).or_default().push(tensor);
     }
-    let mut found = WeightFiles { path, files: Vec::new(), tensors: Vec::new(), unlisted: Vec::new() };
+    let mut found = WeightFiles {
+        path,
+        files: Vec::new(),
+        tensors: Vec::new(),
+        unlisted: Vec::new(),
+    };
     for (shard, listed) in shards {
         if !is_plain_name(shard) {
             let reason = format!("shard {:?} is not a plain file name", shown(&shard));
-            return Err(FrontendError::ShardIndex { path: found.path, reason });
+            return Err(FrontendError::ShardIndex {
+                path: found.path,
+                reason,
+            });
         }
         let file = SafetensorsFile::open(&dir.join(shard))?;
-        let absent: Vec<String> =
-            listed.iter().filter(|name| file.shape(name).is_none()).map(|name| (*name).to_owned()).collect();
+        let absent: Vec<String> = listed
+            .iter()
+            .filter(|name| file.shape(name).is_none())
+            .map(|name| (*name).to_owned())
+            .collect();
         if !absent.is_empty() {
-            return Err(FrontendError::TensorsMissing { path: file.path().to_path_buf(), names: absent });
+            return Err(FrontendError::TensorsMissing {
+                path: file.path().to_path_buf(),
+                names: absent,
+            });
         }
         let number = found.files.len();
         for name in file.names() {
-            if index.weight_map.get(&name).is_some_and(|listed_in| listed_in == shard) {
+            if index
+                .weight_map
+                .get(&name)
+                .is_some_and(|listed_in| listed_in == shard)
+            {
                 found.tensors.push((name, number));
             } else {
                 found.unlisted.push(name);
@@ -99,7 +127,18 @@ mod tests {
     #[test]
     fn shard_names() {
         assert!(is_plain_name("model-00001-of-00002.safetensors"));
-        for name in ["", ".", "..", "/etc/passwd", "../a", "a/b", "a/", "./a", "a\\b", "a\0"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "/etc/passwd",
+            "../a",
+            "a/b",
+            "a/",
+            "./a",
+            "a\\b",
+            "a\0",
+        ] {
             assert!(!is_plain_name(name), "{name:?}");
         }
     }

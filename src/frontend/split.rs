@@ -1,17 +1,25 @@
 //! Cutting a long text where its tokens do not notice, so that the parts can be encoded in parallel.
 //!
-//! GPT-2's pre-tokenizer takes pieces from left to right: a contraction, or a run of letters, of digits or of other marks, each
-//! with at most one space in front; or a run of white space. A white-space character that follows something else therefore
-//! always begins a piece, and that piece is found without looking back. In front of it the piece before has ended for its
-//! own reasons, without looking ahead. So the text may be cut there — but not inside or behind a run of white space, whose last
-//! character belongs to the next word or not, depending on what follows.
+//! GPT-2's pre-tokenizer takes pieces from left to right: a contraction; a run of letters, of digits or of other marks, with at
+//! most one space in front; or a run of white space, which leaves its last character to what follows unless the text ends there.
+//! So the last white-space character in front of a word begins a piece of the whole text. Cut there, the part before ends in the
+//! same pieces (the rest of the run is now at the end of its text, and is taken as a whole), and the part after is read as before,
+//! since the pattern never looks back. Where a special token follows instead of a word, the text in front of it ends
+//! there anyway and the run is taken as a whole: no cut.
+//!
+//! A cut after each long run of white space also keeps the pattern within its backtracking limit.
 
-/// Parts of `text`, in order and without gaps, each of at least `bytes_min` bytes but the last, cut in front of white space
-/// that follows something else.
-pub(super) fn split_before_space(text: &str, bytes_min: usize) -> Vec<&str> {
-    let mut parts = Vec::with_capacity(text.len() / bytes_min.max(1) + 1);
+/// Parts of `text`, in order and without gaps, each of at least `bytes_min` bytes but the last. `token_starts` are the
+/// characters a special token may begin with.
+pub(super) fn split_text<'a>(
+    text: &'a str,
+    bytes_min: usize,
+    token_starts: &[char],
+) -> Vec<&'a str> {
+    let bytes_min = bytes_min.max(1);
+    let mut parts = Vec::with_capacity(text.len() / bytes_min + 1);
     let mut rest = text;
-    while let Some(cut) = first_cut(rest, bytes_min.max(1)) {
+    while let Some(cut) = first_cut(rest, bytes_min, token_starts) {
         let (part, after) = rest.split_at(cut);
         parts.push(part);
         rest = after;
@@ -21,15 +29,17 @@ pub(super) fn split_before_space(text: &str, bytes_min: usize) -> Vec<&str> {
 }
 
 /// The first allowed cut at or after byte `from`.
-fn first_cut(text: &str, from: usize) -> Option<usize> {
-    let from = (from..=text.len()).find(|&byte| text.is_char_boundary(byte))?;
-    let mut after_space = text[..from].chars().next_back()?.is_whitespace();
+fn first_cut(text: &str, from: usize, token_starts: &[char]) -> Option<usize> {
+    let from = (from..text.len()).find(|&byte| text.is_char_boundary(byte))?;
+    let mut space_before = None;
     for (offset, character) in text[from..].char_indices() {
-        let is_space = character.is_whitespace();
-        if is_space && !after_space {
-            return Some(from + offset);
+        if character.is_whitespace() {
+            space_before = Some(from + offset);
+        } else if let Some(cut) = space_before.take()
+            && !token_starts.contains(&character)
+        {
+            return Some(cut);
         }
-        after_space = is_space;
     }
     None
 }
@@ -39,13 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_lie_before_the_first_space_of_a_run() {
-        assert_eq!(split_before_space("ab  c d", 1), ["ab", "  c", " d"]);
-        assert_eq!(split_before_space("ab  c d", 3), ["ab  c", " d"]);
-        assert_eq!(split_before_space(" \n a", 1), [" \n a"]);
-        assert_eq!(split_before_space("a ", 1), ["a", " "]);
-        assert_eq!(split_before_space("é\u{a0}ü", 1), ["é", "\u{a0}ü"]);
-        assert_eq!(split_before_space("", 0), [""]);
-        assert_eq!(split_before_space("abc", 9), ["abc"]);
+    fn cuts_lie_before_the_last_space_of_a_run() {
+        let split = |text, bytes_min| split_text(text, bytes_min, &['<']);
+        assert_eq!(split("ab  c d", 1), ["ab ", " c", " d"]);
+        assert_eq!(split("ab  c d", 4), ["ab  c", " d"]);
+        assert_eq!(split(" \n a", 1), [" \n", " a"]);
+        assert_eq!(split("a  ", 1), ["a  "]);
+        assert_eq!(split("a <b c", 1), ["a <b", " c"]);
+        assert_eq!(split("é\u{a0}ü", 1), ["é", "\u{a0}ü"]);
+        assert_eq!(split("", 0), [""]);
+        assert_eq!(split("abc", 9), ["abc"]);
     }
 }

@@ -15,7 +15,7 @@ use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper, PreTokenizerWra
 
 use super::error::{FrontendError, shown};
 use super::read::read_file;
-use super::split::split_before_space;
+use super::split::split_text;
 use crate::atomic_file;
 
 /// The token that ends a text.
@@ -38,14 +38,17 @@ const FILES: [&str; 6] = [
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
-    /// Whether a text may be cut in front of white space without changing its tokens.
-    splits: bool,
+    /// The characters that tokens found before pre-tokenization start with; none where a text must be encoded whole.
+    token_starts: Option<Vec<char>>,
     files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("path", &self.path).field("splits", &self.splits).finish_non_exhaustive()
+        f.debug_struct("Tokenizer")
+            .field("path", &self.path)
+            .field("token_starts", &self.token_starts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,14 +62,30 @@ impl Tokenizer {
                 files.push((name, read_file(&path, FILE_BYTES_MAX)?));
             }
         }
-        let bytes_of = |name: &str| files.iter().find(|file| file.0 == name).map(|file| file.1.as_slice());
+        let bytes_of = |name: &str| {
+            files
+                .iter()
+                .find(|file| file.0 == name)
+                .map(|file| file.1.as_slice())
+        };
         let (path, inner) = match (bytes_of(FILES[0]), bytes_of(FILES[1]), bytes_of(FILES[2])) {
             (Some(json), _, _) => (dir.join(FILES[0]), from_json(json, &dir.join(FILES[0]))?),
-            (None, Some(vocab), Some(merges)) => (dir.join(FILES[1]), from_bpe_files(vocab, merges, dir)?),
-            _ => return Err(FrontendError::NoTokenizer { dir: dir.to_path_buf() }),
+            (None, Some(vocab), Some(merges)) => {
+                (dir.join(FILES[1]), from_bpe_files(vocab, merges, dir)?)
+            }
+            _ => {
+                return Err(FrontendError::NoTokenizer {
+                    dir: dir.to_path_buf(),
+                });
+            }
         };
-        let splits = splits_before_space(&inner);
-        Ok(Self { path, inner, splits, files })
+        let token_starts = token_starts(&inner);
+        Ok(Self {
+            path,
+            inner,
+            token_starts,
+            files,
+        })
     }
 
     /// Writes the files the tokenizer was read from into `dir`.
@@ -79,10 +98,11 @@ impl Tokenizer {
 
     /// The ids of `text`, with what special tokens the files ask for (GPT-2's ask for none).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, FrontendError> {
-        if !self.splits || text.len() <= PART_BYTES {
-            return self.encode_part(text);
-        }
-        let parts: Vec<Vec<u32>> = split_before_space(text, PART_BYTES)
+        let token_starts = match &self.token_starts {
+            Some(token_starts) if text.len() > PART_BYTES => token_starts,
+            _ => return self.encode_part(text),
+        };
+        let parts: Vec<Vec<u32>> = split_text(text, PART_BYTES, token_starts)
             .into_par_iter()
             .map(|part| self.encode_part(part))
             .collect::<Result<_, _>>()?;
@@ -91,8 +111,10 @@ impl Tokenizer {
 
     /// The text of `ids`, special tokens included. Ids that are no tokens, and bytes that are no UTF-8, become U+FFFD or nothing.
     pub fn decode(&self, ids: &[u32]) -> Result<String, FrontendError> {
-        guarded(|| self.inner.decode(ids, false))
-            .map_err(|reason| FrontendError::Tokens { action: "decoding", reason })
+        guarded(|| self.inner.decode(ids, false)).map_err(|reason| FrontendError::Tokens {
+            action: "decoding",
+            reason,
+        })
     }
 
     /// The id of a token spelled out, such as [`END_OF_TEXT`].
@@ -119,13 +141,19 @@ impl Tokenizer {
     }
 
     fn largest(&self) -> Option<(String, u32)> {
-        self.inner.get_vocab(true).into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0)))
+        self.inner
+            .get_vocab(true)
+            .into_iter()
+            .max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0)))
     }
 
     fn encode_part(&self, text: &str) -> Result<Vec<u32>, FrontendError> {
         guarded(|| self.inner.encode_fast(text, true))
             .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|reason| FrontendError::Tokens { action: "encoding", reason })
+            .map_err(|reason| FrontendError::Tokens {
+                action: "encoding",
+                reason,
+            })
     }
 }
 
@@ -138,28 +166,48 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
 }
 
 fn from_json(json: &[u8], path: &Path) -> Result<tokenizers::Tokenizer, FrontendError> {
-    let unusable = |reason: String| FrontendError::Tokenizer { path: path.to_path_buf(), reason };
+    let unusable = |reason: String| FrontendError::Tokenizer {
+        path: path.to_path_buf(),
+        reason,
+    };
     let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(unusable)?;
     // Truncation and padding are settings of the batch the file was last used for, not of the tokenizer.
-    inner.with_truncation(None).map_err(|error| unusable(error.to_string()))?;
+    inner
+        .with_truncation(None)
+        .map_err(|error| unusable(error.to_string()))?;
     inner.with_padding(None);
     if let ModelWrapper::BPE(bpe) = inner.get_model()
         && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
     {
-        return Err(unusable("it merges at random (`dropout` is set), so a text has no fixed ids".into()));
+        return Err(unusable(
+            "it merges at random (`dropout` is set), so a text has no fixed ids".into(),
+        ));
     }
     Ok(inner)
 }
 
-fn from_bpe_files(vocab: &[u8], merges: &[u8], dir: &Path) -> Result<tokenizers::Tokenizer, FrontendError> {
+fn from_bpe_files(
+    vocab: &[u8],
+    merges: &[u8],
+    dir: &Path,
+) -> Result<tokenizers::Tokenizer, FrontendError> {
     let (vocab_path, merges_path) = (dir.join(FILES[1]), dir.join(FILES[2]));
-    let vocab: HashMap<String, u32> = serde_json::from_slice(vocab)
-        .map_err(|source| FrontendError::Json { path: vocab_path, source })?;
-    let unusable = |reason: String| FrontendError::Tokenizer { path: merges_path.clone(), reason };
+    let vocab: HashMap<String, u32> =
+        serde_json::from_slice(vocab).map_err(|source| FrontendError::Json {
+            path: vocab_path,
+            source,
+        })?;
+    let unusable = |reason: String| FrontendError::Tokenizer {
+        path: merges_path.clone(),
+        reason,
+    };
     let has_end_of_text = vocab.contains_key(END_OF_TEXT);
     let merges = parse_merges(merges).map_err(unusable)?;
-    let vocab = vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>();
-    let bpe = guarded(|| BPE::builder().vocab_and_merges(vocab, merges).build()).map_err(unusable)?;
+    let vocab = vocab
+        .into_iter()
+        .collect::<tokenizers::models::bpe::Vocab>();
+    let bpe =
+        guarded(|| BPE::builder().vocab_and_merges(vocab, merges).build()).map_err(unusable)?;
     let mut inner = tokenizers::Tokenizer::new(bpe);
     inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -180,27 +228,57 @@ fn parse_merges(bytes: &[u8]) -> Result<Vec<(String, String)>, String> {
             continue;
         }
         match line.split_once(' ') {
-            Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
+            Some((left, right))
+                if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
+            {
                 merges.push((left.to_owned(), right.to_owned()));
             }
-            _ => return Err(format!("line {}: {:?} is not two tokens with a space between", i + 1, shown(&line))),
+            _ => {
+                return Err(format!(
+                    "line {}: {:?} is not two tokens with a space between",
+                    i + 1,
+                    shown(&line)
+                ));
+            }
         }
     }
     Ok(merges)
 }
 
-/// Whether this is a tokenizer of GPT-2's form, for which the argument in [`super::split`] holds.
-fn splits_before_space(inner: &tokenizers::Tokenizer) -> bool {
-    let pieces = match inner.get_pre_tokenizer() {
-        Some(PreTokenizerWrapper::ByteLevel(byte_level)) => byte_level.use_regex && !byte_level.add_prefix_space,
+/// The first characters of the tokens found before pre-tokenization, if this is a tokenizer of GPT-2's form, for which the
+/// argument in [`super::split`] holds.
+fn token_starts(inner: &tokenizers::Tokenizer) -> Option<Vec<char>> {
+    let gpt2_pieces = match inner.get_pre_tokenizer() {
+        Some(PreTokenizerWrapper::ByteLevel(byte_level)) => {
+            byte_level.use_regex && !byte_level.add_prefix_space
+        }
         _ => false,
     };
-    let adds_nothing = matches!(inner.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)));
-    // A token found before pre-tokenization must neither reach over a cut nor swallow the white space at one.
-    let compact = inner.get_added_vocabulary().get_added_tokens_decoder().values().all(|token| {
-        !token.lstrip && !token.rstrip && !token.single_word && !token.content.contains(char::is_whitespace)
-    });
-    inner.get_normalizer().is_none() && pieces && adds_nothing && compact
+    let adds_nothing = matches!(
+        inner.get_post_processor(),
+        None | Some(PostProcessorWrapper::ByteLevel(_))
+    );
+    if !gpt2_pieces || !adds_nothing || inner.get_normalizer().is_some() {
+        return None;
+    }
+    let tokens = inner.get_added_vocabulary().get_added_tokens_decoder();
+    // Such a token could reach over a cut, swallow the white space at one, or depend on what is beyond it.
+    let is_delicate = |token: &AddedToken| {
+        token.lstrip
+            || token.rstrip
+            || token.single_word
+            || token.content.contains(char::is_whitespace)
+    };
+    if tokens.values().any(is_delicate) {
+        return None;
+    }
+    let mut starts: Vec<char> = tokens
+        .values()
+        .filter_map(|token| token.content.chars().next())
+        .collect();
+    starts.sort_unstable();
+    starts.dedup();
+    Some(starts)
 }
 
 #[cfg(test)]

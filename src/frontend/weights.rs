@@ -49,7 +49,9 @@ impl Weights {
 
     /// Names and tensors in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// Number of tensors.
@@ -78,12 +80,20 @@ impl Weights {
             if tensor.shape != parameter.shape || tensor.data.len() != parameter.element_count() {
                 let (found, count) = (&tensor.shape, tensor.data.len());
                 return mismatch(format!(
-                    "`{}` has shape {found:?} with {count} values, not {:?}", parameter.name, parameter.shape
+                    "`{}` has shape {found:?} with {count} values, not {:?}",
+                    parameter.name, parameter.shape
                 ));
             }
         }
-        let known: IndexSet<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-        match self.tensors.keys().find(|name| !known.contains(name.as_str())) {
+        let known: IndexSet<&str> = parameters
+            .iter()
+            .map(|parameter| parameter.name.as_str())
+            .collect();
+        match self
+            .tensors
+            .keys()
+            .find(|name| !known.contains(name.as_str()))
+        {
             Some(name) => mismatch(format!("`{name}` is not a parameter of the model")),
             None => Ok(()),
         }
@@ -92,7 +102,9 @@ impl Weights {
 
 impl FromIterator<(String, Tensor)> for Weights {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
-        Self { tensors: tensors.into_iter().collect() }
+        Self {
+            tensors: tensors.into_iter().collect(),
+        }
     }
 }
 
@@ -121,8 +133,14 @@ pub fn load_weights(dir: &Path, config: &Gpt2Config) -> Result<Loaded, FrontendE
     let mut places: IndexMap<String, Place> = IndexMap::new();
     for (in_file, file) in std::mem::take(&mut found.tensors) {
         let name = in_file.strip_prefix(PREFIX).unwrap_or(&in_file).to_owned();
-        if places.insert(name.clone(), Place { in_file, file }).is_some() {
-            return Err(FrontendError::TensorTwice { path: found.path, name });
+        if places
+            .insert(name.clone(), Place { in_file, file })
+            .is_some()
+        {
+            return Err(FrontendError::TensorTwice {
+                path: found.path,
+                name,
+            });
         }
     }
     // All names and shapes first: a folder that does not fit is refused before half a gigabyte is read.
@@ -140,9 +158,18 @@ pub fn load_weights(dir: &Path, config: &Gpt2Config) -> Result<Loaded, FrontendE
         let data = found.files[place.file].read_f32(&place.in_file)?;
         let count = data.iter().filter(|value| !value.is_finite()).count();
         if count > 0 {
-            warnings.push(WeightWarning::NonFinite { name: parameter.name.clone(), count });
+            warnings.push(WeightWarning::NonFinite {
+                name: parameter.name.clone(),
+                count,
+            });
         }
-        weights.insert(parameter.name, Tensor { shape: parameter.shape, data });
+        weights.insert(
+            parameter.name,
+            Tensor {
+                shape: parameter.shape,
+                data,
+            },
+        );
     }
     if let (Some(head), Some(embedding)) = (head, weights.get(EMBEDDING)) {
         check_tied(&mut found.files[head.file], &head.in_file, embedding)?;
@@ -175,10 +202,17 @@ fn locate(
     if missing.is_empty() {
         return Ok(wanted);
     }
-    Err(FrontendError::TensorsMissing { path: found.path.clone(), names: missing })
+    Err(FrontendError::TensorsMissing {
+        path: found.path.clone(),
+        names: missing,
+    })
 }
 
-fn check_shape(file: &SafetensorsFile, name: &str, expected: &[usize]) -> Result<(), FrontendError> {
+fn check_shape(
+    file: &SafetensorsFile,
+    name: &str,
+    expected: &[usize],
+) -> Result<(), FrontendError> {
     let shape = file.shape(name).unwrap_or_default();
     if shape == expected {
         return Ok(());
@@ -192,7 +226,11 @@ fn check_shape(file: &SafetensorsFile, name: &str, expected: &[usize]) -> Result
 }
 
 /// A head that is written out must be the embedding, bit for bit or at least in value.
-fn check_tied(file: &mut SafetensorsFile, name: &str, embedding: &Tensor) -> Result<(), FrontendError> {
+fn check_tied(
+    file: &mut SafetensorsFile,
+    name: &str,
+    embedding: &Tensor,
+) -> Result<(), FrontendError> {
     check_shape(file, name, &embedding.shape)?;
     let head = file.read_f32(name)?;
     let differs = |(a, b): (&f32, &f32)| a != b && a.to_bits() != b.to_bits();
@@ -210,9 +248,10 @@ fn check_tied(file: &mut SafetensorsFile, name: &str, embedding: &Tensor) -> Res
 /// Whether `name` is `h.N.attn.bias` or `h.N.attn.masked_bias`: the causal mask and its −10000, not parameters.
 fn is_mask(name: &str) -> bool {
     let name = name.strip_prefix(PREFIX).unwrap_or(name);
-    let layer = name
-        .strip_prefix("h.")
-        .and_then(|rest| rest.strip_suffix(".attn.bias").or_else(|| rest.strip_suffix(".attn.masked_bias")));
+    let layer = name.strip_prefix("h.").and_then(|rest| {
+        rest.strip_suffix(".attn.bias")
+            .or_else(|| rest.strip_suffix(".attn.masked_bias"))
+    });
     layer.is_some_and(|layer| !layer.is_empty() && layer.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

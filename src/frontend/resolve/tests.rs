@@ -4,7 +4,11 @@ use super::*;
 use crate::frontend::fixtures::fixture;
 
 /// A cache with `config.json` of the reference model under the given snapshots, and `refs/main` if given.
-fn cache_with(model: &str, snapshots: &[&str], main: Option<&str>) -> (tempfile::TempDir, CacheLocation) {
+fn cache_with(
+    model: &str,
+    snapshots: &[&str],
+    main: Option<&str>,
+) -> (tempfile::TempDir, CacheLocation) {
     let hub = tempfile::tempdir().unwrap();
     let model = hub.path().join(model);
     for snapshot in snapshots {
@@ -16,7 +20,9 @@ fn cache_with(model: &str, snapshots: &[&str], main: Option<&str>) -> (tempfile:
         std::fs::create_dir_all(model.join("refs")).unwrap();
         std::fs::write(model.join("refs/main"), main).unwrap();
     }
-    let cache = CacheLocation { hub: Some(hub.path().to_path_buf()) };
+    let cache = CacheLocation {
+        hub: Some(hub.path().to_path_buf()),
+    };
     (hub, cache)
 }
 
@@ -46,7 +52,10 @@ fn snapshots_in_the_cache() {
     ends_with(resolve("org/name", &cache).unwrap(), "snapshots/abc");
     let (_hub, cache) = cache_with("models--org--name", &["abc", "def"], None);
     let message = resolve("org/name", &cache).unwrap_err().to_string();
-    assert!(message.contains("several snapshots") && message.contains("snapshots/def"), "{message}");
+    assert!(
+        message.contains("several snapshots") && message.contains("snapshots/def"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -59,24 +68,53 @@ fn presets_prefer_trained_files() {
     let source = resolve("gpt2", &cache).unwrap();
     assert_eq!(source.config().unwrap().n_layer, 12);
     let message = source.directory().unwrap_err().to_string();
-    assert!(message.contains("model.safetensors") && message.contains("models--gpt2"), "{message}");
-    assert!(message.contains("models--openai-community--gpt2"), "{message}");
+    assert!(
+        message.contains("model.safetensors") && message.contains("models--gpt2"),
+        "{message}"
+    );
+    assert!(
+        message.contains("models--openai-community--gpt2"),
+        "{message}"
+    );
 }
 
 #[test]
 fn names_that_mean_nothing() {
     let (_hub, cache) = cache_with("models--org--name", &["abc"], None);
-    for name in ["", "gpt5", "org/other", "org/name/extra", "../org", "/no/such", "./gpt2", "a/..", "..", "org/", "/name"] {
+    for name in [
+        "",
+        "gpt5",
+        "org/other",
+        "org/name/extra",
+        "../org",
+        "/no/such",
+        "./gpt2",
+        "a/..",
+        "..",
+        "org/",
+        "/name",
+    ] {
         if Path::new(name).is_dir() {
             continue;
         }
         let message = resolve(name, &cache).unwrap_err().to_string();
-        assert!(message.contains("looked for a folder") && message.contains("gpt2-medium"), "{message}");
+        assert!(
+            message.contains("looked for a folder") && message.contains("gpt2-medium"),
+            "{message}"
+        );
     }
     let message = resolve("org/other", &cache).unwrap_err().to_string();
-    assert!(message.contains("models--org--other/snapshots"), "{message}");
+    assert!(
+        message.contains("models--org--other/snapshots"),
+        "{message}"
+    );
     let file = fixture("tiny").join("config.json").display().to_string();
-    assert!(resolve(&file, &cache).unwrap_err().to_string().contains("that is a file"));
+    assert!(
+        resolve(&file, &cache)
+            .unwrap_err()
+            .to_string()
+            .contains("that is a file")
+    );
 }
 
 #[test]
@@ -86,10 +124,25 @@ fn where_the_cache_is() {
         CacheLocation::from_lookup(|name| map.get(name).map(OsString::from)).hub
     };
     let path = |text: &str| Some(PathBuf::from(text));
-    assert_eq!(located(&[("HOME", "/h")]), path("/h/.cache/huggingface/hub"));
-    assert_eq!(located(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), path("/x/huggingface/hub"));
-    assert_eq!(located(&[("HOME", "/h"), ("HF_HOME", "/f")]), path("/f/hub"));
-    assert_eq!(located(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/f")]), path("/c"));
-    assert_eq!(located(&[("HF_HOME", ""), ("HOME", "/h")]), path("/h/.cache/huggingface/hub"));
+    assert_eq!(
+        located(&[("HOME", "/h")]),
+        path("/h/.cache/huggingface/hub")
+    );
+    assert_eq!(
+        located(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]),
+        path("/x/huggingface/hub")
+    );
+    assert_eq!(
+        located(&[("HOME", "/h"), ("HF_HOME", "/f")]),
+        path("/f/hub")
+    );
+    assert_eq!(
+        located(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/f")]),
+        path("/c")
+    );
+    assert_eq!(
+        located(&[("HF_HOME", ""), ("HOME", "/h")]),
+        path("/h/.cache/huggingface/hub")
+    );
     assert_eq!(located(&[]), None);
 }
