@@ -196,19 +196,19 @@ fn settings_of_a_batch_are_not_the_tokenizers() {
     json["pre_tokenizer"]["add_prefix_space"] = true.into();
     std::fs::write(&path, json.to_string()).unwrap();
     assert!(
-        !Tokenizer::load(folder.path())
+        Tokenizer::load(folder.path())
             .unwrap()
             .token_starts
-            .is_some()
+            .is_none()
     );
     json["pre_tokenizer"]["add_prefix_space"] = false.into();
     json["added_tokens"][0]["lstrip"] = true.into();
     std::fs::write(&path, json.to_string()).unwrap();
     assert!(
-        !Tokenizer::load(folder.path())
+        Tokenizer::load(folder.path())
             .unwrap()
             .token_starts
-            .is_some()
+            .is_none()
     );
 }
 
