@@ -170,6 +170,12 @@ fn from_json(json: &[u8], path: &Path) -> Result<tokenizers::Tokenizer, Frontend
         path: path.to_path_buf(),
         reason,
     };
+    // Broken JSON first: this parser says where, and the crate does not expect it everywhere.
+    let _: serde_json::Value =
+        serde_json::from_slice(json).map_err(|source| FrontendError::Json {
+            path: path.to_path_buf(),
+            source,
+        })?;
     let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(unusable)?;
     // Truncation and padding are settings of the batch the file was last used for, not of the tokenizer.
     inner
