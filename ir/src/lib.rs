@@ -5,6 +5,7 @@
 
 pub mod graph;
 pub mod ids;
+pub mod interpret;
 pub mod machine;
 pub mod op;
 pub mod program;

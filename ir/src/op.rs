@@ -2,6 +2,7 @@
 //!
 //! Operands are listed in the order in which an op takes them. `infer.rs` gives result types, `interpret/` gives the meaning.
 
+pub mod dropout;
 pub mod infer;
 pub mod map;
 

@@ -2,6 +2,7 @@
 
 pub mod compile;
 pub mod dead_code;
+pub mod differentiate;
 pub mod instrument;
 pub mod lower;
 pub mod manager;

@@ -1,0 +1,54 @@
+//! Rows of a table read and added to by integer id.
+
+use super::{InterpretError, Tensor};
+
+/// The ids as row numbers of a table with `entries` rows.
+fn row_numbers(
+    op: &'static str,
+    name: &str,
+    ids: &Tensor,
+    entries: usize,
+) -> Result<Vec<usize>, InterpretError> {
+    let row = |(position, &id): (usize, &f64)| {
+        if id >= 0.0 && id < entries as f64 {
+            Ok(id as usize)
+        } else {
+            Err(InterpretError::IdOutOfRange {
+                op,
+                name: name.into(),
+                id,
+                position,
+                entries,
+            })
+        }
+    };
+    ids.data.iter().enumerate().map(row).collect()
+}
+
+pub(super) fn gather(name: &str, table: &Tensor, ids: &Tensor) -> Result<Vec<f64>, InterpretError> {
+    let (entries, width) = (table.ty.shape[0], table.ty.shape[1]);
+    let rows = row_numbers("gather", name, ids, entries)?;
+    Ok(rows
+        .into_iter()
+        .flat_map(|r| table.data[r * width..][..width].iter().copied())
+        .collect())
+}
+
+pub(super) fn scatter_add(
+    name: &str,
+    base: &Tensor,
+    ids: &Tensor,
+    updates: &Tensor,
+) -> Result<Vec<f64>, InterpretError> {
+    let (entries, width) = (base.ty.shape[0], base.ty.shape[1]);
+    let mut out = base.data.clone();
+    for (r, update) in row_numbers("scatter_add", name, ids, entries)?
+        .into_iter()
+        .zip(updates.rows())
+    {
+        for (sum, u) in out[r * width..][..width].iter_mut().zip(update) {
+            *sum += u;
+        }
+    }
+    Ok(out)
+}
