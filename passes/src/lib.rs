@@ -1,12 +1,17 @@
 //! superstep-passes: from tensor graphs to placed tile programs. Knows nothing of Hugging Face, the command line, or execution.
 
+pub mod accumulate_into;
 pub mod compile;
+pub mod cse;
 pub mod dead_code;
 pub mod differentiate;
+pub mod fold_constants;
+pub mod fuse_elementwise;
 pub mod instrument;
 pub mod lower;
 pub mod manager;
 pub mod memory;
+mod order;
 pub mod pass;
 pub mod pipeline;
 pub mod place;
@@ -14,6 +19,8 @@ pub mod plan;
 pub mod schedule;
 pub mod solve;
 pub mod stage;
+#[cfg(test)]
+mod testing;
 
 pub use compile::{CompileError, CompileOptions, Compiled, compile};
 pub use pass::Pass;

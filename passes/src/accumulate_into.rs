@@ -1,0 +1,162 @@
+//! Let products add onto what they are added to anyway.
+//!
+//! Does     `add %acc, (matmul %a, %b)` becomes `matmul %a, %b, %acc`, and `add %acc, (scatter_add zeros, %ids, %u)` becomes
+//!          `scatter_add %acc, %ids, %u`, when nobody else reads the product.
+//! Needs    sums that run onto their accumulator, `((accum + g₁) + g₂)`, as differentiation makes them. Goes before
+//!          `fuse_elementwise`, which would take the additions.
+//! Leaves   the same sums; the product starts its chain from `acc` instead of from 0, so rounding may differ.
+//! Example  the gradient of a weight is never stored: `matmul %x, %g, %accum {transpose_a}`.
+
+use superstep_ir::graph::{Graph, Node, Value};
+use superstep_ir::ids::OpId;
+use superstep_ir::op::{BinaryOp, Op, StateKind};
+
+use crate::fold_constants::splat;
+use crate::order::Order;
+use crate::pass::{Pass, PassContext, PassError};
+
+#[derive(Clone, Copy, Debug)]
+pub struct AccumulateInto;
+
+impl Pass for AccumulateInto {
+    fn name(&self) -> &'static str {
+        "accumulate_into"
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassContext) -> Result<(), PassError> {
+        let mut order = Order::default();
+        for op in graph.topological() {
+            let Some((acc, product)) = sum_onto(graph, op) else {
+                continue;
+            };
+            let node = graph.node(product).clone();
+            if !cx.may_rewrite(&node.name) {
+                break;
+            }
+            let operands = match node.op {
+                Op::ScatterAdd => [&[acc], &node.operands()[1..]].concat(),
+                _ => [node.operands(), &[acc]].concat(),
+            };
+            let new = graph.insert(node.op, &operands, node.name, node.place)?;
+            order.put(new, op);
+            graph.replace_uses(graph.value(op), graph.value(new));
+            graph.erase(op);
+            graph.erase(product);
+            cx.count("sums absorbed", 1);
+        }
+        order.restore(graph)?;
+        Ok(())
+    }
+}
+
+/// The running sum and the product added to it, if `op` is such an addition.
+fn sum_onto(graph: &Graph, op: OpId) -> Option<(Value, OpId)> {
+    let node = graph.node(op);
+    let &[a, b] = node.operands() else {
+        return None;
+    };
+    if node.op != Op::Binary(BinaryOp::Add) || graph.ty(a) != graph.ty(b) {
+        return None;
+    }
+    // The running sum comes first by custom; where both operands are products, the second is added onto the first.
+    [(a, b), (b, a)]
+        .into_iter()
+        .find(|&(acc, product)| absorbs(graph, node, acc, product))
+        .map(|(acc, product)| (acc, product.op))
+}
+
+fn absorbs(graph: &Graph, sum: &Node, acc: Value, product: Value) -> bool {
+    let node = graph.node(product.op);
+    let adds_nothing_yet = match node.op {
+        Op::Matmul { .. } => node.operands().len() == 2,
+        // An exact zero: onto it, the rows are alone.
+        Op::ScatterAdd => splat(graph, node.operands()[0]) == Some(0.0),
+        _ => false,
+    };
+    let together = node.place.ipu == sum.place.ipu
+        && node.place.phase == sum.place.phase
+        && (node.place.layer == sum.place.layer || is_accumulator(graph, acc));
+    adds_nothing_yet && together && graph.use_count(product.op) == 1
+}
+
+/// True for a gradient accumulator and for what has been added onto one.
+fn is_accumulator(graph: &Graph, value: Value) -> bool {
+    let node = graph.node(value.op);
+    match &node.op {
+        Op::Parameter { kind, .. } => *kind == StateKind::Accumulator,
+        Op::Matmul { .. } => node
+            .operands()
+            .get(2)
+            .is_some_and(|&acc| is_accumulator(graph, acc)),
+        Op::ScatterAdd | Op::Binary(BinaryOp::Add) => is_accumulator(graph, node.operands()[0]),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use superstep_ir::graph::build::Builder;
+    use superstep_ir::graph::{Graph, Value};
+    use superstep_ir::op::{Op, StateKind};
+    use superstep_ir::types::TensorType;
+
+    use super::AccumulateInto;
+    use crate::testing::{check, ops_named, output};
+
+    fn product(b: &mut Builder<'_>, name: &str) -> Value {
+        let x = b
+            .input(&format!("{name}.x"), TensorType::f32([7, 3]))
+            .unwrap();
+        let g = b
+            .input(&format!("{name}.g"), TensorType::f32([7, 5]))
+            .unwrap();
+        b.matmul(name, x, g, true, false).unwrap()
+    }
+
+    #[test]
+    fn weight_gradients_run_onto_their_accumulator() {
+        let mut graph = Graph::new("g");
+        let mut b = Builder::new(&mut graph);
+        let accum = b
+            .parameter("accum.w", StateKind::Accumulator, TensorType::f32([3, 5]))
+            .unwrap();
+        b.place.layer = Some(3);
+        let first = product(&mut b, "first");
+        b.place.layer = None;
+        let sum = b.add("sum", accum, first).unwrap();
+        let second = product(&mut b, "second");
+        let sum = b.add("sum", second, sum).unwrap();
+        let ids = b.input("ids", TensorType::i32([4])).unwrap();
+        let rows = b.input("rows", TensorType::f32([4, 5])).unwrap();
+        let zeros = b.constant("zeros", 0.0, TensorType::f32([3, 5])).unwrap();
+        let table = b.op("table", Op::ScatterAdd, &[zeros, ids, rows]).unwrap();
+        let sum = b.add("sum", sum, table).unwrap();
+        b.assign("accum.w", sum).unwrap();
+        let after = check(&AccumulateInto, &graph);
+        assert!(ops_named(&after, "add").is_empty());
+        let matmuls = ops_named(&after, "matmul");
+        assert_eq!(after.node(matmuls[0]).operands()[2], accum);
+        assert_eq!(after.node(matmuls[0]).name, "first");
+        assert_eq!(after.node(matmuls[1]).operands()[2].op, matmuls[0]);
+    }
+
+    #[test]
+    fn a_product_with_other_readers_or_another_layer_stays() {
+        let mut graph = Graph::new("g");
+        let mut b = Builder::new(&mut graph);
+        let residual = b.input("residual", TensorType::f32([3, 5])).unwrap();
+        let read_twice = product(&mut b, "read_twice");
+        let sum = b.add("sum", residual, read_twice).unwrap();
+        b.output("read_twice", read_twice).unwrap();
+        b.place.layer = Some(0);
+        let elsewhere = product(&mut b, "elsewhere");
+        b.place.layer = Some(1);
+        let sum = b.add("sum", sum, elsewhere).unwrap();
+        let here = product(&mut b, "here");
+        let sum = b.add("sum", sum, here).unwrap();
+        b.output("sum", sum).unwrap();
+        let after = check(&AccumulateInto, &graph);
+        assert_eq!(ops_named(&after, "add").len(), 2);
+        assert_eq!(after.node(output(&after, "sum").op).operands().len(), 3);
+    }
+}
