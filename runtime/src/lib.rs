@@ -1,1 +1,19 @@
+//! superstep-runtime: executes a compiled [`Program`](superstep_ir::program::Program) on simulated tile memories.
+//!
+//! [`Engine`] loads a program, checks it once, and then runs it step by step: vertices see their own tile's bytes and nothing else,
+//! bytes cross tiles in exchanges only. Knows nothing of how a program came to be.
 
+mod codelets;
+mod compute;
+mod engine;
+mod error;
+mod exchange;
+mod layout;
+mod load;
+mod poison;
+mod tensor_io;
+mod tile_memory;
+
+pub use codelets::CodeletError;
+pub use engine::{Engine, EngineOptions, Host};
+pub use error::{EngineError, HostError};

@@ -1,0 +1,158 @@
+//! Codelets: the arithmetic of one vertex on the bytes of its own tile.
+//!
+//! A [`Codelet`] of the program becomes a [`Kernel`] when the program is loaded: the element types are resolved then, and every
+//! vertex is checked once. A kernel sees one tile's bytes and says where its operands lie in them; the hot loops below it are free
+//! functions over slices. One file a family.
+
+mod cast;
+mod dropout;
+mod fill;
+mod isa;
+mod lanes;
+mod layer_norm;
+mod loss;
+mod map;
+mod math;
+mod matmul;
+mod reduce;
+mod softmax;
+mod tables;
+mod transpose;
+mod vertex;
+
+#[cfg(test)]
+mod testing;
+
+use superstep_ir::program::Codelet;
+use superstep_ir::types::DType;
+
+pub(crate) use isa::Isa;
+pub(crate) use vertex::{Mismatch, Operand, Vertex};
+
+/// Work space of one thread; contents mean nothing between two vertices.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) floats: Vec<f32>,
+    pub(crate) doubles: Vec<f64>,
+}
+
+/// A codelet made ready for the element types of one vertex group.
+pub(crate) trait Kernel: Send + Sync {
+    /// Whether the blocks of one vertex fit together. The runtime asks for every vertex before it runs any.
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch>;
+
+    /// About how long a vertex takes on the host, in nanoseconds; decides how tiles are spread over threads, nothing else.
+    fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
+        vertex.outputs.iter().chain(&vertex.inputs).map(|o| o.elements() as f64).sum::<f64>() * 0.5
+    }
+
+    /// Computes one checked vertex on the memory of its tile.
+    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch);
+}
+
+/// Why a codelet cannot work on its operands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodeletError {
+    #[error("`{codelet}` takes {takes} operands and gives {gives} results, not {inputs} and {outputs}")]
+    Arity { codelet: &'static str, takes: &'static str, gives: usize, inputs: usize, outputs: usize },
+    #[error("`{codelet}` has no arithmetic for operands of {inputs:?} and results of {outputs:?}")]
+    Types { codelet: &'static str, inputs: Vec<DType>, outputs: Vec<DType> },
+    #[error("`{codelet}` holds an expression whose nodes or outputs do not exist")]
+    Expression { codelet: &'static str },
+}
+
+/// The kernel of `codelet` for operands of these element types.
+pub(crate) fn kernel(
+    codelet: &Codelet,
+    inputs: &[DType],
+    outputs: &[DType],
+    isa: Isa,
+) -> Result<Box<dyn Kernel>, CodeletError> {
+    check_arity(codelet, inputs.len(), outputs.len())?;
+    let unsupported =
+        || CodeletError::Types { codelet: codelet.name(), inputs: inputs.to_vec(), outputs: outputs.to_vec() };
+    if let Codelet::Fill { value } = codelet {
+        return fill::kernel(value.0, outputs[0]).ok_or_else(unsupported);
+    }
+    if let Codelet::Cast = codelet {
+        return cast::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
+    }
+    if let Codelet::Transpose = codelet {
+        return transpose::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
+    }
+    if !takes_types(codelet, inputs, outputs) {
+        return Err(unsupported());
+    }
+    Ok(match codelet {
+        Codelet::Matmul { transpose_a, accumulate } => {
+            Box::new(matmul::Matmul { transpose_a: *transpose_a, accumulate: *accumulate, isa })
+        }
+        Codelet::Map(expression) => Box::new(map::Map::new(expression, isa)),
+        Codelet::Reduce { kind, accumulate } => Box::new(reduce::Reduce { kind: *kind, accumulate: *accumulate, isa }),
+        Codelet::LayerNorm { epsilon } => Box::new(layer_norm::LayerNorm { epsilon: epsilon.0, isa }),
+        Codelet::LayerNormGrad => Box::new(layer_norm::LayerNormGrad { isa }),
+        Codelet::LayerNormParamGrad => Box::new(layer_norm::LayerNormParamGrad { isa }),
+        Codelet::Softmax { scale, causal } => Box::new(softmax::Softmax { scale: scale.0 as f32, causal: *causal, isa }),
+        Codelet::CausalMask => Box::new(softmax::CausalMask),
+        Codelet::SoftmaxGrad { scale } => Box::new(softmax::SoftmaxGrad { scale: scale.0 as f32, isa }),
+        Codelet::RowMaxSum => Box::new(loss::RowMaxSum { isa }),
+        Codelet::JoinLogSumExp => Box::new(loss::JoinLogSumExp),
+        Codelet::PickLabel => Box::new(loss::PickLabel),
+        Codelet::RowLoss => Box::new(loss::RowLoss),
+        Codelet::CrossEntropyGrad => Box::new(loss::CrossEntropyGrad { isa }),
+        Codelet::Gather => Box::new(tables::Gather),
+        Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
+        Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
+        Codelet::Transpose | Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
+    })
+}
+
+/// Numbers of operands and results.
+fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), CodeletError> {
+    let (takes, gives) = match codelet {
+        Codelet::Matmul { .. } => ("2 or 3", 1),
+        Codelet::Map(expression) => {
+            if !expression.is_well_formed() {
+                return Err(CodeletError::Expression { codelet: codelet.name() });
+            }
+            ("as many as its expression", expression.outputs.len())
+        }
+        Codelet::Fill { .. } => ("no", 1),
+        Codelet::LayerNorm { .. } => ("3", 3),
+        Codelet::LayerNormGrad => ("5", 1),
+        Codelet::LayerNormParamGrad => ("4", 2),
+        Codelet::RowMaxSum => ("1", 2),
+        Codelet::CrossEntropyGrad => ("4", 1),
+        Codelet::RowLoss => ("3", 1),
+        Codelet::SoftmaxGrad { .. }
+        | Codelet::JoinLogSumExp
+        | Codelet::PickLabel
+        | Codelet::Gather
+        | Codelet::ScatterAdd
+        | Codelet::Dropout { .. } => ("2", 1),
+        Codelet::Transpose | Codelet::Reduce { .. } | Codelet::Softmax { .. } | Codelet::CausalMask | Codelet::Cast => {
+            ("1", 1)
+        }
+    };
+    let enough = match codelet {
+        Codelet::Matmul { .. } => inputs == 2 || inputs == 3,
+        Codelet::Map(expression) => inputs == expression.operands as usize,
+        Codelet::Fill { .. } => inputs == 0,
+        _ => takes.parse() == Ok(inputs),
+    };
+    if enough && outputs == gives {
+        return Ok(());
+    }
+    Err(CodeletError::Arity { codelet: codelet.name(), takes, gives, inputs, outputs })
+}
+
+/// Whether there is arithmetic for these element types: so far floats are `f32`, ids and labels `i32`, seeds `u32`.
+fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
+    let integers = |i: usize| match (codelet, i) {
+        (Codelet::PickLabel | Codelet::CrossEntropyGrad | Codelet::Gather, 1) => DType::I32,
+        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd, 0) => DType::I32,
+        (Codelet::Dropout { .. }, 1) => DType::U32,
+        _ => DType::F32,
+    };
+    inputs.iter().enumerate().all(|(i, &d)| d == integers(i)) && outputs.iter().all(|&d| d == DType::F32)
+}

@@ -1,0 +1,180 @@
+//! Elementwise expressions in one sweep: the block is cut into chunks that stay in L1, and each node is one vectorised loop over a
+//! chunk.
+//!
+//! Operands that have the output's extents are read where they lie; scalars and trailing-axes operands are repeated into a register
+//! (a buffer of one chunk). Outputs are written after all nodes of a chunk, so an output may lie on an operand of its own extents.
+
+mod ops;
+mod schedule;
+
+use smallvec::SmallVec;
+use superstep_ir::op::MapExpr;
+
+use super::vertex::numbers_mut;
+use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex};
+use schedule::{Instruction, Schedule, Source};
+
+/// Elements of a chunk: a register takes 2 KiB, so a dozen of them fit into L1.
+const CHUNK: usize = 512;
+
+pub(super) struct Map {
+    schedule: Schedule,
+    nanoseconds_per_element: f64,
+    isa: Isa,
+}
+
+impl Map {
+    /// `expression` must be well formed.
+    pub(super) fn new(expression: &MapExpr, isa: Isa) -> Map {
+        let schedule = Schedule::of(expression);
+        let nanoseconds_per_element = 0.3 + schedule.instructions.iter().map(ops::nanoseconds).sum::<f64>();
+        Map { schedule, nanoseconds_per_element, isa }
+    }
+}
+
+/// How an operand's block becomes as large as the output's.
+#[derive(Clone, Copy)]
+enum Extent {
+    Full,
+    Scalar,
+    /// This many elements, again and again.
+    Trailing(usize),
+}
+
+/// `None` when the operand does not broadcast to `dims`.
+fn extent(operand: &Operand<'_>, dims: &[u32]) -> Option<Extent> {
+    let own = operand.dims();
+    if own == dims {
+        return Some(Extent::Full);
+    }
+    if own.iter().all(|&e| e == 1) {
+        return Some(Extent::Scalar);
+    }
+    let leading_ones = own.iter().take_while(|&&e| e == 1).count();
+    dims.ends_with(&own[leading_ones..]).then_some(Extent::Trailing(operand.elements()))
+}
+
+impl Kernel for Map {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let dims = vertex.outputs[0].dims();
+        for output in &vertex.outputs[1..] {
+            super::vertex::expect_dims("an output", output, dims)?;
+        }
+        for (i, operand) in vertex.inputs.iter().enumerate() {
+            if extent(operand, dims).is_none() {
+                let reason = format!("has extents {:?}, which do not broadcast to {dims:?}", operand.dims());
+                return Err(Mismatch { operand: format!("operand {i}"), reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
+        vertex.outputs[0].elements() as f64 * self.nanoseconds_per_element
+    }
+
+    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+        let total = vertex.outputs[0].elements();
+        let dims = vertex.outputs[0].dims();
+        let words = tile.len() & !3;
+        let tile: &mut [f32] = numbers_mut(&mut tile[..words]);
+        let registers = &mut scratch.floats;
+        if registers.len() < self.schedule.registers * CHUNK {
+            registers.resize(self.schedule.registers * CHUNK, 0.0);
+        }
+        for &(value, register) in &self.schedule.constants {
+            register_mut(registers, register).fill(value);
+        }
+        let extents: SmallVec<[Extent; 4]> =
+            vertex.inputs.iter().map(|o| extent(o, dims).unwrap_or(Extent::Scalar)).collect();
+        let mut windows: SmallVec<[Window; 4]> = SmallVec::new();
+        for first in (0..total).step_by(CHUNK) {
+            let len = CHUNK.min(total - first);
+            windows.clear();
+            for (i, (operand, &extent)) in vertex.inputs.iter().zip(&extents).enumerate() {
+                let register = self.schedule.operand_registers[i];
+                windows.push(window(tile, operand, extent, first, len, register, registers));
+            }
+            for instruction in &self.schedule.instructions {
+                execute(self.isa, instruction, tile, registers, &windows, len);
+            }
+            for (output, &register) in vertex.outputs.iter().zip(&self.schedule.outputs) {
+                let to = &mut tile[output.offset / 4 + first..][..len];
+                to.copy_from_slice(&registers[register as usize * CHUNK..][..len]);
+            }
+        }
+    }
+}
+
+/// Where the elements of an operand for the current chunk are.
+#[derive(Clone, Copy)]
+enum Window {
+    /// In tile memory, from this word on.
+    Tile(usize),
+    Register(u16),
+}
+
+/// Finds the elements `first .. first + len` of an operand, or repeats them into its register.
+fn window(
+    tile: &[f32],
+    operand: &Operand<'_>,
+    extent: Extent,
+    first: usize,
+    len: usize,
+    register: u16,
+    registers: &mut [f32],
+) -> Window {
+    let start = operand.offset / 4;
+    match extent {
+        Extent::Full => Window::Tile(start + first),
+        Extent::Scalar => {
+            if first == 0 {
+                register_mut(registers, register).fill(tile[start]);
+            }
+            Window::Register(register)
+        }
+        Extent::Trailing(period) => {
+            let at = first % period;
+            if at + len <= period {
+                return Window::Tile(start + at);
+            }
+            let values = &tile[start..start + period];
+            let repeated = values[at..].iter().chain(values.iter().cycle());
+            for (to, &from) in register_mut(registers, register)[..len].iter_mut().zip(repeated) {
+                *to = from;
+            }
+            Window::Register(register)
+        }
+    }
+}
+
+fn register_mut(registers: &mut [f32], register: u16) -> &mut [f32] {
+    &mut registers[register as usize * CHUNK..][..CHUNK]
+}
+
+fn execute(isa: Isa, instruction: &Instruction, tile: &[f32], registers: &mut [f32], windows: &[Window], len: usize) {
+    let target = instruction.target() as usize * CHUNK;
+    let (below, rest) = registers.split_at_mut(target);
+    let (to, above) = rest.split_at_mut(CHUNK);
+    let from = |register: u16| {
+        let at = register as usize * CHUNK;
+        // A schedule never reads the register it writes.
+        if at < target { &below[at..at + len] } else { &above[at - target - CHUNK..][..len] }
+    };
+    let read = |source: Source| match source {
+        Source::Register(register) => from(register),
+        Source::Operand(index) => match windows[index as usize] {
+            Window::Tile(at) => &tile[at..at + len],
+            Window::Register(register) => from(register),
+        },
+    };
+    let to = &mut to[..len];
+    match *instruction {
+        Instruction::Copy { from, .. } => to.copy_from_slice(read(from)),
+        Instruction::Unary { op, x, .. } => ops::unary(isa, op, read(x), to),
+        Instruction::Binary { op, x, y, .. } => ops::binary(isa, op, read(x), read(y), to),
+    }
+}
+
+#[cfg(test)]
+mod tests;

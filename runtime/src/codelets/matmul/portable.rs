@@ -1,0 +1,22 @@
+//! The product in plain loops: the meaning, and the fallback of machines without AVX2.
+
+use super::Product;
+
+/// `out (+)= a·b`; see [`Product`].
+pub(super) fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let &Product { m, k, n, transpose_a, accumulate } = product;
+    if !accumulate {
+        out.fill(0.0);
+    }
+    if n == 0 {
+        return;
+    }
+    for (i, row) in out.chunks_exact_mut(n).enumerate() {
+        for p in 0..k {
+            let x = if transpose_a { a[p * m + i] } else { a[i * k + p] };
+            for (y, &w) in row.iter_mut().zip(&b[p * n..][..n]) {
+                *y = x.mul_add(w, *y);
+            }
+        }
+    }
+}

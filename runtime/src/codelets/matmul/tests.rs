@@ -1,0 +1,91 @@
+use super::*;
+use crate::codelets::testing::{assert_close, bits, isas, numbers as random, run, whole};
+
+fn reference(p: &Product, a: &[f32], b: &[f32], start: &[f32]) -> Vec<f64> {
+    let mut out = Vec::new();
+    for i in 0..p.m {
+        for j in 0..p.n {
+            let at = |q: usize| if p.transpose_a { a[q * p.m + i] } else { a[i * p.k + q] };
+            let first = if p.accumulate { f64::from(start[i * p.n + j]) } else { 0.0 };
+            out.push((0..p.k).fold(first, |sum, q| sum + f64::from(at(q)) * f64::from(b[q * p.n + j])));
+        }
+    }
+    out
+}
+
+fn check(batch: usize, p: Product) {
+    let Product { m, k, n, .. } = p;
+    let (a, b, c) = (random(batch * m * k, 1), random(batch * k * n, 2), random(batch * m * n, 3));
+    let a_dims = if p.transpose_a { [batch, k, m] } else { [batch, m, k] };
+    let inputs = [whole(&a_dims, &a), whole(&[batch, k, n], &b)];
+    let out = [whole(&[batch, m, n], &c)];
+    let results: Vec<_> = isas()
+        .into_iter()
+        .map(|isa| run(&Matmul { transpose_a: p.transpose_a, accumulate: p.accumulate, isa }, &inputs, &out))
+        .collect();
+    for i in 0..batch {
+        let expected = reference(&p, &a[i * m * k..], &b[i * k * n..], &c[i * m * n..]);
+        assert_close(&results[0][0][i * m * n..][..m * n], &expected, 1e-5, &format!("{p:?}"));
+    }
+    assert!(results.iter().all(|r| bits(r) == bits(&results[0])), "{p:?}: instruction sets disagree");
+}
+
+#[test]
+fn odd_shapes_in_every_storage() {
+    let shapes = [
+        (1, 1, 1),
+        (1, 7, 24),
+        (2, 3, 16),
+        (3, 24, 7),
+        (4, 5, 8),
+        (5, 48, 33),
+        (6, 16, 16),
+        (7, 9, 15),
+        (8, 1, 17),
+        (13, 64, 40),
+        (24, 300, 31),
+        (1, 513, 50),
+        (64, 192, 96),
+    ];
+    for (m, k, n) in shapes {
+        for transpose_a in [false, true] {
+            for accumulate in [false, true] {
+                check(1, Product { m, k, n, transpose_a, accumulate });
+            }
+        }
+    }
+    check(3, Product { m: 5, k: 7, n: 9, transpose_a: false, accumulate: true });
+}
+
+#[test]
+fn empty_extents() {
+    for (m, k, n) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)] {
+        for accumulate in [false, true] {
+            check(1, Product { m, k, n, transpose_a: false, accumulate });
+        }
+    }
+}
+
+#[test]
+fn a_third_operand_starts_the_chains() {
+    let (a, b, c) = (random(6, 1), random(12, 2), random(8, 3));
+    for isa in isas() {
+        let plain = Matmul { transpose_a: false, accumulate: false, isa };
+        let onto = Matmul { accumulate: true, ..plain };
+        let (a, b, c) = (whole(&[2, 3], &a), whole(&[3, 4], &b), whole(&[2, 4], &c));
+        let started = run(&plain, &[a.clone(), b.clone(), c.clone()], &[whole(&[2, 4], &[9.0; 8])]);
+        assert_eq!(started, run(&onto, &[a, b], &[c]));
+    }
+}
+
+#[test]
+fn grouping_rows_and_columns_changes_no_bit() {
+    let (m, k, n) = (29, 300, 45);
+    let (a, b) = (random(m * k, 1), random(k * n, 2));
+    let kernel = Matmul { transpose_a: false, accumulate: false, isa: Isa::detect() };
+    let all = run(&kernel, &[whole(&[m, k], &a), whole(&[k, n], &b)], &[whole(&[m, n], &vec![0.0; m * n])]);
+    for i in 0..m {
+        let row = run(&kernel, &[whole(&[1, k], &a[i * k..][..k]), whole(&[k, n], &b)], &[whole(&[1, n], &vec![0.0; n])]);
+        assert_eq!(row[0], all[0][i * n..][..n]);
+    }
+}

@@ -1,0 +1,115 @@
+//! `(x: [p, ..rest]) → [..rest]`: the leading dimension reduced in ascending order.
+//!
+//! Sums run in `f64` and round once, when they are written: a gradient norm over a hundred thousand elements of a tile would lose
+//! digits in `f32`.
+
+use superstep_ir::op::ReduceKind;
+
+use super::isa::isa_kernel;
+use super::lanes::larger;
+use super::vertex::{expect_dims, numbers, numbers_mut};
+use super::{Isa, Kernel, Mismatch, Scratch, Vertex};
+
+/// Columns taken together: their sums stay in L1.
+const COLUMNS: usize = 512;
+
+pub(super) struct Reduce {
+    pub(super) kind: ReduceKind,
+    pub(super) accumulate: bool,
+    pub(super) isa: Isa,
+}
+
+impl Kernel for Reduce {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let Some((_, rest)) = vertex.inputs[0].dims().split_first() else {
+            return Err(Mismatch { operand: "x".into(), reason: "is a scalar".into() });
+        };
+        if self.accumulate && self.kind == ReduceKind::Max {
+            return Err(Mismatch { operand: "the result".into(), reason: "cannot accumulate a maximum".into() });
+        }
+        expect_dims("the result", &vertex.outputs[0], rest)
+    }
+
+    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+        let ([x], [out]) = vertex.split(tile);
+        let (x, out): (&[f32], &mut [f32]) = (numbers(x), numbers_mut(out));
+        scratch.doubles.resize(scratch.doubles.len().max(COLUMNS), 0.0);
+        reduce(self.isa, x, self.kind, self.accumulate, out, &mut scratch.doubles);
+    }
+}
+
+isa_kernel! {
+    fn reduce(x: &[f32], kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
+        let width = out.len();
+        for first in (0..width).step_by(COLUMNS) {
+            let columns = COLUMNS.min(width - first);
+            let out = &mut out[first..first + columns];
+            let rows = x.chunks_exact(width).map(|row| &row[first..first + columns]);
+            if kind == ReduceKind::Max {
+                out.fill(f32::NEG_INFINITY);
+                for row in rows {
+                    for (o, &x) in out.iter_mut().zip(row) {
+                        *o = larger(x, *o);
+                    }
+                }
+                continue;
+            }
+            let sums = &mut sums[..columns];
+            for (s, &o) in sums.iter_mut().zip(&*out) {
+                *s = if accumulate { f64::from(o) } else { 0.0 };
+            }
+            if kind == ReduceKind::Sum {
+                for row in rows {
+                    for (s, &x) in sums.iter_mut().zip(row) {
+                        *s += f64::from(x);
+                    }
+                }
+            } else {
+                for row in rows {
+                    for (s, &x) in sums.iter_mut().zip(row) {
+                        *s += f64::from(x) * f64::from(x);
+                    }
+                }
+            }
+            for (o, &s) in out.iter_mut().zip(&*sums) {
+                *o = s as f32;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codelets::testing::{assert_close, bits, isas, numbers as random, run, whole};
+
+    #[test]
+    fn every_kind_on_odd_shapes() {
+        for (p, rest) in [(1, vec![7]), (3, vec![]), (24, vec![5, 7]), (7, vec![1025]), (0, vec![4]), (4, vec![0])] {
+            let width: usize = rest.iter().product();
+            let (x, old) = (random(p * width, 1), random(width, 2));
+            let dims = [&[p][..], &rest].concat();
+            for (kind, accumulate) in
+                [(ReduceKind::Sum, false), (ReduceKind::Sum, true), (ReduceKind::SumSquares, true), (ReduceKind::Max, false)]
+            {
+                let expected: Vec<f64> = (0..width)
+                    .map(|i| {
+                        let column = (0..p).map(|q| f64::from(x[q * width + i]));
+                        let start = if accumulate { f64::from(old[i]) } else { 0.0 };
+                        match kind {
+                            ReduceKind::Sum => column.fold(start, |s, v| s + v),
+                            ReduceKind::SumSquares => column.fold(start, |s, v| s + v * v),
+                            ReduceKind::Max => column.fold(f64::NEG_INFINITY, f64::max),
+                        }
+                    })
+                    .collect();
+                let results: Vec<_> = isas()
+                    .into_iter()
+                    .map(|isa| run(&Reduce { kind, accumulate, isa }, &[whole(&dims, &x)], &[whole(&rest, &old)]))
+                    .collect();
+                assert_close(&results[0][0], &expected, 1e-7, &format!("{kind:?} of {dims:?}"));
+                assert!(results.iter().all(|r| bits(r) == bits(&results[0])));
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Rows of a table that is cut over tiles: every tile serves the ids that fall into its own entries.
+
+use super::vertex::{expect_dims, expect_rank, numbers, numbers_mut};
+use super::{Kernel, Mismatch, Operand, Scratch, Vertex};
+
+/// The block's own row of an id; `None` for ids of other tiles, and for ids outside the table.
+fn row_of(id: i32, table: &Operand<'_>) -> Option<usize> {
+    let first = table.start()[0] as usize;
+    let row = usize::try_from(id).ok()?.checked_sub(first)?;
+    (row < table.dims()[0] as usize).then_some(row)
+}
+
+/// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of other tiles' ids are 0.
+pub(super) struct Gather;
+
+impl Kernel for Gather {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let [_, d] = expect_rank("table", &vertex.inputs[0])?;
+        let [n] = expect_rank("ids", &vertex.inputs[1])?;
+        expect_dims("the result", &vertex.outputs[0], &[1, n, d])
+    }
+
+    fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
+        vertex.outputs[0].elements() as f64 * 0.3
+    }
+
+    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+        let operand = &vertex.inputs[0];
+        let (_, d) = operand.rows();
+        let ([table, ids], [out]) = vertex.split(tile);
+        let (table, ids, out): (&[f32], &[i32], &mut [f32]) = (numbers(table), numbers(ids), numbers_mut(out));
+        if d == 0 {
+            return;
+        }
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(d)) {
+            match row_of(id, operand) {
+                Some(row) => out.copy_from_slice(&table[row * d..][..d]),
+                None => out.fill(0.0),
+            }
+        }
+    }
+}
+
+/// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place, in the order of the ids.
+pub(super) struct ScatterAdd;
+
+impl Kernel for ScatterAdd {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let [n] = expect_rank("ids", &vertex.inputs[0])?;
+        let [_, d] = expect_rank("table", &vertex.outputs[0])?;
+        expect_dims("updates", &vertex.inputs[1], &[n, d])
+    }
+
+    fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
+        vertex.inputs[0].elements() as f64 * 2.0 + 100.0
+    }
+
+    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+        let operand = &vertex.outputs[0];
+        let (_, d) = operand.rows();
+        let ([ids, updates], [table]) = vertex.split(tile);
+        let (ids, updates, table): (&[i32], &[f32], &mut [f32]) = (numbers(ids), numbers(updates), numbers_mut(table));
+        for (i, &id) in ids.iter().enumerate() {
+            let Some(row) = row_of(id, operand) else { continue };
+            for (t, &u) in table[row * d..][..d].iter_mut().zip(&updates[i * d..][..d]) {
+                *t += u;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use superstep_ir::types::DType;
+
+    use super::*;
+    use crate::codelets::testing::{block, integers, numbers as random, run, whole};
+
+    #[test]
+    fn gather_serves_its_own_rows_only() {
+        let table = random(3 * 5, 1);
+        let ids = [4, 6, -1, 7, 5, 4, 100, i32::MIN, i32::MAX];
+        let inputs = [block(&[24, 5], &[4, 0], &[3, 5], &table), integers(DType::I32, &[9], &ids)];
+        let out = run(&Gather, &inputs, &[whole(&[1, 9, 5], &[7.0; 45])]);
+        for (i, &id) in ids.iter().enumerate() {
+            let row = &out[0][i * 5..][..5];
+            match id {
+                4..=6 => assert_eq!(row, &table[(id as usize - 4) * 5..][..5]),
+                _ => assert_eq!(row, [0.0; 5]),
+            }
+        }
+    }
+
+    #[test]
+    fn scatter_adds_in_order() {
+        let (table, updates) = (random(3 * 7, 1), random(5 * 7, 2));
+        let ids = [6, 4, 6, -3, 9];
+        let inputs = [integers(DType::I32, &[5], &ids), whole(&[5, 7], &updates)];
+        let out = run(&ScatterAdd, &inputs, &[block(&[24, 7], &[4, 0], &[3, 7], &table)]);
+        for j in 0..7 {
+            assert_eq!(out[0][j], table[j] + updates[7 + j]);
+            assert_eq!(out[0][7 + j], table[7 + j]);
+            assert_eq!(out[0][14 + j], table[14 + j] + updates[j] + updates[14 + j]);
+        }
+    }
+
+    #[test]
+    fn empty_blocks() {
+        let ids = integers(DType::I32, &[2], &[0, 1]);
+        let out = run(&Gather, &[block(&[4, 3], &[4, 0], &[0, 3], &[]), ids.clone()], &[whole(&[1, 2, 3], &[7.0; 6])]);
+        assert_eq!(out[0], [0.0; 6]);
+        let out = run(&ScatterAdd, &[ids, whole(&[2, 3], &[1.0; 6])], &[block(&[4, 3], &[4, 0], &[0, 3], &[])]);
+        assert!(out[0].is_empty());
+    }
+}

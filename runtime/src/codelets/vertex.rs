@@ -1,0 +1,152 @@
+//! What a kernel is told about its vertex: where its operands lie in tile memory, and which blocks of their tensors they are.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use crate::layout::{Block, Layout};
+
+/// One operand on the vertex's tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    /// First byte in tile memory.
+    pub(crate) offset: usize,
+    layout: &'a Layout,
+    block: &'a Block,
+    /// 1 when the operand is one entry of the block's leading dimension, else 0.
+    dropped: usize,
+}
+
+impl<'a> Operand<'a> {
+    /// The block at `point` of a variable at `address`, or one entry of its leading dimension.
+    pub(crate) fn new(address: usize, entry: Option<u32>, layout: &'a Layout, point: usize) -> Operand<'a> {
+        let block = &layout.blocks[point];
+        let mut operand = Operand { offset: address, layout, block, dropped: usize::from(entry.is_some()) };
+        if let Some(entry) = entry {
+            operand.offset += entry as usize * operand.bytes();
+        }
+        operand
+    }
+
+    /// Extents of the block.
+    pub(crate) fn dims(&self) -> &'a [u32] {
+        &self.block.extent()[self.dropped..]
+    }
+
+    /// First element of the block in each dimension of the tensor.
+    pub(crate) fn start(&self) -> &'a [u32] {
+        &self.block.start()[self.dropped..]
+    }
+
+    /// Extents of the whole tensor.
+    pub(crate) fn tensor_dims(&self) -> &'a [usize] {
+        &self.layout.shape.dims()[self.dropped..]
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.dims().iter().map(|&e| e as usize).product()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.elements() * self.layout.dtype.bytes()
+    }
+
+    /// The bytes in tile memory.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.bytes()
+    }
+
+    /// `(rows, columns)`: all leading extents taken together, and the last one.
+    pub(crate) fn rows(&self) -> (usize, usize) {
+        let columns = self.dims().last().map_or(1, |&c| c as usize);
+        let rows = self.dims().iter().rev().skip(1).map(|&e| e as usize).product();
+        (rows, columns)
+    }
+
+    /// `(batch, r, c)`: the last two extents, and all others taken together.
+    pub(crate) fn matrices(&self) -> (usize, usize, usize) {
+        let [batch @ .., r, c] = self.dims() else { return (1, 1, self.elements()) };
+        (batch.iter().map(|&e| e as usize).product(), *r as usize, *c as usize)
+    }
+}
+
+/// The operands of one vertex, in the order in which the codelet documents them.
+pub(crate) struct Vertex<'a> {
+    pub(crate) inputs: SmallVec<[Operand<'a>; 4]>,
+    pub(crate) outputs: SmallVec<[Operand<'a>; 3]>,
+}
+
+/// An operand whose block does not fit the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    pub(crate) operand: String,
+    pub(crate) reason: String,
+}
+
+/// Ok when `operand` has the extents `expected`.
+pub(crate) fn expect_dims(name: &str, operand: &Operand<'_>, expected: &[u32]) -> Result<(), Mismatch> {
+    if operand.dims() == expected {
+        return Ok(());
+    }
+    Err(Mismatch { operand: name.into(), reason: format!("has extents {:?} where {expected:?} belong", operand.dims()) })
+}
+
+/// The extents of an operand that must have `N` dimensions.
+pub(crate) fn expect_rank<const N: usize>(name: &str, operand: &Operand<'_>) -> Result<[u32; N], Mismatch> {
+    operand.dims().try_into().map_err(|_| Mismatch {
+        operand: name.into(),
+        reason: format!("has extents {:?} where {N} dimensions belong", operand.dims()),
+    })
+}
+
+impl Vertex<'_> {
+    /// The operands as separate slices of tile memory: inputs shared, outputs exclusive. For codelets whose outputs lie apart from
+    /// all other operands, which the loader has checked.
+    pub(crate) fn split<'t, const I: usize, const O: usize>(&self, tile: &'t mut [u8]) -> ([&'t [u8]; I], [&'t mut [u8]; O]) {
+        let mut outputs: [&mut [u8]; O] = std::array::from_fn(|_| Default::default());
+        let mut order: [usize; O] = std::array::from_fn(|i| i);
+        order.sort_unstable_by_key(|&i| self.outputs[i].range().start);
+        // Everything between two outputs can be shared.
+        let mut between: SmallVec<[(usize, &'t [u8]); 4]> = SmallVec::new();
+        let mut rest = tile;
+        let mut base = 0;
+        for i in order {
+            let range = self.outputs[i].range();
+            if range.is_empty() {
+                continue;
+            }
+            let (before, tail) = rest.split_at_mut(range.start - base);
+            let (output, tail) = tail.split_at_mut(range.len());
+            between.push((base, before));
+            outputs[i] = output;
+            (rest, base) = (tail, range.end);
+        }
+        between.push((base, rest));
+        let inputs = std::array::from_fn(|i| {
+            let range = self.inputs[i].range();
+            if range.is_empty() {
+                return Default::default();
+            }
+            let last = between.partition_point(|(base, _)| *base <= range.start) - 1;
+            let (base, bytes) = between[last];
+            &bytes[range.start - base..range.end - base]
+        });
+        (inputs, outputs)
+    }
+}
+
+/// Tile bytes as numbers; operands are aligned to 16 bytes.
+pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
+    if bytes.is_empty() {
+        return &[];
+    }
+    bytemuck::cast_slice(bytes)
+}
+
+/// Tile bytes as numbers, to write.
+pub(crate) fn numbers_mut<T: bytemuck::Pod>(bytes: &mut [u8]) -> &mut [T] {
+    if bytes.is_empty() {
+        return &mut [];
+    }
+    bytemuck::cast_slice_mut(bytes)
+}

@@ -1,0 +1,91 @@
+//! Tile memories: one anonymous mapping for all tiles of all IPUs of the replica.
+//!
+//! The mapping is reserved, not committed: pages that no step touches cost nothing, so a pod of mostly empty tiles fits into a
+//! laptop. A fresh page reads as zero.
+
+use memmap2::{MmapMut, MmapOptions};
+use rayon::prelude::*;
+use superstep_ir::machine::Machine;
+use superstep_ir::units::align_up;
+
+use crate::error::EngineError;
+
+/// Tiles start at multiples of a cache line, so that two threads never write the same line.
+const TILE_ALIGNMENT: usize = 64;
+
+/// Address space that an engine may reserve, bytes.
+const MAX_RESERVED_BYTES: usize = 1 << 42;
+
+/// The bytes of all tiles. Tile `t` of IPU `i` is number `i · tiles_per_ipu + t`.
+pub(crate) struct TileMemory {
+    map: MmapMut,
+    tiles: usize,
+    tile_bytes: usize,
+    /// Distance of two tiles, bytes.
+    stride: usize,
+    tiles_per_ipu: usize,
+}
+
+/// Fills memory in poison mode: a NaN as `f32` and as a pair of `f16`, an absurd index as `i32`.
+pub(crate) const POISON: [u8; 4] = 0x7ff7_7ff7_u32.to_le_bytes();
+
+impl TileMemory {
+    /// Reserves the tiles of `ipus` IPUs, all zero.
+    pub(crate) fn reserve(machine: &Machine, ipus: u32) -> Result<TileMemory, EngineError> {
+        let tile_bytes = machine.tile_memory as usize;
+        let tiles_per_ipu = machine.tiles_per_ipu as usize;
+        let stride = align_up(tile_bytes, TILE_ALIGNMENT);
+        let tiles = tiles_per_ipu.saturating_mul(ipus as usize);
+        let bytes = tiles.saturating_mul(stride);
+        let refused = |source| EngineError::Memory { bytes: bytes as u64, source };
+        if bytes == 0 || bytes > MAX_RESERVED_BYTES {
+            return Err(refused(std::io::Error::from(std::io::ErrorKind::InvalidInput)));
+        }
+        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon().map_err(refused)?;
+        Ok(TileMemory { map, tiles, tile_bytes, stride, tiles_per_ipu })
+    }
+
+    /// Number of a tile in the mapping.
+    pub(crate) fn number(&self, ipu: u32, tile: u32) -> usize {
+        ipu as usize * self.tiles_per_ipu + tile as usize
+    }
+
+    pub(crate) fn tile(&self, number: usize) -> &[u8] {
+        &self.map[number * self.stride..][..self.tile_bytes]
+    }
+
+    pub(crate) fn tile_mut(&mut self, number: usize) -> &mut [u8] {
+        &mut self.map[number * self.stride..][..self.tile_bytes]
+    }
+
+    /// The tiles `first .. first + count`, each alone.
+    pub(crate) fn tiles_mut(&mut self, first: usize, count: usize) -> impl Iterator<Item = &mut [u8]> {
+        let bytes = self.tile_bytes;
+        self.map[first * self.stride..][..count * self.stride].chunks_mut(self.stride).map(move |t| &mut t[..bytes])
+    }
+
+    /// As [`TileMemory::tiles_mut`], for the threads of the current pool.
+    pub(crate) fn par_tiles_mut(&mut self, first: usize, count: usize) -> impl IndexedParallelIterator<Item = &mut [u8]> {
+        let bytes = self.tile_bytes;
+        self.map[first * self.stride..][..count * self.stride].par_chunks_mut(self.stride).map(move |t| &mut t[..bytes])
+    }
+
+    /// Fills every tile with [`POISON`].
+    pub(crate) fn poison(&mut self) {
+        let tiles = self.tiles;
+        self.par_tiles_mut(0, tiles).for_each(poison_bytes);
+    }
+
+    /// Start of the mapping, its bytes, and the distance of two tiles: what the exchange copies with.
+    pub(crate) fn raw(&mut self) -> (*mut u8, usize, usize) {
+        (self.map.as_mut_ptr(), self.map.len(), self.stride)
+    }
+}
+
+/// Overwrites `bytes` with [`POISON`].
+pub(crate) fn poison_bytes(bytes: &mut [u8]) {
+    for chunk in bytes.chunks_mut(POISON.len()) {
+        let len = chunk.len();
+        chunk.copy_from_slice(&POISON[..len]);
+    }
+}
