@@ -5,7 +5,6 @@
 //! functions over slices. One file a family.
 
 mod cast;
-mod dropout;
 mod fill;
 mod isa;
 mod lanes;
@@ -17,16 +16,16 @@ mod matmul;
 mod reduce;
 mod softmax;
 mod tables;
-mod transpose;
 mod vertex;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use superstep_ir::program::Codelet;
 use superstep_ir::types::DType;
 
-pub(crate) use isa::Isa;
+pub use isa::Isa;
+pub use matmul::{Product, multiply};
 pub(crate) use vertex::{Mismatch, Operand, Vertex};
 
 /// Work space of one thread; contents mean nothing between two vertices.
@@ -43,7 +42,13 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// About how long a vertex takes on the host, in nanoseconds; decides how tiles are spread over threads, nothing else.
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
-        vertex.outputs.iter().chain(&vertex.inputs).map(|o| o.elements() as f64).sum::<f64>() * 0.5
+        vertex
+            .outputs
+            .iter()
+            .chain(&vertex.inputs)
+            .map(|o| o.elements() as f64)
+            .sum::<f64>()
+            * 0.5
     }
 
     /// Computes one checked vertex on the memory of its tile.
@@ -53,10 +58,22 @@ pub(crate) trait Kernel: Send + Sync {
 /// Why a codelet cannot work on its operands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeletError {
-    #[error("`{codelet}` takes {takes} operands and gives {gives} results, not {inputs} and {outputs}")]
-    Arity { codelet: &'static str, takes: &'static str, gives: usize, inputs: usize, outputs: usize },
+    #[error(
+        "`{codelet}` takes {takes} operands and gives {gives} results, not {inputs} and {outputs}"
+    )]
+    Arity {
+        codelet: &'static str,
+        takes: &'static str,
+        gives: usize,
+        inputs: usize,
+        outputs: usize,
+    },
     #[error("`{codelet}` has no arithmetic for operands of {inputs:?} and results of {outputs:?}")]
-    Types { codelet: &'static str, inputs: Vec<DType>, outputs: Vec<DType> },
+    Types {
+        codelet: &'static str,
+        inputs: Vec<DType>,
+        outputs: Vec<DType>,
+    },
     #[error("`{codelet}` holds an expression whose nodes or outputs do not exist")]
     Expression { codelet: &'static str },
 }
@@ -69,32 +86,56 @@ pub(crate) fn kernel(
     isa: Isa,
 ) -> Result<Box<dyn Kernel>, CodeletError> {
     check_arity(codelet, inputs.len(), outputs.len())?;
-    let unsupported =
-        || CodeletError::Types { codelet: codelet.name(), inputs: inputs.to_vec(), outputs: outputs.to_vec() };
+    let unsupported = || CodeletError::Types {
+        codelet: codelet.name(),
+        inputs: inputs.to_vec(),
+        outputs: outputs.to_vec(),
+    };
     if let Codelet::Fill { value } = codelet {
         return fill::kernel(value.0, outputs[0]).ok_or_else(unsupported);
     }
     if let Codelet::Cast = codelet {
         return cast::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
     }
-    if let Codelet::Transpose = codelet {
-        return transpose::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
-    }
     if !takes_types(codelet, inputs, outputs) {
         return Err(unsupported());
     }
     Ok(match codelet {
-        Codelet::Matmul { transpose_a, accumulate } => {
-            Box::new(matmul::Matmul { transpose_a: *transpose_a, accumulate: *accumulate, isa })
+        Codelet::Matmul {
+            transpose_a,
+            transpose_b,
+            accumulate,
+        } => {
+            let (transpose_a, transpose_b, accumulate) = (*transpose_a, *transpose_b, *accumulate);
+            Box::new(matmul::Matmul {
+                transpose_a,
+                transpose_b,
+                accumulate,
+                isa,
+            })
         }
         Codelet::Map(expression) => Box::new(map::Map::new(expression, isa)),
-        Codelet::Reduce { kind, accumulate } => Box::new(reduce::Reduce { kind: *kind, accumulate: *accumulate, isa }),
-        Codelet::LayerNorm { epsilon } => Box::new(layer_norm::LayerNorm { epsilon: epsilon.0, isa }),
+        Codelet::Reduce { kind, accumulate } => Box::new(reduce::Reduce {
+            kind: *kind,
+            accumulate: *accumulate,
+            isa,
+        }),
+        Codelet::LayerNorm { epsilon } => Box::new(layer_norm::LayerNorm {
+            epsilon: epsilon.0,
+            isa,
+        }),
         Codelet::LayerNormGrad => Box::new(layer_norm::LayerNormGrad { isa }),
         Codelet::LayerNormParamGrad => Box::new(layer_norm::LayerNormParamGrad { isa }),
-        Codelet::Softmax { scale, causal } => Box::new(softmax::Softmax { scale: scale.0 as f32, causal: *causal, isa }),
+        Codelet::Softmax { scale, causal } => Box::new(softmax::Softmax {
+            scale: scale.0 as f32,
+            causal: *causal,
+            isa,
+        }),
         Codelet::CausalMask => Box::new(softmax::CausalMask),
-        Codelet::SoftmaxGrad { scale } => Box::new(softmax::SoftmaxGrad { scale: scale.0 as f32, isa }),
+        Codelet::SoftmaxGrad { scale } => Box::new(softmax::SoftmaxGrad {
+            scale: scale.0 as f32,
+            isa,
+        }),
         Codelet::RowMaxSum => Box::new(loss::RowMaxSum { isa }),
         Codelet::JoinLogSumExp => Box::new(loss::JoinLogSumExp),
         Codelet::PickLabel => Box::new(loss::PickLabel),
@@ -102,18 +143,18 @@ pub(crate) fn kernel(
         Codelet::CrossEntropyGrad => Box::new(loss::CrossEntropyGrad { isa }),
         Codelet::Gather => Box::new(tables::Gather),
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
-        Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
-        Codelet::Transpose | Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
+        Codelet::Dropout { .. } | Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
     })
 }
 
 /// Numbers of operands and results.
 fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), CodeletError> {
     let (takes, gives) = match codelet {
-        Codelet::Matmul { .. } => ("2 or 3", 1),
         Codelet::Map(expression) => {
             if !expression.is_well_formed() {
-                return Err(CodeletError::Expression { codelet: codelet.name() });
+                return Err(CodeletError::Expression {
+                    codelet: codelet.name(),
+                });
             }
             ("as many as its expression", expression.outputs.len())
         }
@@ -124,18 +165,18 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         Codelet::RowMaxSum => ("1", 2),
         Codelet::CrossEntropyGrad => ("4", 1),
         Codelet::RowLoss => ("3", 1),
-        Codelet::SoftmaxGrad { .. }
+        Codelet::Matmul { .. }
+        | Codelet::SoftmaxGrad { .. }
         | Codelet::JoinLogSumExp
         | Codelet::PickLabel
         | Codelet::Gather
         | Codelet::ScatterAdd
         | Codelet::Dropout { .. } => ("2", 1),
-        Codelet::Transpose | Codelet::Reduce { .. } | Codelet::Softmax { .. } | Codelet::CausalMask | Codelet::Cast => {
+        Codelet::Reduce { .. } | Codelet::Softmax { .. } | Codelet::CausalMask | Codelet::Cast => {
             ("1", 1)
         }
     };
     let enough = match codelet {
-        Codelet::Matmul { .. } => inputs == 2 || inputs == 3,
         Codelet::Map(expression) => inputs == expression.operands as usize,
         Codelet::Fill { .. } => inputs == 0,
         _ => takes.parse() == Ok(inputs),
@@ -143,7 +184,13 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
     if enough && outputs == gives {
         return Ok(());
     }
-    Err(CodeletError::Arity { codelet: codelet.name(), takes, gives, inputs, outputs })
+    Err(CodeletError::Arity {
+        codelet: codelet.name(),
+        takes,
+        gives,
+        inputs,
+        outputs,
+    })
 }
 
 /// Whether there is arithmetic for these element types: so far floats are `f32`, ids and labels `i32`, seeds `u32`.
@@ -154,5 +201,6 @@ fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
         (Codelet::Dropout { .. }, 1) => DType::U32,
         _ => DType::F32,
     };
-    inputs.iter().enumerate().all(|(i, &d)| d == integers(i)) && outputs.iter().all(|&d| d == DType::F32)
+    inputs.iter().enumerate().all(|(i, &d)| d == integers(i))
+        && outputs.iter().all(|&d| d == DType::F32)
 }

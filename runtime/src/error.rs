@@ -12,29 +12,65 @@ pub enum EngineError {
     #[error("{grid} {reason}")]
     Grid { grid: GridId, reason: String },
     #[error("variable {variable} `{name}` {reason}")]
-    Variable { variable: VarId, name: String, reason: String },
+    Variable {
+        variable: VarId,
+        name: String,
+        reason: String,
+    },
     #[error("step {step} of procedure `{procedure}` names {what} that does not exist")]
-    Dangling { procedure: String, step: usize, what: String },
+    Dangling {
+        procedure: String,
+        step: usize,
+        what: String,
+    },
     #[error("{procedure} calls itself")]
     Recursion { procedure: ProcId },
     #[error("compute set `{set}`: {source}")]
     Codelet { set: String, source: CodeletError },
     #[error("compute set `{set}`: {operand} of `{codelet}` {reason}")]
-    Operand { set: String, codelet: &'static str, operand: String, reason: String },
+    Operand {
+        set: String,
+        codelet: &'static str,
+        operand: String,
+        reason: String,
+    },
     #[error("exchange `{exchange}`, {source_name} -> {destination_name}: {source}")]
-    Move { exchange: String, source_name: String, destination_name: String, source: ExchangeError },
-    #[error("exchange `{exchange}`, {source_name} -> {destination_name}: a copy leaves its block on tile {tile}")]
-    CopyOutside { exchange: String, source_name: String, destination_name: String, tile: u32 },
+    Move {
+        exchange: String,
+        source_name: String,
+        destination_name: String,
+        source: ExchangeError,
+    },
+    #[error(
+        "exchange `{exchange}`, {source_name} -> {destination_name}: a copy leaves its block on tile {tile}"
+    )]
+    CopyOutside {
+        exchange: String,
+        source_name: String,
+        destination_name: String,
+        tile: u32,
+    },
     #[error("exchange `{exchange}` reads and writes byte {byte} of tile {tile}")]
-    ExchangeOverlap { exchange: String, tile: u32, byte: u32 },
+    ExchangeOverlap {
+        exchange: String,
+        tile: u32,
+        byte: u32,
+    },
     #[error("cannot reserve {bytes} bytes of tile memory: {source}")]
     Memory { bytes: u64, source: std::io::Error },
     #[error("cannot start {threads} threads: {source}")]
-    Threads { threads: usize, source: rayon::ThreadPoolBuildError },
+    Threads {
+        threads: usize,
+        source: rayon::ThreadPoolBuildError,
+    },
     #[error("the program has no state `{name}`")]
     NoState { name: String },
     #[error("state `{name}` has {expected} bytes, not {found}")]
-    StateBytes { name: String, expected: usize, found: usize },
+    StateBytes {
+        name: String,
+        expected: usize,
+        found: usize,
+    },
     #[error("stream `{stream}`: {source}")]
     Host { stream: String, source: HostError },
 }

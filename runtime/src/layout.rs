@@ -28,7 +28,10 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new(start: &[usize], extent: &[usize]) -> Block {
-        let mut block = Block { rank: extent.len() as u8, ..Block::default() };
+        let mut block = Block {
+            rank: extent.len() as u8,
+            ..Block::default()
+        };
         for d in 0..extent.len() {
             block.start[d] = start[d] as u32;
             block.extent[d] = extent[d] as u32;
@@ -71,6 +74,8 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 pub(crate) struct GridTiles {
     pub(crate) ipu: IpuId,
+    /// Number in the order of first use of the arrangement of tiles, on whichever IPU.
+    pub(crate) arrangement: u32,
     /// Tile of every point.
     pub(crate) tiles: Vec<u32>,
     /// The lowest tile of the grid.
@@ -85,7 +90,11 @@ impl GridTiles {
     /// The point on a tile of this grid's IPU.
     pub(crate) fn point(&self, tile: u32) -> Option<usize> {
         let i = tile.checked_sub(self.first)? as usize;
-        self.points.get(i).copied().filter(|&p| p != GridTiles::NO_POINT).map(|p| p as usize)
+        self.points
+            .get(i)
+            .copied()
+            .filter(|&p| p != GridTiles::NO_POINT)
+            .map(|p| p as usize)
     }
 }
 
@@ -104,8 +113,14 @@ impl Layouts {
     /// Expands every grid and layout of `program`, and checks that every block of every variable lies inside tile memory.
     pub(crate) fn of(program: &Program) -> Result<Layouts, EngineError> {
         let mut grids = Vec::with_capacity(program.grids.len());
+        let mut arrangements: FxHashMap<Vec<u32>, u32> = FxHashMap::default();
         for (i, grid) in program.grids.iter().enumerate() {
-            let tiles = grid_tiles(program, grid).map_err(|reason| EngineError::Grid { grid: GridId(i as u32), reason })?;
+            let mut tiles = grid_tiles(program, grid).map_err(|reason| EngineError::Grid {
+                grid: GridId(i as u32),
+                reason,
+            })?;
+            let next = arrangements.len() as u32;
+            tiles.arrangement = *arrangements.entry(tiles.tiles.clone()).or_insert(next);
             grids.push(Arc::new(tiles));
         }
         let mut known: FxHashMap<LayoutKey, Arc<Layout>> = FxHashMap::default();
@@ -113,10 +128,19 @@ impl Layouts {
         for (i, variable) in program.variables.iter().enumerate() {
             let layout = variable_layout(program, variable, &mut known)
                 .and_then(|layout| check_address(program, variable, &layout).map(|()| layout))
-                .map_err(|reason| EngineError::Variable { variable: VarId(i as u32), name: variable.name.clone(), reason })?;
+                .map_err(|reason| EngineError::Variable {
+                    variable: VarId(i as u32),
+                    name: variable.name.clone(),
+                    reason,
+                })?;
             layouts.push(layout);
         }
         Ok(Layouts { grids, layouts })
+    }
+
+    /// The tiles that hold a variable.
+    pub(crate) fn grid(&self, program: &Program, variable: VarId) -> &GridTiles {
+        &self.grids[program.variable(variable).grid.index()]
     }
 
     pub(crate) fn layout(&self, variable: VarId) -> &Arc<Layout> {
@@ -130,11 +154,21 @@ fn grid_tiles(program: &Program, grid: &Grid) -> Result<GridTiles, String> {
         return Err(format!("is on {} of {}", grid.ipu, program.ipus));
     }
     if grid.tiles == 0 || grid.tiles > on_ipu {
-        return Err(format!("counts {} tiles an IPU where there are {on_ipu}", grid.tiles));
+        return Err(format!(
+            "counts {} tiles an IPU where there are {on_ipu}",
+            grid.tiles
+        ));
     }
-    let points = grid.axes.iter().try_fold(1u64, |n, axis| n.checked_mul(u64::from(axis.extent)));
-    let points = points.filter(|&n| n > 0 && n <= u64::from(grid.tiles)).ok_or("has no points, or more points than tiles")?;
-    let tiles: Vec<u32> = (0..points as usize).map(|p| grid.tile(&grid.point(p)).0).collect();
+    let points = grid
+        .axes
+        .iter()
+        .try_fold(1u64, |n, axis| n.checked_mul(u64::from(axis.extent)));
+    let points = points
+        .filter(|&n| n > 0 && n <= u64::from(grid.tiles))
+        .ok_or("has no points, or more points than tiles")?;
+    let tiles: Vec<u32> = (0..points as usize)
+        .map(|p| grid.tile(&grid.point(p)).0)
+        .collect();
     let first = tiles.iter().copied().min().unwrap_or(0);
     let last = tiles.iter().copied().max().unwrap_or(0);
     let mut by_tile = vec![GridTiles::NO_POINT; (last - first + 1) as usize];
@@ -145,7 +179,13 @@ fn grid_tiles(program: &Program, grid: &Grid) -> Result<GridTiles, String> {
         }
         *slot = point as u32;
     }
-    Ok(GridTiles { ipu: grid.ipu, tiles, first, points: by_tile })
+    Ok(GridTiles {
+        ipu: grid.ipu,
+        arrangement: 0,
+        tiles,
+        first,
+        points: by_tile,
+    })
 }
 
 fn variable_layout(
@@ -153,28 +193,55 @@ fn variable_layout(
     variable: &Variable,
     known: &mut FxHashMap<LayoutKey, Arc<Layout>>,
 ) -> Result<Arc<Layout>, String> {
-    let grid = program.grids.get(variable.grid.index()).ok_or_else(|| format!("lies on unknown {}", variable.grid))?;
+    let grid = program
+        .grids
+        .get(variable.grid.index())
+        .ok_or_else(|| format!("lies on unknown {}", variable.grid))?;
     let shape = &variable.ty.shape;
     if variable.cuts.len() != shape.rank() || shape.rank() > MAX_RANK {
-        return Err(format!("has {} cuts for {} dimensions (at most {MAX_RANK})", variable.cuts.len(), shape.rank()));
+        return Err(format!(
+            "has {} cuts for {} dimensions (at most {MAX_RANK})",
+            variable.cuts.len(),
+            shape.rank()
+        ));
     }
-    let has_axes = |cut: &Cut| cut.grain > 0 && cut.axes.iter().all(|&a| usize::from(a) < grid.axes.len());
+    let has_axes =
+        |cut: &Cut| cut.grain > 0 && cut.axes.iter().all(|&a| usize::from(a) < grid.axes.len());
     if !variable.cuts.iter().all(has_axes) {
         return Err("is cut by an axis that its grid does not have, or in grains of 0".into());
     }
-    let mut axes: Vec<u8> = variable.cuts.iter().flat_map(|c| c.axes.iter().copied()).collect();
+    let mut axes: Vec<u8> = variable
+        .cuts
+        .iter()
+        .flat_map(|c| c.axes.iter().copied())
+        .collect();
     axes.sort_unstable();
     if axes.windows(2).any(|w| w[0] == w[1]) {
         return Err("is cut twice by the same grid axis".into());
     }
-    let bytes = shape.dims().iter().try_fold(variable.ty.dtype.bytes() as u64, |n, &d| n.checked_mul(d as u64));
-    if bytes.is_none_or(|b| b > MAX_TENSOR_BYTES) || shape.dims().iter().any(|&d| d > u32::MAX as usize / 2) {
+    let bytes = shape
+        .dims()
+        .iter()
+        .try_fold(variable.ty.dtype.bytes() as u64, |n, &d| {
+            n.checked_mul(d as u64)
+        });
+    if bytes.is_none_or(|b| b > MAX_TENSOR_BYTES)
+        || shape.dims().iter().any(|&d| d > u32::MAX as usize / 2)
+    {
         return Err(format!("is too large: {}", variable.ty));
     }
     let extents: Vec<u32> = grid.axes.iter().map(|a| a.extent).collect();
-    let key = (extents, variable.cuts.to_vec(), variable.ty.dtype, shape.clone());
+    let key = (
+        extents,
+        variable.cuts.to_vec(),
+        variable.ty.dtype,
+        shape.clone(),
+    );
     let id = known.len() as u32;
-    Ok(known.entry(key).or_insert_with(|| Arc::new(expand_layout(id, variable, grid))).clone())
+    Ok(known
+        .entry(key)
+        .or_insert_with(|| Arc::new(expand_layout(id, variable, grid)))
+        .clone())
 }
 
 fn expand_layout(id: u32, variable: &Variable, grid: &Grid) -> Layout {
@@ -190,9 +257,21 @@ fn expand_layout(id: u32, variable: &Variable, grid: &Grid) -> Layout {
         blocks.push(Block::new(&block.start, block.shape.dims()));
     }
     let dtype = variable.ty.dtype;
-    let max_block_bytes = blocks.iter().map(|b| b.elements() * dtype.bytes()).max().unwrap_or(0);
+    let max_block_bytes = blocks
+        .iter()
+        .map(|b| b.elements() * dtype.bytes())
+        .max()
+        .unwrap_or(0);
     let leading_uncut = variable.cuts.first().is_some_and(|c| c.axes.is_empty());
-    Layout { id, dtype, shape: variable.ty.shape.clone(), blocks, max_block_bytes, first_copies, leading_uncut }
+    Layout {
+        id,
+        dtype,
+        shape: variable.ty.shape.clone(),
+        blocks,
+        max_block_bytes,
+        first_copies,
+        leading_uncut,
+    }
 }
 
 fn check_address(program: &Program, variable: &Variable, layout: &Layout) -> Result<(), String> {
@@ -202,7 +281,11 @@ fn check_address(program: &Program, variable: &Variable, layout: &Layout) -> Res
         return Err(format!("ends at byte {end} of a tile that has {memory}"));
     }
     if !variable.address.is_multiple_of(Variable::ALIGNMENT) {
-        return Err(format!("address {} is not a multiple of {}", variable.address, Variable::ALIGNMENT));
+        return Err(format!(
+            "address {} is not a multiple of {}",
+            variable.address,
+            Variable::ALIGNMENT
+        ));
     }
     Ok(())
 }

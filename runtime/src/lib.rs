@@ -17,3 +17,9 @@ mod tile_memory;
 pub use codelets::CodeletError;
 pub use engine::{Engine, EngineOptions, Host};
 pub use error::{EngineError, HostError};
+
+/// Kernels for the benchmarks; no interface.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::codelets::{Isa, Product, multiply};
+}

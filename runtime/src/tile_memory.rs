@@ -37,12 +37,27 @@ impl TileMemory {
         let stride = align_up(tile_bytes, TILE_ALIGNMENT);
         let tiles = tiles_per_ipu.saturating_mul(ipus as usize);
         let bytes = tiles.saturating_mul(stride);
-        let refused = |source| EngineError::Memory { bytes: bytes as u64, source };
+        let refused = |source| EngineError::Memory {
+            bytes: bytes as u64,
+            source,
+        };
         if bytes == 0 || bytes > MAX_RESERVED_BYTES {
-            return Err(refused(std::io::Error::from(std::io::ErrorKind::InvalidInput)));
+            return Err(refused(std::io::Error::from(
+                std::io::ErrorKind::InvalidInput,
+            )));
         }
-        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon().map_err(refused)?;
-        Ok(TileMemory { map, tiles, tile_bytes, stride, tiles_per_ipu })
+        let map = MmapOptions::new()
+            .len(bytes)
+            .no_reserve_swap()
+            .map_anon()
+            .map_err(refused)?;
+        Ok(TileMemory {
+            map,
+            tiles,
+            tile_bytes,
+            stride,
+            tiles_per_ipu,
+        })
     }
 
     /// Number of a tile in the mapping.
@@ -59,15 +74,27 @@ impl TileMemory {
     }
 
     /// The tiles `first .. first + count`, each alone.
-    pub(crate) fn tiles_mut(&mut self, first: usize, count: usize) -> impl Iterator<Item = &mut [u8]> {
+    pub(crate) fn tiles_mut(
+        &mut self,
+        first: usize,
+        count: usize,
+    ) -> impl Iterator<Item = &mut [u8]> {
         let bytes = self.tile_bytes;
-        self.map[first * self.stride..][..count * self.stride].chunks_mut(self.stride).map(move |t| &mut t[..bytes])
+        self.map[first * self.stride..][..count * self.stride]
+            .chunks_mut(self.stride)
+            .map(move |t| &mut t[..bytes])
     }
 
     /// As [`TileMemory::tiles_mut`], for the threads of the current pool.
-    pub(crate) fn par_tiles_mut(&mut self, first: usize, count: usize) -> impl IndexedParallelIterator<Item = &mut [u8]> {
+    pub(crate) fn par_tiles_mut(
+        &mut self,
+        first: usize,
+        count: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [u8]> {
         let bytes = self.tile_bytes;
-        self.map[first * self.stride..][..count * self.stride].par_chunks_mut(self.stride).map(move |t| &mut t[..bytes])
+        self.map[first * self.stride..][..count * self.stride]
+            .par_chunks_mut(self.stride)
+            .map(move |t| &mut t[..bytes])
     }
 
     /// Fills every tile with [`POISON`].

@@ -3,7 +3,7 @@
 use half::f16;
 use superstep_ir::types::DType;
 
-use super::vertex::{expect_dims, numbers, numbers_mut};
+use super::vertex::{expect_elements, numbers, numbers_mut};
 use super::{Kernel, Mismatch, Scratch, Vertex};
 
 /// Converts element by element.
@@ -13,7 +13,9 @@ struct Cast<F, T>(fn(F) -> T);
 pub(super) fn kernel(from: DType, to: DType) -> Option<Box<dyn Kernel>> {
     use DType::{Bool, F16, F32, I32, U16, U32};
     Some(match (from, to) {
-        (F32, F32) | (I32, I32) | (U32, U32) | (I32, U32) | (U32, I32) => Box::new(Cast(|x: u32| x)),
+        (F32, F32) | (I32, I32) | (U32, U32) | (I32, U32) | (U32, I32) => {
+            Box::new(Cast(|x: u32| x))
+        }
         (F16, F16) | (U16, U16) => Box::new(Cast(|x: u16| x)),
         (Bool, Bool) => Box::new(Cast(|x: u8| x)),
         (F32, F16) => Box::new(Cast(|x: f32| f16::from_f32(x).to_bits())),
@@ -28,7 +30,11 @@ pub(super) fn kernel(from: DType, to: DType) -> Option<Box<dyn Kernel>> {
 
 impl<F: bytemuck::Pod + Send + Sync, T: bytemuck::Pod + Send + Sync> Kernel for Cast<F, T> {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        expect_dims("the result", &vertex.outputs[0], vertex.inputs[0].dims())
+        expect_elements(
+            "the result",
+            &vertex.outputs[0],
+            vertex.inputs[0].elements(),
+        )
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
@@ -50,10 +56,24 @@ mod tests {
     #[test]
     fn between_floats_and_integers() {
         let to_int = kernel(DType::F32, DType::I32).expect("f32 to i32");
-        let out = run(&*to_int, &[whole(&[4], &[0.5, 1.5, -2.5, 3.0])], &[integers(DType::I32, &[4], &[0; 4])]);
-        assert_eq!(out[0].iter().map(|x| x.to_bits() as i32).collect::<Vec<_>>(), [0, 2, -2, 3]);
+        let out = run(
+            &*to_int,
+            &[whole(&[4], &[0.5, 1.5, -2.5, 3.0])],
+            &[integers(DType::I32, &[4], &[0; 4])],
+        );
+        assert_eq!(
+            out[0]
+                .iter()
+                .map(|x| x.to_bits() as i32)
+                .collect::<Vec<_>>(),
+            [0, 2, -2, 3]
+        );
         let to_float = kernel(DType::I32, DType::F32).expect("i32 to f32");
-        let out = run(&*to_float, &[integers(DType::I32, &[3], &[-7, 0, 24])], &[whole(&[3], &[9.0; 3])]);
+        let out = run(
+            &*to_float,
+            &[integers(DType::I32, &[3], &[-7, 0, 24])],
+            &[whole(&[3], &[9.0; 3])],
+        );
         assert_eq!(out[0], [-7.0, 0.0, 24.0]);
         assert!(kernel(DType::Bool, DType::F16).is_none());
     }

@@ -38,7 +38,10 @@ mod tests {
     #[test]
     fn fills_the_block_alone() {
         let kernel = kernel(0.1, DType::F32).expect("f32 can be filled");
-        assert_eq!(run(&*kernel, &[], &[whole(&[3, 5], &[7.0; 15])])[0], [0.1; 15]);
+        assert_eq!(
+            run(&*kernel, &[], &[whole(&[3, 5], &[7.0; 15])])[0],
+            [0.1; 15]
+        );
         assert!(run(&*kernel, &[], &[whole(&[0], &[])])[0].is_empty());
     }
 }

@@ -8,7 +8,7 @@
 
 /// The instruction set kernels may use. The wide one exists only on a machine that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Isa {
+pub struct Isa {
     wide: bool,
 }
 
@@ -17,7 +17,7 @@ impl Isa {
     pub(crate) const PORTABLE: Isa = Isa { wide: false };
 
     /// The best instruction set of this machine.
-    pub(crate) fn detect() -> Isa {
+    pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]
         let wide = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         #[cfg(not(target_arch = "x86_64"))]

@@ -64,5 +64,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     for (l, &v) in tail.iter().enumerate() {
         lanes[l] = larger(v, lanes[l]);
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |m, v| larger(v, m))
+    lanes
+        .into_iter()
+        .fold(f32::NEG_INFINITY, |m, v| larger(v, m))
 }

@@ -5,7 +5,7 @@
 
 use super::isa::isa_kernel;
 use super::lanes::{sum, sum2};
-use super::vertex::{expect_dims, expect_rank, numbers, numbers_mut};
+use super::vertex::{expect_elements, expect_rows, numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Scratch, Vertex};
 
 /// `(x: [r, c], scale: [c], shift: [c]) → (y: [r, c], mean: [r], rstd: [r])`
@@ -16,22 +16,31 @@ pub(super) struct LayerNorm {
 
 impl Kernel for LayerNorm {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, c] = expect_rank("x", &vertex.inputs[0])?;
-        expect_dims("scale", &vertex.inputs[1], &[c])?;
-        expect_dims("shift", &vertex.inputs[2], &[c])?;
-        expect_dims("y", &vertex.outputs[0], &[r, c])?;
-        expect_dims("mean", &vertex.outputs[1], &[r])?;
-        expect_dims("rstd", &vertex.outputs[2], &[r])
+        let (r, c) = vertex.inputs[0].rows();
+        expect_elements("scale", &vertex.inputs[1], c)?;
+        expect_elements("shift", &vertex.inputs[2], c)?;
+        expect_rows("y", &vertex.outputs[0], (r, c))?;
+        expect_elements("mean", &vertex.outputs[1], r)?;
+        expect_elements("rstd", &vertex.outputs[2], r)
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
         let (_, c) = vertex.inputs[0].rows();
         let ([x, scale, shift], [y, mean, rstd]) = vertex.split(tile);
-        let (x, scale, shift): (&[f32], &[f32], &[f32]) = (numbers(x), numbers(scale), numbers(shift));
-        let (y, mean, rstd): (&mut [f32], &mut [f32], &mut [f32]) = (numbers_mut(y), numbers_mut(mean), numbers_mut(rstd));
+        let (x, scale, shift): (&[f32], &[f32], &[f32]) =
+            (numbers(x), numbers(scale), numbers(shift));
+        let (y, mean, rstd): (&mut [f32], &mut [f32], &mut [f32]) =
+            (numbers_mut(y), numbers_mut(mean), numbers_mut(rstd));
         for r in 0..mean.len() {
             let at = r * c..(r + 1) * c;
-            (mean[r], rstd[r]) = normalise(self.isa, &x[at.clone()], scale, shift, self.epsilon, &mut y[at]);
+            (mean[r], rstd[r]) = normalise(
+                self.isa,
+                &x[at.clone()],
+                scale,
+                shift,
+                self.epsilon,
+                &mut y[at],
+            );
         }
     }
 }
@@ -57,12 +66,12 @@ pub(super) struct LayerNormGrad {
 
 impl Kernel for LayerNormGrad {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, c] = expect_rank("g", &vertex.inputs[0])?;
-        expect_dims("x", &vertex.inputs[1], &[r, c])?;
-        expect_dims("scale", &vertex.inputs[2], &[c])?;
-        expect_dims("mean", &vertex.inputs[3], &[r])?;
-        expect_dims("rstd", &vertex.inputs[4], &[r])?;
-        expect_dims("dx", &vertex.outputs[0], &[r, c])
+        let (r, c) = vertex.inputs[0].rows();
+        expect_rows("x", &vertex.inputs[1], (r, c))?;
+        expect_elements("scale", &vertex.inputs[2], c)?;
+        expect_elements("mean", &vertex.inputs[3], r)?;
+        expect_elements("rstd", &vertex.inputs[4], r)?;
+        expect_rows("dx", &vertex.outputs[0], (r, c))
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
@@ -75,7 +84,17 @@ impl Kernel for LayerNormGrad {
         let (h, normal) = scratch.floats[..2 * c].split_at_mut(c);
         for r in 0..mean.len() {
             let at = r * c..(r + 1) * c;
-            input_gradient(self.isa, &g[at.clone()], &x[at.clone()], scale, mean[r], rstd[r], h, normal, &mut dx[at]);
+            input_gradient(
+                self.isa,
+                &g[at.clone()],
+                &x[at.clone()],
+                scale,
+                mean[r],
+                rstd[r],
+                h,
+                normal,
+                &mut dx[at],
+            );
         }
     }
 }
@@ -105,12 +124,12 @@ pub(super) struct LayerNormParamGrad {
 
 impl Kernel for LayerNormParamGrad {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, c] = expect_rank("g", &vertex.inputs[0])?;
-        expect_dims("x", &vertex.inputs[1], &[r, c])?;
-        expect_dims("mean", &vertex.inputs[2], &[r])?;
-        expect_dims("rstd", &vertex.inputs[3], &[r])?;
-        expect_dims("dscale", &vertex.outputs[0], &[1, c])?;
-        expect_dims("dshift", &vertex.outputs[1], &[1, c])
+        let (r, c) = vertex.inputs[0].rows();
+        expect_rows("x", &vertex.inputs[1], (r, c))?;
+        expect_elements("mean", &vertex.inputs[2], r)?;
+        expect_elements("rstd", &vertex.inputs[3], r)?;
+        expect_elements("dscale", &vertex.outputs[0], c)?;
+        expect_elements("dshift", &vertex.outputs[1], c)
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
@@ -123,7 +142,15 @@ impl Kernel for LayerNormParamGrad {
         let (scale_sums, shift_sums) = scratch.doubles.split_at_mut(c);
         for r in 0..mean.len() {
             let at = r * c..(r + 1) * c;
-            add_row(self.isa, &g[at.clone()], &x[at], mean[r], rstd[r], scale_sums, shift_sums);
+            add_row(
+                self.isa,
+                &g[at.clone()],
+                &x[at],
+                mean[r],
+                rstd[r],
+                scale_sums,
+                shift_sums,
+            );
         }
         round(scale_sums, numbers_mut(dscale));
         round(shift_sums, numbers_mut(dshift));

@@ -5,7 +5,7 @@
 //! local: `(e^(logit − logsumexp) − [column = label])·g` ([`CrossEntropyGrad`]).
 
 use super::isa::isa_kernel;
-use super::vertex::{expect_dims, expect_rank, numbers, numbers_mut};
+use super::vertex::{expect_elements, expect_rows, numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, lanes, math};
 
 /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`
@@ -15,9 +15,9 @@ pub(super) struct RowMaxSum {
 
 impl Kernel for RowMaxSum {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, _] = expect_rank("logits", &vertex.inputs[0])?;
-        expect_dims("max", &vertex.outputs[0], &[1, r])?;
-        expect_dims("sum", &vertex.outputs[1], &[1, r])
+        let (r, _) = vertex.inputs[0].rows();
+        expect_elements("max", &vertex.outputs[0], r)?;
+        expect_elements("sum", &vertex.outputs[1], r)
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -47,27 +47,35 @@ isa_kernel! {
     }
 }
 
+/// Parts that are joined into each element of `out`.
+fn parts(x: &Operand<'_>, out: &Operand<'_>) -> usize {
+    x.elements().checked_div(out.elements()).unwrap_or(0)
+}
+
 /// `(max: [p, r], sum: [p, r]) → logsumexp: [r]`
 pub(super) struct JoinLogSumExp;
 
 impl Kernel for JoinLogSumExp {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [p, r] = expect_rank("max", &vertex.inputs[0])?;
-        expect_dims("sum", &vertex.inputs[1], &[p, r])?;
-        expect_dims("logsumexp", &vertex.outputs[0], &[r])
+        let (max, out) = (&vertex.inputs[0], &vertex.outputs[0]);
+        expect_elements("sum", &vertex.inputs[1], max.elements())?;
+        expect_elements("max", max, parts(max, out) * out.elements())
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
         let ([max, sum], [out]) = vertex.split(tile);
-        let (max, sum, out): (&[f32], &[f32], &mut [f32]) = (numbers(max), numbers(sum), numbers_mut(out));
-        let (parts, r) = (vertex.inputs[0].dims()[0] as usize, out.len());
+        let (max, sum, out): (&[f32], &[f32], &mut [f32]) =
+            (numbers(max), numbers(sum), numbers_mut(out));
+        let (parts, r) = (parts(&vertex.inputs[0], &vertex.outputs[0]), out.len());
         for (i, out) in out.iter_mut().enumerate() {
-            let largest = (0..parts).fold(f32::NEG_INFINITY, |m, p| lanes::larger(max[p * r + i], m));
+            let largest =
+                (0..parts).fold(f32::NEG_INFINITY, |m, p| lanes::larger(max[p * r + i], m));
             let mut total = 0.0f64;
             for p in 0..parts {
                 // A tile without columns says −∞, which has no difference to −∞.
                 if max[p * r + i] != f32::NEG_INFINITY {
-                    total += f64::from(sum[p * r + i]) * f64::from(math::exp(max[p * r + i] - largest));
+                    total +=
+                        f64::from(sum[p * r + i]) * f64::from(math::exp(max[p * r + i] - largest));
                 }
             }
             *out = largest + math::log(total as f32);
@@ -77,9 +85,11 @@ impl Kernel for JoinLogSumExp {
 
 /// Which of the block's columns a label falls into.
 fn column_of(label: i32, logits: &Operand<'_>) -> Option<usize> {
-    let first = logits.start()[1] as usize;
-    let column = usize::try_from(label).ok()?.checked_sub(first)?;
-    (column < logits.dims()[1] as usize).then_some(column)
+    let (_, c) = logits.rows();
+    let column = usize::try_from(label)
+        .ok()?
+        .checked_sub(logits.first_column())?;
+    (column < c).then_some(column)
 }
 
 /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`
@@ -87,9 +97,9 @@ pub(super) struct PickLabel;
 
 impl Kernel for PickLabel {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, _] = expect_rank("logits", &vertex.inputs[0])?;
-        expect_dims("labels", &vertex.inputs[1], &[r])?;
-        expect_dims("picked", &vertex.outputs[0], &[1, r])
+        let (r, _) = vertex.inputs[0].rows();
+        expect_elements("labels", &vertex.inputs[1], r)?;
+        expect_elements("picked", &vertex.outputs[0], r)
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -113,21 +123,27 @@ pub(super) struct RowLoss;
 
 impl Kernel for RowLoss {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [_, r] = expect_rank("picked", &vertex.inputs[0])?;
-        expect_dims("logsumexp", &vertex.inputs[1], &[r])?;
-        expect_dims("labels", &vertex.inputs[2], &[r])?;
-        expect_dims("loss", &vertex.outputs[0], &[r])
+        let (picked, loss) = (&vertex.inputs[0], &vertex.outputs[0]);
+        let r = loss.elements();
+        expect_elements("picked", picked, parts(picked, loss) * r)?;
+        expect_elements("logsumexp", &vertex.inputs[1], r)?;
+        expect_elements("labels", &vertex.inputs[2], r)
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
         let ([picked, logsumexp, labels], [loss]) = vertex.split(tile);
-        let (picked, logsumexp, labels): (&[f32], &[f32], &[i32]) = (numbers(picked), numbers(logsumexp), numbers(labels));
+        let (picked, logsumexp, labels): (&[f32], &[f32], &[i32]) =
+            (numbers(picked), numbers(logsumexp), numbers(labels));
         let loss: &mut [f32] = numbers_mut(loss);
         let r = loss.len();
         for (i, loss) in loss.iter_mut().enumerate() {
             // One part holds the logit, the others 0: the sum is exact.
             let logit: f32 = picked.iter().skip(i).step_by(r).sum();
-            *loss = if labels[i] < 0 { 0.0 } else { logsumexp[i] - logit };
+            *loss = if labels[i] < 0 {
+                0.0
+            } else {
+                logsumexp[i] - logit
+            };
         }
     }
 }
@@ -139,15 +155,20 @@ pub(super) struct CrossEntropyGrad {
 
 impl Kernel for CrossEntropyGrad {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [r, c] = expect_rank("logits", &vertex.inputs[0])?;
-        expect_dims("labels", &vertex.inputs[1], &[r])?;
-        expect_dims("logsumexp", &vertex.inputs[2], &[r])?;
-        expect_dims("g", &vertex.inputs[3], &[r])?;
-        expect_dims("the result", &vertex.outputs[0], &[r, c])?;
+        let (r, c) = vertex.inputs[0].rows();
+        expect_elements("labels", &vertex.inputs[1], r)?;
+        expect_elements("logsumexp", &vertex.inputs[2], r)?;
+        expect_elements("g", &vertex.inputs[3], r)?;
+        expect_rows("the result", &vertex.outputs[0], (r, c))?;
         // The result may replace the logits, but no operand that later rows still need.
-        let clash = (1..4).any(|i| vertex.inputs[i].offset == vertex.outputs[0].offset && vertex.outputs[0].elements() > 0);
+        let clash = (1..4).any(|i| {
+            vertex.inputs[i].offset == vertex.outputs[0].offset && vertex.outputs[0].elements() > 0
+        });
         if clash {
-            return Err(Mismatch { operand: "the result".into(), reason: "lies on an operand other than the logits".into() });
+            return Err(Mismatch {
+                operand: "the result".into(),
+                reason: "lies on an operand other than the logits".into(),
+            });
         }
         Ok(())
     }

@@ -27,8 +27,17 @@ impl Map {
     /// `expression` must be well formed.
     pub(super) fn new(expression: &MapExpr, isa: Isa) -> Map {
         let schedule = Schedule::of(expression);
-        let nanoseconds_per_element = 0.3 + schedule.instructions.iter().map(ops::nanoseconds).sum::<f64>();
-        Map { schedule, nanoseconds_per_element, isa }
+        let nanoseconds_per_element = 0.3
+            + schedule
+                .instructions
+                .iter()
+                .map(ops::nanoseconds)
+                .sum::<f64>();
+        Map {
+            schedule,
+            nanoseconds_per_element,
+            isa,
+        }
     }
 }
 
@@ -41,29 +50,40 @@ enum Extent {
     Trailing(usize),
 }
 
+fn without_leading_ones(dims: &[u32]) -> &[u32] {
+    &dims[dims.iter().take_while(|&&e| e == 1).count()..]
+}
+
 /// `None` when the operand does not broadcast to `dims`.
 fn extent(operand: &Operand<'_>, dims: &[u32]) -> Option<Extent> {
-    let own = operand.dims();
+    let own = without_leading_ones(operand.dims());
+    let dims = without_leading_ones(dims);
     if own == dims {
         return Some(Extent::Full);
     }
-    if own.iter().all(|&e| e == 1) {
+    if own.is_empty() {
         return Some(Extent::Scalar);
     }
-    let leading_ones = own.iter().take_while(|&&e| e == 1).count();
-    dims.ends_with(&own[leading_ones..]).then_some(Extent::Trailing(operand.elements()))
+    dims.ends_with(own)
+        .then_some(Extent::Trailing(operand.elements()))
 }
 
 impl Kernel for Map {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
         let dims = vertex.outputs[0].dims();
         for output in &vertex.outputs[1..] {
-            super::vertex::expect_dims("an output", output, dims)?;
+            super::vertex::expect_elements("an output", output, vertex.outputs[0].elements())?;
         }
         for (i, operand) in vertex.inputs.iter().enumerate() {
             if extent(operand, dims).is_none() {
-                let reason = format!("has extents {:?}, which do not broadcast to {dims:?}", operand.dims());
-                return Err(Mismatch { operand: format!("operand {i}"), reason });
+                let reason = format!(
+                    "has extents {:?}, which do not broadcast to {dims:?}",
+                    operand.dims()
+                );
+                return Err(Mismatch {
+                    operand: format!("operand {i}"),
+                    reason,
+                });
             }
         }
         Ok(())
@@ -85,15 +105,20 @@ impl Kernel for Map {
         for &(value, register) in &self.schedule.constants {
             register_mut(registers, register).fill(value);
         }
-        let extents: SmallVec<[Extent; 4]> =
-            vertex.inputs.iter().map(|o| extent(o, dims).unwrap_or(Extent::Scalar)).collect();
+        let extents: SmallVec<[Extent; 4]> = vertex
+            .inputs
+            .iter()
+            .map(|o| extent(o, dims).unwrap_or(Extent::Scalar))
+            .collect();
         let mut windows: SmallVec<[Window; 4]> = SmallVec::new();
         for first in (0..total).step_by(CHUNK) {
             let len = CHUNK.min(total - first);
             windows.clear();
             for (i, (operand, &extent)) in vertex.inputs.iter().zip(&extents).enumerate() {
                 let register = self.schedule.operand_registers[i];
-                windows.push(window(tile, operand, extent, first, len, register, registers));
+                windows.push(window(
+                    tile, operand, extent, first, len, register, registers,
+                ));
             }
             for instruction in &self.schedule.instructions {
                 execute(self.isa, instruction, tile, registers, &windows, len);
@@ -140,7 +165,10 @@ fn window(
             }
             let values = &tile[start..start + period];
             let repeated = values[at..].iter().chain(values.iter().cycle());
-            for (to, &from) in register_mut(registers, register)[..len].iter_mut().zip(repeated) {
+            for (to, &from) in register_mut(registers, register)[..len]
+                .iter_mut()
+                .zip(repeated)
+            {
                 *to = from;
             }
             Window::Register(register)
@@ -152,14 +180,25 @@ fn register_mut(registers: &mut [f32], register: u16) -> &mut [f32] {
     &mut registers[register as usize * CHUNK..][..CHUNK]
 }
 
-fn execute(isa: Isa, instruction: &Instruction, tile: &[f32], registers: &mut [f32], windows: &[Window], len: usize) {
+fn execute(
+    isa: Isa,
+    instruction: &Instruction,
+    tile: &[f32],
+    registers: &mut [f32],
+    windows: &[Window],
+    len: usize,
+) {
     let target = instruction.target() as usize * CHUNK;
     let (below, rest) = registers.split_at_mut(target);
     let (to, above) = rest.split_at_mut(CHUNK);
     let from = |register: u16| {
         let at = register as usize * CHUNK;
         // A schedule never reads the register it writes.
-        if at < target { &below[at..at + len] } else { &above[at - target - CHUNK..][..len] }
+        if at < target {
+            &below[at..at + len]
+        } else {
+            &above[at - target - CHUNK..][..len]
+        }
     };
     let read = |source: Source| match source {
         Source::Register(register) => from(register),

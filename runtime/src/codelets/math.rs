@@ -122,7 +122,11 @@ pub(crate) fn erf(x: f32) -> f32 {
     let q = q.mul_add(s, 0.128_379_17);
     let near = q.mul_add(x, x);
     // Beyond: 1 − e^(−t·p(t)), error 2^-34.5 of the result.
-    let t = if x.abs() < SATURATED { x.abs() } else { SATURATED };
+    let t = if x.abs() < SATURATED {
+        x.abs()
+    } else {
+        SATURATED
+    };
     let p = (-2.259_003e-6_f32).mul_add(t, 3.606_562_3e-5);
     let p = p.mul_add(t, -2.288_184_2e-4);
     let p = p.mul_add(t, 5.524_520_5e-4);
@@ -140,25 +144,29 @@ pub(crate) fn erf(x: f32) -> f32 {
 const GELU_SCALE: f32 = 0.797_884_56;
 const GELU_CUBIC: f32 = 0.044_715;
 
-/// `(1 + tanh u)/2` with `u = √(2/π)(x + 0.044715 x³)`, written as `1/(1 + e^(−2u))`: one exponential, and no cancellation.
+/// The gate `s = (1 + tanh u)/2` with `u = √(2/π)(x + 0.044715 x³)`, and `s(1 − s)`. With `e = e^(−2|u|)` both are quotients of
+/// positive numbers: one exponential, no cancellation, no overflow.
 #[inline(always)]
-fn gelu_gate(x: f32) -> f32 {
+fn gelu_gate(x: f32) -> (f32, f32) {
     let u = GELU_SCALE * (x * x * x).mul_add(GELU_CUBIC, x);
-    1.0 / (1.0 + exp(-2.0 * u))
+    let e = exp(-2.0 * u.abs());
+    let upper = 1.0 / (1.0 + e);
+    let lower = e * upper;
+    (if u < 0.0 { lower } else { upper }, lower * upper)
 }
 
 /// `x (1 + tanh u)/2`
 #[inline(always)]
 pub(crate) fn gelu_tanh(x: f32) -> f32 {
-    x * gelu_gate(x)
+    x * gelu_gate(x).0
 }
 
 /// `d gelu_tanh/dx = s + x·s(1 − s)·2u'`, where `s` is the gate.
 #[inline(always)]
 pub(crate) fn gelu_tanh_slope(x: f32) -> f32 {
-    let s = gelu_gate(x);
+    let (gate, steepness) = gelu_gate(x);
     let slope = GELU_SCALE * (3.0 * GELU_CUBIC * x).mul_add(x, 1.0);
-    (2.0 * x * slope).mul_add(s * (1.0 - s), s)
+    (2.0 * x * slope).mul_add(steepness, gate)
 }
 
 /// `x·Φ(x)`

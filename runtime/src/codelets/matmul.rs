@@ -1,7 +1,7 @@
 //! `out[.., m, n] (+)= a·b`, one product of the matrix unit.
 //!
-//! Computed: `out[i, j] = fma(a[i, k−1], b[k−1, j], … fma(a[i, 0], b[0, j], start))` with `start` 0, the old `out`, or `c`.
-//! Stored:   row-major; `a` is `[m, k]`, or `[k, m]` with `transpose_a`; `b` is `[k, n]`.
+//! Computed: `out[i, j] = fma(a[i, k−1], b[k−1, j], … fma(a[i, 0], b[0, j], start))` with `start` 0 or the old `out`.
+//! Stored:   row-major; `a` is `[m, k]`, or `[k, m]` with `transpose_a`; `b` is `[k, n]`, or `[n, k]` with `transpose_b`.
 //! Order:    one chain of fused multiply-adds an output element, over ascending `k`. Rows and columns may be grouped at will; `k` may
 //!           only be cut where the chain is stored and taken up again, which is exact.
 
@@ -9,25 +9,37 @@
 mod avx2;
 mod portable;
 
-use super::vertex::{expect_dims, numbers, numbers_mut};
+use super::vertex::{numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex};
 
 /// Extents and storage of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Product {
-    pub(crate) m: usize,
-    pub(crate) k: usize,
-    pub(crate) n: usize,
+pub struct Product {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
     /// `a` is stored `[k, m]`.
-    pub(crate) transpose_a: bool,
+    pub transpose_a: bool,
+    /// `b` is stored `[n, k]`.
+    pub transpose_b: bool,
     /// The chains start from the old `out`.
-    pub(crate) accumulate: bool,
+    pub accumulate: bool,
 }
 
 /// One product on dense slices. `work` is work space.
-pub(crate) fn multiply(isa: Isa, product: &Product, a: &[f32], b: &[f32], out: &mut [f32], work: &mut Vec<f32>) {
+pub fn multiply(
+    isa: Isa,
+    product: &Product,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    work: &mut Vec<f32>,
+) {
     let &Product { m, k, n, .. } = product;
-    assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n, "operands of {product:?}");
+    assert!(
+        a.len() == m * k && b.len() == k * n && out.len() == m * n,
+        "operands of {product:?}"
+    );
     #[cfg(target_arch = "x86_64")]
     if let Some(wide) = avx2::Wide::of(isa) {
         return wide.multiply(product, a, b, out, work);
@@ -38,6 +50,7 @@ pub(crate) fn multiply(isa: Isa, product: &Product, a: &[f32], b: &[f32], out: &
 
 pub(super) struct Matmul {
     pub(super) transpose_a: bool,
+    pub(super) transpose_b: bool,
     pub(super) accumulate: bool,
     pub(super) isa: Isa,
 }
@@ -48,25 +61,59 @@ impl Matmul {
         let (batch, m, n) = out.matrices();
         let (_, first, last) = a.matrices();
         let k = if self.transpose_a { first } else { last };
-        (batch, Product { m, k, n, transpose_a: self.transpose_a, accumulate: self.accumulate })
+        let &Matmul {
+            transpose_a,
+            transpose_b,
+            accumulate,
+            ..
+        } = self;
+        (
+            batch,
+            Product {
+                m,
+                k,
+                n,
+                transpose_a,
+                transpose_b,
+                accumulate,
+            },
+        )
     }
+}
+
+/// Ok when `operand` is `batch` matrices of `[r, c]`, or of `[c, r]` when it is stored transposed.
+fn expect_matrices(
+    name: &str,
+    operand: &Operand<'_>,
+    transposed: bool,
+    batch: usize,
+    (r, c): (usize, usize),
+) -> Result<(), Mismatch> {
+    let expected = if transposed {
+        (batch, c, r)
+    } else {
+        (batch, r, c)
+    };
+    if operand.matrices() == expected {
+        return Ok(());
+    }
+    let (batch, r, c) = expected;
+    let reason = format!(
+        "has extents {:?} where [{batch}, {r}, {c}] belong",
+        operand.dims()
+    );
+    Err(Mismatch {
+        operand: name.into(),
+        reason,
+    })
 }
 
 impl Kernel for Matmul {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [out] = &vertex.outputs[..] else { unreachable!("arity is checked first") };
         let (a, b) = (&vertex.inputs[0], &vertex.inputs[1]);
-        let [batch @ .., m, n] = out.dims() else {
-            return Err(Mismatch { operand: "out".into(), reason: "is no matrix".into() });
-        };
-        let [.., first, last] = a.dims() else {
-            return Err(Mismatch { operand: "a".into(), reason: "is no matrix".into() });
-        };
-        let k = if self.transpose_a { *first } else { *last };
-        let dims = |r: u32, c: u32| [batch, &[r, c]].concat();
-        expect_dims("a", a, &if self.transpose_a { dims(k, *m) } else { dims(*m, k) })?;
-        expect_dims("b", b, &dims(k, *n))?;
-        vertex.inputs.get(2).map_or(Ok(()), |c| expect_dims("c", c, out.dims()))
+        let (batch, Product { m, k, n, .. }) = self.product(a, &vertex.outputs[0]);
+        expect_matrices("a", a, self.transpose_a, batch, (m, k))?;
+        expect_matrices("b", b, self.transpose_b, batch, (k, n))
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -75,11 +122,7 @@ impl Kernel for Matmul {
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
-        let (batch, mut product) = self.product(&vertex.inputs[0], &vertex.outputs[0]);
-        if let Some(c) = vertex.inputs.get(2).filter(|_| !self.accumulate) {
-            tile.copy_within(c.range(), vertex.outputs[0].offset);
-            product.accumulate = true;
-        }
+        let (batch, product) = self.product(&vertex.inputs[0], &vertex.outputs[0]);
         let ([a, b], [out]) = vertex.split(tile);
         let (a, b, out) = (numbers(a), numbers(b), numbers_mut(out));
         let Product { m, k, n, .. } = product;

@@ -1,4 +1,5 @@
-//! `(x: [p, ..rest]) → [..rest]`: the leading dimension reduced in ascending order.
+//! `(x: [p, ..rest]) → [..rest]`: the leading part reduced in ascending order; `p` is what is left when the result's elements are taken
+//! out of those of `x`.
 //!
 //! Sums run in `f64` and round once, when they are written: a gradient norm over a hundred thousand elements of a tile would lose
 //! digits in `f32`.
@@ -7,7 +8,7 @@ use superstep_ir::op::ReduceKind;
 
 use super::isa::isa_kernel;
 use super::lanes::larger;
-use super::vertex::{expect_dims, numbers, numbers_mut};
+use super::vertex::{expect_elements, numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Scratch, Vertex};
 
 /// Columns taken together: their sums stay in L1.
@@ -21,20 +22,31 @@ pub(super) struct Reduce {
 
 impl Kernel for Reduce {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let Some((_, rest)) = vertex.inputs[0].dims().split_first() else {
-            return Err(Mismatch { operand: "x".into(), reason: "is a scalar".into() });
-        };
         if self.accumulate && self.kind == ReduceKind::Max {
-            return Err(Mismatch { operand: "the result".into(), reason: "cannot accumulate a maximum".into() });
+            return Err(Mismatch {
+                operand: "the result".into(),
+                reason: "cannot accumulate a maximum".into(),
+            });
         }
-        expect_dims("the result", &vertex.outputs[0], rest)
+        let (x, out) = (vertex.inputs[0].elements(), vertex.outputs[0].elements());
+        let whole = x.checked_div(out).unwrap_or(0) * out;
+        expect_elements("x", &vertex.inputs[0], whole)
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
         let ([x], [out]) = vertex.split(tile);
         let (x, out): (&[f32], &mut [f32]) = (numbers(x), numbers_mut(out));
-        scratch.doubles.resize(scratch.doubles.len().max(COLUMNS), 0.0);
-        reduce(self.isa, x, self.kind, self.accumulate, out, &mut scratch.doubles);
+        scratch
+            .doubles
+            .resize(scratch.doubles.len().max(COLUMNS), 0.0);
+        reduce(
+            self.isa,
+            x,
+            self.kind,
+            self.accumulate,
+            out,
+            &mut scratch.doubles,
+        );
     }
 }
 
@@ -85,13 +97,23 @@ mod tests {
 
     #[test]
     fn every_kind_on_odd_shapes() {
-        for (p, rest) in [(1, vec![7]), (3, vec![]), (24, vec![5, 7]), (7, vec![1025]), (0, vec![4]), (4, vec![0])] {
+        for (p, rest) in [
+            (1, vec![7]),
+            (3, vec![]),
+            (24, vec![5, 7]),
+            (7, vec![1025]),
+            (0, vec![4]),
+            (4, vec![0]),
+        ] {
             let width: usize = rest.iter().product();
             let (x, old) = (random(p * width, 1), random(width, 2));
             let dims = [&[p][..], &rest].concat();
-            for (kind, accumulate) in
-                [(ReduceKind::Sum, false), (ReduceKind::Sum, true), (ReduceKind::SumSquares, true), (ReduceKind::Max, false)]
-            {
+            for (kind, accumulate) in [
+                (ReduceKind::Sum, false),
+                (ReduceKind::Sum, true),
+                (ReduceKind::SumSquares, true),
+                (ReduceKind::Max, false),
+            ] {
                 let expected: Vec<f64> = (0..width)
                     .map(|i| {
                         let column = (0..p).map(|q| f64::from(x[q * width + i]));
@@ -105,9 +127,24 @@ mod tests {
                     .collect();
                 let results: Vec<_> = isas()
                     .into_iter()
-                    .map(|isa| run(&Reduce { kind, accumulate, isa }, &[whole(&dims, &x)], &[whole(&rest, &old)]))
+                    .map(|isa| {
+                        run(
+                            &Reduce {
+                                kind,
+                                accumulate,
+                                isa,
+                            },
+                            &[whole(&dims, &x)],
+                            &[whole(&rest, &old)],
+                        )
+                    })
                     .collect();
-                assert_close(&results[0][0], &expected, 1e-7, &format!("{kind:?} of {dims:?}"));
+                assert_close(
+                    &results[0][0],
+                    &expected,
+                    1e-7,
+                    &format!("{kind:?} of {dims:?}"),
+                );
                 assert!(results.iter().all(|r| bits(r) == bits(&results[0])));
             }
         }

@@ -5,7 +5,7 @@
 //! on an operand.
 
 use super::isa::isa_kernel;
-use super::vertex::{expect_dims, numbers, numbers_mut};
+use super::vertex::{expect_rows, numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, lanes, math};
 
 /// `(x: [.., r, c]) → [.., r, c]`
@@ -17,25 +17,30 @@ pub(super) struct Softmax {
 
 /// First element of the block along the rows' axis, and rows before the index starts again (a batch).
 fn row_axis(operand: &Operand<'_>) -> (usize, usize) {
-    match (operand.start(), operand.dims()) {
-        ([.., first, _], [.., rows, _]) => (*first as usize, (*rows as usize).max(1)),
-        _ => (0, 1),
-    }
+    let (_, rows, _) = operand.matrices();
+    (operand.first_row(), rows.max(1))
 }
 
 /// Ok when whole rows of the tensor are on the tile.
 fn expect_whole_rows(operand: &Operand<'_>) -> Result<(), Mismatch> {
-    let whole = operand.dims().last().zip(operand.tensor_dims().last()).is_some_and(|(&d, &t)| d as usize == t);
+    let whole = operand
+        .dims()
+        .last()
+        .zip(operand.tensor_dims().last())
+        .is_some_and(|(&d, &t)| d as usize == t);
     if whole || operand.elements() == 0 {
         return Ok(());
     }
-    Err(Mismatch { operand: "x".into(), reason: "holds parts of rows".into() })
+    Err(Mismatch {
+        operand: "x".into(),
+        reason: "holds parts of rows".into(),
+    })
 }
 
 impl Kernel for Softmax {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
         expect_whole_rows(&vertex.inputs[0])?;
-        expect_dims("the result", &vertex.outputs[0], vertex.inputs[0].dims())
+        expect_rows("the result", &vertex.outputs[0], vertex.inputs[0].rows())
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -48,7 +53,11 @@ impl Kernel for Softmax {
         let (from, to) = (vertex.inputs[0].range(), vertex.outputs[0].range());
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
-            let seen = if self.causal { c.min(first + r % period + 1) } else { c };
+            let seen = if self.causal {
+                c.min(first + r % period + 1)
+            } else {
+                c
+            };
             let work = &mut scratch.floats[..seen];
             let x: &[f32] = numbers(&tile[from.clone()]);
             let factor = exponentials(self.isa, &x[r * c..][..seen], self.scale, work);
@@ -90,19 +99,29 @@ pub(super) struct SoftmaxGrad {
 impl Kernel for SoftmaxGrad {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
         expect_whole_rows(&vertex.inputs[0])?;
-        expect_dims("g", &vertex.inputs[1], vertex.inputs[0].dims())?;
-        expect_dims("the result", &vertex.outputs[0], vertex.inputs[0].dims())
+        expect_rows("g", &vertex.inputs[1], vertex.inputs[0].rows())?;
+        expect_rows("the result", &vertex.outputs[0], vertex.inputs[0].rows())
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
         let (rows, c) = vertex.inputs[0].rows();
-        let (p_range, g_range, to) = (vertex.inputs[0].range(), vertex.inputs[1].range(), vertex.outputs[0].range());
+        let (p_range, g_range, to) = (
+            vertex.inputs[0].range(),
+            vertex.inputs[1].range(),
+            vertex.outputs[0].range(),
+        );
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
             let work = &mut scratch.floats[..c];
             let p: &[f32] = numbers(&tile[p_range.clone()]);
             let g: &[f32] = numbers(&tile[g_range.clone()]);
-            gradient_row(self.isa, &p[r * c..][..c], &g[r * c..][..c], self.scale, work);
+            gradient_row(
+                self.isa,
+                &p[r * c..][..c],
+                &g[r * c..][..c],
+                self.scale,
+                work,
+            );
             let out: &mut [f32] = numbers_mut(&mut tile[to.clone()]);
             out[r * c..][..c].copy_from_slice(work);
         }
@@ -123,17 +142,14 @@ pub(super) struct CausalMask;
 
 impl Kernel for CausalMask {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        if vertex.inputs[0].dims().len() < 2 {
-            return Err(Mismatch { operand: "x".into(), reason: "is no matrix".into() });
-        }
-        expect_dims("the result", &vertex.outputs[0], vertex.inputs[0].dims())
+        expect_rows("the result", &vertex.outputs[0], vertex.inputs[0].rows())
     }
 
     fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
         let (x, out) = (&vertex.inputs[0], &vertex.outputs[0]);
         let (rows, c) = x.rows();
         let (first, period) = row_axis(x);
-        let first_column = x.start().last().map_or(0, |&s| s as usize);
+        let first_column = x.first_column();
         tile.copy_within(x.range(), out.offset);
         let y: &mut [f32] = numbers_mut(&mut tile[out.range()]);
         for r in 0..rows {

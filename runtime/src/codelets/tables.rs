@@ -1,13 +1,13 @@
 //! Rows of a table that is cut over tiles: every tile serves the ids that fall into its own entries.
 
-use super::vertex::{expect_dims, expect_rank, numbers, numbers_mut};
+use super::vertex::{expect_rows, numbers, numbers_mut};
 use super::{Kernel, Mismatch, Operand, Scratch, Vertex};
 
 /// The block's own row of an id; `None` for ids of other tiles, and for ids outside the table.
 fn row_of(id: i32, table: &Operand<'_>) -> Option<usize> {
-    let first = table.start()[0] as usize;
-    let row = usize::try_from(id).ok()?.checked_sub(first)?;
-    (row < table.dims()[0] as usize).then_some(row)
+    let (v, _) = table.rows();
+    let row = usize::try_from(id).ok()?.checked_sub(table.first_row())?;
+    (row < v).then_some(row)
 }
 
 /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of other tiles' ids are 0.
@@ -15,9 +15,12 @@ pub(super) struct Gather;
 
 impl Kernel for Gather {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [_, d] = expect_rank("table", &vertex.inputs[0])?;
-        let [n] = expect_rank("ids", &vertex.inputs[1])?;
-        expect_dims("the result", &vertex.outputs[0], &[1, n, d])
+        let (_, d) = vertex.inputs[0].rows();
+        expect_rows(
+            "the result",
+            &vertex.outputs[0],
+            (vertex.inputs[1].elements(), d),
+        )
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -28,7 +31,8 @@ impl Kernel for Gather {
         let operand = &vertex.inputs[0];
         let (_, d) = operand.rows();
         let ([table, ids], [out]) = vertex.split(tile);
-        let (table, ids, out): (&[f32], &[i32], &mut [f32]) = (numbers(table), numbers(ids), numbers_mut(out));
+        let (table, ids, out): (&[f32], &[i32], &mut [f32]) =
+            (numbers(table), numbers(ids), numbers_mut(out));
         if d == 0 {
             return;
         }
@@ -46,9 +50,12 @@ pub(super) struct ScatterAdd;
 
 impl Kernel for ScatterAdd {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let [n] = expect_rank("ids", &vertex.inputs[0])?;
-        let [_, d] = expect_rank("table", &vertex.outputs[0])?;
-        expect_dims("updates", &vertex.inputs[1], &[n, d])
+        let (_, d) = vertex.outputs[0].rows();
+        expect_rows(
+            "updates",
+            &vertex.inputs[1],
+            (vertex.inputs[0].elements(), d),
+        )
     }
 
     fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
@@ -59,9 +66,12 @@ impl Kernel for ScatterAdd {
         let operand = &vertex.outputs[0];
         let (_, d) = operand.rows();
         let ([ids, updates], [table]) = vertex.split(tile);
-        let (ids, updates, table): (&[i32], &[f32], &mut [f32]) = (numbers(ids), numbers(updates), numbers_mut(table));
+        let (ids, updates, table): (&[i32], &[f32], &mut [f32]) =
+            (numbers(ids), numbers(updates), numbers_mut(table));
         for (i, &id) in ids.iter().enumerate() {
-            let Some(row) = row_of(id, operand) else { continue };
+            let Some(row) = row_of(id, operand) else {
+                continue;
+            };
             for (t, &u) in table[row * d..][..d].iter_mut().zip(&updates[i * d..][..d]) {
                 *t += u;
             }
@@ -80,7 +90,10 @@ mod tests {
     fn gather_serves_its_own_rows_only() {
         let table = random(3 * 5, 1);
         let ids = [4, 6, -1, 7, 5, 4, 100, i32::MIN, i32::MAX];
-        let inputs = [block(&[24, 5], &[4, 0], &[3, 5], &table), integers(DType::I32, &[9], &ids)];
+        let inputs = [
+            block(&[24, 5], &[4, 0], &[3, 5], &table),
+            integers(DType::I32, &[9], &ids),
+        ];
         let out = run(&Gather, &inputs, &[whole(&[1, 9, 5], &[7.0; 45])]);
         for (i, &id) in ids.iter().enumerate() {
             let row = &out[0][i * 5..][..5];
@@ -96,7 +109,11 @@ mod tests {
         let (table, updates) = (random(3 * 7, 1), random(5 * 7, 2));
         let ids = [6, 4, 6, -3, 9];
         let inputs = [integers(DType::I32, &[5], &ids), whole(&[5, 7], &updates)];
-        let out = run(&ScatterAdd, &inputs, &[block(&[24, 7], &[4, 0], &[3, 7], &table)]);
+        let out = run(
+            &ScatterAdd,
+            &inputs,
+            &[block(&[24, 7], &[4, 0], &[3, 7], &table)],
+        );
         for j in 0..7 {
             assert_eq!(out[0][j], table[j] + updates[7 + j]);
             assert_eq!(out[0][7 + j], table[7 + j]);
@@ -107,9 +124,17 @@ mod tests {
     #[test]
     fn empty_blocks() {
         let ids = integers(DType::I32, &[2], &[0, 1]);
-        let out = run(&Gather, &[block(&[4, 3], &[4, 0], &[0, 3], &[]), ids.clone()], &[whole(&[1, 2, 3], &[7.0; 6])]);
+        let out = run(
+            &Gather,
+            &[block(&[4, 3], &[4, 0], &[0, 3], &[]), ids.clone()],
+            &[whole(&[1, 2, 3], &[7.0; 6])],
+        );
         assert_eq!(out[0], [0.0; 6]);
-        let out = run(&ScatterAdd, &[ids, whole(&[2, 3], &[1.0; 6])], &[block(&[4, 3], &[4, 0], &[0, 3], &[])]);
+        let out = run(
+            &ScatterAdd,
+            &[ids, whole(&[2, 3], &[1.0; 6])],
+            &[block(&[4, 3], &[4, 0], &[0, 3], &[])],
+        );
         assert!(out[0].is_empty());
     }
 }

@@ -27,12 +27,24 @@ pub(crate) fn whole(dims: &[usize], data: &[f32]) -> Data {
 
 /// The block at `start` with `extent` of a tensor of `dims`.
 pub(crate) fn block(dims: &[usize], start: &[usize], extent: &[usize], data: &[f32]) -> Data {
-    typed(DType::F32, dims, start, extent, data.iter().map(|x| x.to_bits()).collect())
+    typed(
+        DType::F32,
+        dims,
+        start,
+        extent,
+        data.iter().map(|x| x.to_bits()).collect(),
+    )
 }
 
 /// Whole `i32` or `u32` data.
 pub(crate) fn integers(dtype: DType, dims: &[usize], data: &[i32]) -> Data {
-    typed(dtype, dims, &vec![0; dims.len()], dims, data.iter().map(|&x| x as u32).collect())
+    typed(
+        dtype,
+        dims,
+        &vec![0; dims.len()],
+        dims,
+        data.iter().map(|&x| x as u32).collect(),
+    )
 }
 
 fn typed(dtype: DType, dims: &[usize], start: &[usize], extent: &[usize], words: Vec<u32>) -> Data {
@@ -46,7 +58,10 @@ fn typed(dtype: DType, dims: &[usize], start: &[usize], extent: &[usize], words:
         first_copies: vec![0],
         leading_uncut: true,
     };
-    Data { layout: std::sync::Arc::new(layout), words }
+    Data {
+        layout: std::sync::Arc::new(layout),
+        words,
+    }
 }
 
 /// Runs one vertex and gives the outputs' words. `outputs` say shapes and old contents. Bytes around the operands must not change.
@@ -56,7 +71,12 @@ pub(crate) fn run(kernel: &dyn Kernel, inputs: &[Data], outputs: &[Data]) -> Vec
 }
 
 /// As [`run`], with output `o` lying on input `on[o]` (`usize::MAX`: apart).
-pub(crate) fn run_in_place(kernel: &dyn Kernel, inputs: &[Data], outputs: &[Data], on: &[usize]) -> Vec<Vec<f32>> {
+pub(crate) fn run_in_place(
+    kernel: &dyn Kernel,
+    inputs: &[Data],
+    outputs: &[Data],
+    on: &[usize],
+) -> Vec<Vec<f32>> {
     const GUARD: u32 = 0xdead_beef;
     let mut tile: Vec<u128> = Vec::new();
     let words_of = |data: &Data| data.words.len().next_multiple_of(4) + 4;
@@ -71,25 +91,57 @@ pub(crate) fn run_in_place(kernel: &dyn Kernel, inputs: &[Data], outputs: &[Data
         4 * (next - words_of(data))
     };
     let input_at: Vec<usize> = inputs.iter().map(|d| place(d, words)).collect();
-    let output_at: Vec<usize> =
-        outputs.iter().zip(on).map(|(d, &i)| if i == usize::MAX { place(d, words) } else { input_at[i] }).collect();
+    let output_at: Vec<usize> = outputs
+        .iter()
+        .zip(on)
+        .map(|(d, &i)| {
+            if i == usize::MAX {
+                place(d, words)
+            } else {
+                input_at[i]
+            }
+        })
+        .collect();
     let before = words.to_vec();
     let operands = |data: &'_ [Data], at: &[usize]| -> Vec<(usize, std::sync::Arc<Layout>)> {
-        data.iter().zip(at).map(|(d, &at)| (at, d.layout.clone())).collect()
+        data.iter()
+            .zip(at)
+            .map(|(d, &at)| (at, d.layout.clone()))
+            .collect()
     };
     let (ins, outs) = (operands(inputs, &input_at), operands(outputs, &output_at));
     let vertex = Vertex {
-        inputs: ins.iter().map(|(at, l)| Operand::new(*at, None, l, 0)).collect::<SmallVec<_>>(),
-        outputs: outs.iter().map(|(at, l)| Operand::new(*at, None, l, 0)).collect::<SmallVec<_>>(),
+        inputs: ins
+            .iter()
+            .map(|(at, l)| Operand::new(*at, None, l, 0))
+            .collect::<SmallVec<_>>(),
+        outputs: outs
+            .iter()
+            .map(|(at, l)| Operand::new(*at, None, l, 0))
+            .collect::<SmallVec<_>>(),
     };
     kernel.check(&vertex).expect("operands fit");
-    kernel.run(&vertex, bytemuck::cast_slice_mut(&mut tile), &mut Scratch::default());
+    kernel.run(
+        &vertex,
+        bytemuck::cast_slice_mut(&mut tile),
+        &mut Scratch::default(),
+    );
     let after: &[u32] = bytemuck::cast_slice(&tile);
-    let written = |w: usize| outputs.iter().zip(&output_at).any(|(d, &at)| (at / 4..at / 4 + d.words.len()).contains(&w));
+    let written = |w: usize| {
+        outputs
+            .iter()
+            .zip(&output_at)
+            .any(|(d, &at)| (at / 4..at / 4 + d.words.len()).contains(&w))
+    };
     for w in 0..after.len() {
         assert!(after[w] == before[w] || written(w), "word {w} is no output");
     }
-    let output = |(d, &at): (&Data, &usize)| after[at / 4..][..d.words.len()].iter().map(|&w| f32::from_bits(w)).collect();
+    let output = |(d, &at): (&Data, &usize)| {
+        after[at / 4..][..d.words.len()]
+            .iter()
+            .map(|&w| f32::from_bits(w))
+            .collect()
+    };
     outputs.iter().zip(&output_at).map(output).collect()
 }
 
@@ -98,7 +150,9 @@ pub(crate) fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..count)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((state >> 40) as f32) / 8_388_608.0 - 1.0
         })
         .collect()
@@ -109,11 +163,17 @@ pub(crate) fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (&f, &e)) in found.iter().zip(expected).enumerate() {
         let same = f64::from(f) == e || (f64::from(f) - e).abs() <= tolerance * (1.0 + e.abs());
-        assert!(same || (f.is_nan() && e.is_nan()), "{what}[{i}]: {f} is not {e}");
+        assert!(
+            same || (f.is_nan() && e.is_nan()),
+            "{what}[{i}]: {f} is not {e}"
+        );
     }
 }
 
 /// The same bits, NaN or not.
 pub(crate) fn bits(outputs: &[Vec<f32>]) -> Vec<Vec<u32>> {
-    outputs.iter().map(|o| o.iter().map(|x| x.to_bits()).collect()).collect()
+    outputs
+        .iter()
+        .map(|o| o.iter().map(|x| x.to_bits()).collect())
+        .collect()
 }

@@ -19,9 +19,19 @@ pub(crate) struct Operand<'a> {
 
 impl<'a> Operand<'a> {
     /// The block at `point` of a variable at `address`, or one entry of its leading dimension.
-    pub(crate) fn new(address: usize, entry: Option<u32>, layout: &'a Layout, point: usize) -> Operand<'a> {
+    pub(crate) fn new(
+        address: usize,
+        entry: Option<u32>,
+        layout: &'a Layout,
+        point: usize,
+    ) -> Operand<'a> {
         let block = &layout.blocks[point];
-        let mut operand = Operand { offset: address, layout, block, dropped: usize::from(entry.is_some()) };
+        let mut operand = Operand {
+            offset: address,
+            layout,
+            block,
+            dropped: usize::from(entry.is_some()),
+        };
         if let Some(entry) = entry {
             operand.offset += entry as usize * operand.bytes();
         }
@@ -59,14 +69,36 @@ impl<'a> Operand<'a> {
     /// `(rows, columns)`: all leading extents taken together, and the last one.
     pub(crate) fn rows(&self) -> (usize, usize) {
         let columns = self.dims().last().map_or(1, |&c| c as usize);
-        let rows = self.dims().iter().rev().skip(1).map(|&e| e as usize).product();
+        let rows = self
+            .dims()
+            .iter()
+            .rev()
+            .skip(1)
+            .map(|&e| e as usize)
+            .product();
         (rows, columns)
+    }
+
+    /// First row of the block along the second-last axis of the tensor.
+    pub(crate) fn first_row(&self) -> usize {
+        self.start().iter().rev().nth(1).map_or(0, |&s| s as usize)
+    }
+
+    /// First column of the block along the last axis of the tensor.
+    pub(crate) fn first_column(&self) -> usize {
+        self.start().last().map_or(0, |&s| s as usize)
     }
 
     /// `(batch, r, c)`: the last two extents, and all others taken together.
     pub(crate) fn matrices(&self) -> (usize, usize, usize) {
-        let [batch @ .., r, c] = self.dims() else { return (1, 1, self.elements()) };
-        (batch.iter().map(|&e| e as usize).product(), *r as usize, *c as usize)
+        let [batch @ .., r, c] = self.dims() else {
+            return (1, 1, self.elements());
+        };
+        (
+            batch.iter().map(|&e| e as usize).product(),
+            *r as usize,
+            *c as usize,
+        )
     }
 }
 
@@ -83,26 +115,48 @@ pub(crate) struct Mismatch {
     pub(crate) reason: String,
 }
 
-/// Ok when `operand` has the extents `expected`.
-pub(crate) fn expect_dims(name: &str, operand: &Operand<'_>, expected: &[u32]) -> Result<(), Mismatch> {
-    if operand.dims() == expected {
+/// Ok when `operand` has `(rows, columns)` as [`Operand::rows`] counts them.
+pub(crate) fn expect_rows(
+    name: &str,
+    operand: &Operand<'_>,
+    expected: (usize, usize),
+) -> Result<(), Mismatch> {
+    if operand.rows() == expected {
         return Ok(());
     }
-    Err(Mismatch { operand: name.into(), reason: format!("has extents {:?} where {expected:?} belong", operand.dims()) })
+    let (r, c) = expected;
+    Err(Mismatch {
+        operand: name.into(),
+        reason: format!("has extents {:?} where [{r}, {c}] belong", operand.dims()),
+    })
 }
 
-/// The extents of an operand that must have `N` dimensions.
-pub(crate) fn expect_rank<const N: usize>(name: &str, operand: &Operand<'_>) -> Result<[u32; N], Mismatch> {
-    operand.dims().try_into().map_err(|_| Mismatch {
+/// Ok when `operand` has this many elements.
+pub(crate) fn expect_elements(
+    name: &str,
+    operand: &Operand<'_>,
+    expected: usize,
+) -> Result<(), Mismatch> {
+    if operand.elements() == expected {
+        return Ok(());
+    }
+    let reason = format!(
+        "has extents {:?} where {expected} elements belong",
+        operand.dims()
+    );
+    Err(Mismatch {
         operand: name.into(),
-        reason: format!("has extents {:?} where {N} dimensions belong", operand.dims()),
+        reason,
     })
 }
 
 impl Vertex<'_> {
     /// The operands as separate slices of tile memory: inputs shared, outputs exclusive. For codelets whose outputs lie apart from
     /// all other operands, which the loader has checked.
-    pub(crate) fn split<'t, const I: usize, const O: usize>(&self, tile: &'t mut [u8]) -> ([&'t [u8]; I], [&'t mut [u8]; O]) {
+    pub(crate) fn split<'t, const I: usize, const O: usize>(
+        &self,
+        tile: &'t mut [u8],
+    ) -> ([&'t [u8]; I], [&'t mut [u8]; O]) {
         let mut outputs: [&mut [u8]; O] = std::array::from_fn(|_| Default::default());
         let mut order: [usize; O] = std::array::from_fn(|i| i);
         order.sort_unstable_by_key(|&i| self.outputs[i].range().start);

@@ -16,15 +16,29 @@ pub(super) enum Source {
 /// One loop over a chunk. The target is none of the sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Instruction {
-    Copy { from: Source, target: u16 },
-    Unary { op: UnaryOp, x: Source, target: u16 },
-    Binary { op: BinaryOp, x: Source, y: Source, target: u16 },
+    Copy {
+        from: Source,
+        target: u16,
+    },
+    Unary {
+        op: UnaryOp,
+        x: Source,
+        target: u16,
+    },
+    Binary {
+        op: BinaryOp,
+        x: Source,
+        y: Source,
+        target: u16,
+    },
 }
 
 impl Instruction {
     pub(super) fn target(&self) -> u16 {
         match *self {
-            Instruction::Copy { target, .. } | Instruction::Unary { target, .. } | Instruction::Binary { target, .. } => target,
+            Instruction::Copy { target, .. }
+            | Instruction::Unary { target, .. }
+            | Instruction::Binary { target, .. } => target,
         }
     }
 }
@@ -65,19 +79,31 @@ impl Schedule {
                 }
                 MapNode::Unary(op, x) => {
                     let target = free.pop().unwrap_or_else(|| schedule.fresh());
-                    schedule.instructions.push(Instruction::Unary { op, x: at(x), target });
+                    schedule.instructions.push(Instruction::Unary {
+                        op,
+                        x: at(x),
+                        target,
+                    });
                     Source::Register(target)
                 }
                 MapNode::Binary(op, x, y) => {
                     let target = free.pop().unwrap_or_else(|| schedule.fresh());
-                    schedule.instructions.push(Instruction::Binary { op, x: at(x), y: at(y), target });
+                    schedule.instructions.push(Instruction::Binary {
+                        op,
+                        x: at(x),
+                        y: at(y),
+                        target,
+                    });
                     Source::Register(target)
                 }
             };
             sources.push(source);
             // Only now, so that the loop above does not write what it reads.
             for argument in arguments(node) {
-                let is_computed = !matches!(expression.nodes[argument as usize], MapNode::Operand(_) | MapNode::Constant(_));
+                let is_computed = !matches!(
+                    expression.nodes[argument as usize],
+                    MapNode::Operand(_) | MapNode::Constant(_)
+                );
                 if let Source::Register(register) = sources[argument as usize]
                     && is_computed
                     && last_use[argument as usize] == Some(i)
@@ -92,7 +118,9 @@ impl Schedule {
                 // Read before any output is written, which may lie on it.
                 from @ Source::Operand(_) => {
                     let target = schedule.fresh();
-                    schedule.instructions.push(Instruction::Copy { from, target });
+                    schedule
+                        .instructions
+                        .push(Instruction::Copy { from, target });
                     target
                 }
             };

@@ -2,13 +2,26 @@ use superstep_ir::op::{BinaryOp, MapNode, UnaryOp};
 use superstep_ir::types::Real;
 
 use super::*;
-use crate::codelets::testing::{assert_close, bits, isas, numbers as random, run, run_in_place, whole};
+use crate::codelets::testing::{
+    assert_close, bits, isas, numbers as random, run, run_in_place, whole,
+};
 
 /// Runs on both instruction sets, asks for equal bits.
-fn map(expression: &MapExpr, inputs: &[crate::codelets::testing::Data], dims: &[usize]) -> Vec<Vec<f32>> {
+fn map(
+    expression: &MapExpr,
+    inputs: &[crate::codelets::testing::Data],
+    dims: &[usize],
+) -> Vec<Vec<f32>> {
     let zeros = vec![0.0; dims.iter().product()];
-    let outputs: Vec<_> = expression.outputs.iter().map(|_| whole(dims, &zeros)).collect();
-    let results: Vec<_> = isas().into_iter().map(|isa| run(&Map::new(expression, isa), inputs, &outputs)).collect();
+    let outputs: Vec<_> = expression
+        .outputs
+        .iter()
+        .map(|_| whole(dims, &zeros))
+        .collect();
+    let results: Vec<_> = isas()
+        .into_iter()
+        .map(|isa| run(&Map::new(expression, isa), inputs, &outputs))
+        .collect();
     assert!(results.iter().all(|r| bits(r) == bits(&results[0])));
     results.into_iter().next().unwrap_or_default()
 }
@@ -21,8 +34,16 @@ fn every_unary_op() {
             if matches!(op, UnaryOp::Log | UnaryOp::Sqrt | UnaryOp::Rsqrt) {
                 x.iter_mut().for_each(|v| *v = v.abs() + 0.01);
             }
-            let expected: Vec<f64> = x.iter().map(|&v| crate::codelets::math::tests::unary(op, f64::from(v))).collect();
-            assert_close(&map(&MapExpr::unary(op), &[whole(&[n], &x)], &[n])[0], &expected, 1e-6, op.name());
+            let expected: Vec<f64> = x
+                .iter()
+                .map(|&v| crate::codelets::math::tests::unary(op, f64::from(v)))
+                .collect();
+            assert_close(
+                &map(&MapExpr::unary(op), &[whole(&[n], &x)], &[n])[0],
+                &expected,
+                1e-6,
+                op.name(),
+            );
         }
     }
 }
@@ -30,13 +51,30 @@ fn every_unary_op() {
 #[test]
 fn every_binary_op_with_every_broadcast() {
     for op in BinaryOp::ALL {
-        for (own, period) in [(vec![3, 5, 24], 360), (vec![5, 24], 120), (vec![24], 24), (vec![], 1), (vec![1, 24], 24)] {
+        for (own, period) in [
+            (vec![3, 5, 24], 360),
+            (vec![5, 24], 120),
+            (vec![24], 24),
+            (vec![], 1),
+            (vec![1, 24], 24),
+        ] {
             let (x, y) = (random(360, 1), random(period, 2));
             let expected: Vec<f64> = (0..360)
-                .map(|i| crate::codelets::math::tests::binary(op, f64::from(x[i]), f64::from(y[i % period])))
+                .map(|i| {
+                    crate::codelets::math::tests::binary(
+                        op,
+                        f64::from(x[i]),
+                        f64::from(y[i % period]),
+                    )
+                })
                 .collect();
             let inputs = [whole(&[3, 5, 24], &x), whole(&own, &y)];
-            assert_close(&map(&MapExpr::binary(op), &inputs, &[3, 5, 24])[0], &expected, 1e-6, op.name());
+            assert_close(
+                &map(&MapExpr::binary(op), &inputs, &[3, 5, 24])[0],
+                &expected,
+                1e-6,
+                op.name(),
+            );
         }
     }
 }
@@ -66,13 +104,25 @@ fn momentum() -> MapExpr {
 fn many_outputs_in_place() {
     let n = 1031;
     let (p, m, g) = (random(n, 1), random(n, 2), random(n, 3));
-    let inputs = [whole(&[n], &p), whole(&[n], &m), whole(&[n], &g), whole(&[], &[0.01])];
+    let inputs = [
+        whole(&[n], &p),
+        whole(&[n], &m),
+        whole(&[n], &g),
+        whole(&[], &[0.01]),
+    ];
     let apart = map(&momentum(), &inputs, &[n]);
     let outputs = [inputs[0].clone(), inputs[1].clone(), inputs[2].clone()];
-    let in_place = run_in_place(&Map::new(&momentum(), Isa::detect()), &inputs, &outputs, &[0, 1, 2]);
+    let in_place = run_in_place(
+        &Map::new(&momentum(), Isa::detect()),
+        &inputs,
+        &outputs,
+        &[0, 1, 2],
+    );
     assert_eq!(bits(&apart), bits(&in_place));
     assert_eq!(apart[2], p);
-    let expected: Vec<f64> = (0..n).map(|i| f64::from(m[i]) * 0.9 + f64::from(g[i]) * 0.1).collect();
+    let expected: Vec<f64> = (0..n)
+        .map(|i| f64::from(m[i]) * 0.9 + f64::from(g[i]) * 0.1)
+        .collect();
     assert_close(&apart[1], &expected, 1e-6, "m");
 }
 
@@ -82,7 +132,11 @@ fn registers_are_used_again() {
     for i in 0..40 {
         nodes.push(MapNode::Binary(BinaryOp::Mul, i, i));
     }
-    let schedule = Schedule::of(&MapExpr { operands: 1, nodes, outputs: vec![40] });
+    let schedule = Schedule::of(&MapExpr {
+        operands: 1,
+        nodes,
+        outputs: vec![40],
+    });
     assert!(schedule.registers <= 3, "{schedule:?}");
 }
 
@@ -93,7 +147,10 @@ fn what_does_not_broadcast_is_refused() {
     let operand = |data: &crate::codelets::testing::Data| data.layout.clone();
     let (la, lb) = (operand(&a), operand(&b));
     let vertex = Vertex {
-        inputs: SmallVec::from_slice(&[Operand::new(0, None, &la, 0), Operand::new(96, None, &lb, 0)]),
+        inputs: SmallVec::from_slice(&[
+            Operand::new(0, None, &la, 0),
+            Operand::new(96, None, &lb, 0),
+        ]),
         outputs: SmallVec::from_slice(&[Operand::new(112, None, &la, 0)]),
     };
     assert!(kernel.check(&vertex).is_err());

@@ -13,7 +13,9 @@ fn erf64(x: f64) -> f64 {
         }
         sum * 2.0 / std::f64::consts::PI.sqrt()
     } else {
-        let fraction = (1..=200).rev().fold(0.0, |f, k| f64::from(k) / 2.0 / (t + f));
+        let fraction = (1..=200)
+            .rev()
+            .fold(0.0, |f, k| f64::from(k) / 2.0 / (t + f));
         1.0 - (-t * t).exp() / std::f64::consts::PI.sqrt() / (t + fraction)
     };
     value.copysign(x)
@@ -22,12 +24,18 @@ fn erf64(x: f64) -> f64 {
 fn gelu_tanh64(x: f64) -> (f64, f64) {
     let c = (2.0 / std::f64::consts::PI).sqrt();
     let t = (c * (x + 0.044715 * x * x * x)).tanh();
-    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x))
+    (
+        0.5 * x * (1.0 + t),
+        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x),
+    )
 }
 
 fn gelu_erf64(x: f64) -> (f64, f64) {
     let cumulative = 0.5 * (1.0 + erf64(x / std::f64::consts::SQRT_2));
-    (x * cumulative, cumulative + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt())
+    (
+        x * cumulative,
+        cumulative + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(),
+    )
 }
 
 /// The meaning of an op in `f64`.
@@ -82,7 +90,13 @@ fn ulps(found: f32, exact: f64) -> f64 {
 }
 
 /// The largest error over every 1,009th float of the range of bits, both signs where asked.
-fn worst(f: impl Fn(f32) -> f32, exact: impl Fn(f64) -> f64, from: f32, to: f32, negative: bool) -> (f64, f32) {
+fn worst(
+    f: impl Fn(f32) -> f32,
+    exact: impl Fn(f64) -> f64,
+    from: f32,
+    to: f32,
+    negative: bool,
+) -> (f64, f32) {
     let mut worst = (0.0, 0.0);
     for bits in (from.to_bits()..=to.to_bits()).step_by(1009) {
         let x = f32::from_bits(bits);
@@ -117,22 +131,43 @@ fn gelu_and_its_slope_are_accurate_where_they_matter() {
         let x = i as f32 / 10_000.0;
         let wide = f64::from(x);
         let scale = wide.abs().max(1e-3);
-        assert!((f64::from(gelu_tanh(x)) - gelu_tanh64(wide).0).abs() < 4e-7 * scale, "gelu_tanh({x})");
-        assert!((f64::from(gelu_erf(x)) - gelu_erf64(wide).0).abs() < 2e-7 * scale, "gelu_erf({x})");
-        assert!((f64::from(gelu_tanh_slope(x)) - gelu_tanh64(wide).1).abs() < 8e-7, "slope of gelu_tanh({x})");
-        assert!((f64::from(gelu_erf_slope(x)) - gelu_erf64(wide).1).abs() < 4e-7, "slope of gelu_erf({x})");
+        assert!(
+            (f64::from(gelu_tanh(x)) - gelu_tanh64(wide).0).abs() < 4e-7 * scale,
+            "gelu_tanh({x})"
+        );
+        assert!(
+            (f64::from(gelu_erf(x)) - gelu_erf64(wide).0).abs() < 2e-7 * scale,
+            "gelu_erf({x})"
+        );
+        assert!(
+            (f64::from(gelu_tanh_slope(x)) - gelu_tanh64(wide).1).abs() < 8e-7,
+            "slope of gelu_tanh({x})"
+        );
+        assert!(
+            (f64::from(gelu_erf_slope(x)) - gelu_erf64(wide).1).abs() < 4e-7,
+            "slope of gelu_erf({x})"
+        );
     }
 }
 
 #[test]
 fn limits_and_specials() {
     let inf = f32::INFINITY;
-    assert_eq!((exp(inf), exp(-inf), exp(0.0), exp(89.0), exp(-104.0)), (inf, 0.0, 1.0, inf, 0.0));
-    assert_eq!((expm1(inf), expm1(-inf), expm1(0.0), expm1(-1e-30)), (inf, -1.0, 0.0, -1e-30));
+    assert_eq!(
+        (exp(inf), exp(-inf), exp(0.0), exp(89.0), exp(-104.0)),
+        (inf, 0.0, 1.0, inf, 0.0)
+    );
+    assert_eq!(
+        (expm1(inf), expm1(-inf), expm1(0.0), expm1(-1e-30)),
+        (inf, -1.0, 0.0, -1e-30)
+    );
     assert_eq!((log(inf), log(0.0), log(1.0)), (inf, -inf, 0.0));
     assert_eq!((tanh(inf), tanh(-inf), tanh(0.0)), (1.0, -1.0, 0.0));
     assert_eq!((erf(inf), erf(-inf), erf(0.0)), (1.0, -1.0, 0.0));
-    assert_eq!((gelu_tanh(-100.0), gelu_tanh(100.0), gelu_erf(100.0)), (0.0, 100.0, 100.0));
+    assert_eq!(
+        (gelu_tanh(-100.0), gelu_tanh(100.0), gelu_erf(100.0)),
+        (0.0, 100.0, 100.0)
+    );
     for f in [exp, expm1, log, tanh, erf, gelu_tanh, gelu_erf] {
         assert!(f(f32::NAN).is_nan());
     }

@@ -4,7 +4,14 @@ use super::Product;
 
 /// `out (+)= a·b`; see [`Product`].
 pub(super) fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32]) {
-    let &Product { m, k, n, transpose_a, accumulate } = product;
+    let &Product {
+        m,
+        k,
+        n,
+        transpose_a,
+        transpose_b,
+        accumulate,
+    } = product;
     if !accumulate {
         out.fill(0.0);
     }
@@ -13,8 +20,17 @@ pub(super) fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32])
     }
     for (i, row) in out.chunks_exact_mut(n).enumerate() {
         for p in 0..k {
-            let x = if transpose_a { a[p * m + i] } else { a[i * k + p] };
-            for (y, &w) in row.iter_mut().zip(&b[p * n..][..n]) {
+            let x = if transpose_a {
+                a[p * m + i]
+            } else {
+                a[i * k + p]
+            };
+            for (j, y) in row.iter_mut().enumerate() {
+                let w = if transpose_b {
+                    b[j * k + p]
+                } else {
+                    b[p * n + j]
+                };
                 *y = x.mul_add(w, *y);
             }
         }

@@ -1,0 +1,198 @@
+//! The engine: the whole machine on one page.
+//!
+//! The list of steps is the only clock. A step ends on all tiles before the next begins, so a sync has nothing left to do here; its
+//! cycles are the timeline's business.
+
+use std::sync::Arc;
+
+use superstep_ir::ids::VarId;
+use superstep_ir::program::{Direction, Program};
+
+use crate::codelets::Isa;
+use crate::error::{EngineError, HostError};
+use crate::load::{Loaded, LoadedStep};
+use crate::poison::Deaths;
+use crate::tensor_io::Tensor;
+use crate::tile_memory::TileMemory;
+use crate::{compute, exchange};
+
+/// How to run; no setting changes a bit of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Host threads; 0 takes as many as the machine has.
+    pub threads: usize,
+    /// Leave vector instructions beyond the compiler's baseline unused.
+    pub portable: bool,
+    /// Fill memory that no live variable holds with NaNs; slow, for tests.
+    pub poison: bool,
+}
+
+/// The host's side of the streams. Bytes are those of one whole tensor, row-major, little endian.
+pub trait Host: Send {
+    /// Fills `into` with the next tensor of an input stream.
+    fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError>;
+    /// Takes the next tensor of an output stream.
+    fn take(&mut self, stream: &str, from: &[u8]) -> Result<(), HostError>;
+}
+
+/// A loaded program with the memories of its tiles.
+pub struct Engine {
+    program: Arc<Program>,
+    loaded: Loaded,
+    memory: TileMemory,
+    pool: rayon::ThreadPool,
+    deaths: Option<Deaths>,
+    /// One tensor on its way between host and tiles.
+    staging: Vec<u8>,
+}
+
+impl Engine {
+    /// Checks a program completely and reserves its tile memories. All memory, and so all state, is zero.
+    pub fn load(program: Arc<Program>, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let threads = options.threads;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|source| EngineError::Threads { threads, source })?;
+        let isa = if options.portable {
+            Isa::PORTABLE
+        } else {
+            Isa::detect()
+        };
+        let loaded = pool.install(|| Loaded::of(&program, isa))?;
+        let mut memory = TileMemory::reserve(&program.machine, program.ipus)?;
+        let deaths = options
+            .poison
+            .then(|| Deaths::prepare(&program, &loaded.layouts, &mut memory));
+        Ok(Engine {
+            program,
+            loaded,
+            memory,
+            pool,
+            deaths,
+            staging: Vec::new(),
+        })
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Sets a state from the whole tensor, row-major.
+    pub fn write_state(&mut self, name: &str, bytes: &[u8]) -> Result<(), EngineError> {
+        let variable = self.state(name, bytes.len())?;
+        tensor(&self.program, &self.loaded, variable).write(&mut self.memory, bytes);
+        Ok(())
+    }
+
+    /// Copies a state into `bytes`, the whole tensor, row-major.
+    pub fn read_state(&self, name: &str, bytes: &mut [u8]) -> Result<(), EngineError> {
+        let variable = self.state(name, bytes.len())?;
+        tensor(&self.program, &self.loaded, variable).read(&self.memory, bytes);
+        Ok(())
+    }
+
+    fn state(&self, name: &str, found: usize) -> Result<VarId, EngineError> {
+        let state = self.program.states.iter().find(|s| s.name == name);
+        let state = state.ok_or_else(|| EngineError::NoState { name: name.into() })?;
+        let expected = self.program.variable(state.variable).ty.bytes();
+        if found != expected {
+            return Err(EngineError::StateBytes {
+                name: name.into(),
+                expected,
+                found,
+            });
+        }
+        Ok(state.variable)
+    }
+
+    /// Runs the entry procedure once. After an error of the host, state is what the steps before it have left.
+    pub fn run(&mut self, host: &mut dyn Host) -> Result<(), EngineError> {
+        let mut run = Run {
+            program: &self.program,
+            loaded: &self.loaded,
+            memory: &mut self.memory,
+            deaths: self.deaths.as_ref(),
+            staging: &mut self.staging,
+            host,
+        };
+        // One stay in the pool for the whole run: steps are too short to enter it for each.
+        self.pool
+            .install(|| run.procedure(run.program.entry.index(), 0))
+    }
+}
+
+/// A variable as host transfers see it.
+fn tensor<'a>(program: &Program, loaded: &'a Loaded, variable: VarId) -> Tensor<'a> {
+    let v = program.variable(variable);
+    Tensor {
+        layout: loaded.layouts.layout(variable),
+        grid: &loaded.layouts.grids[v.grid.index()],
+        address: v.address as usize,
+    }
+}
+
+/// One run of the entry procedure.
+struct Run<'a> {
+    program: &'a Program,
+    loaded: &'a Loaded,
+    memory: &'a mut TileMemory,
+    deaths: Option<&'a Deaths>,
+    staging: &'a mut Vec<u8>,
+    host: &'a mut dyn Host,
+}
+
+impl Run<'_> {
+    /// Runs a procedure whose first step has number `number` in the order of [`Program::walk`].
+    fn procedure(&mut self, procedure: usize, mut number: u64) -> Result<(), EngineError> {
+        for step in &self.loaded.procedures[procedure] {
+            let mut called = 0;
+            match step {
+                LoadedStep::Compute(groups) => groups
+                    .iter()
+                    .for_each(|group| compute::run(group, self.memory)),
+                LoadedStep::Exchange(exchange) => exchange::run(exchange, self.memory),
+                LoadedStep::Sync => {}
+                LoadedStep::Host { stream } => self.transfer(*stream)?,
+                LoadedStep::Repeat { count, body } => {
+                    for _ in 0..*count {
+                        self.procedure(*body, number + 1)?;
+                    }
+                    called = self.loaded.lengths[*body];
+                }
+                LoadedStep::Call(body) => {
+                    self.procedure(*body, number + 1)?;
+                    called = self.loaded.lengths[*body];
+                }
+            }
+            if let Some(deaths) = self.deaths {
+                (number..=number + called)
+                    .for_each(|n| deaths.after(n, self.program, &self.loaded.layouts, self.memory));
+            }
+            number += 1 + called;
+        }
+        Ok(())
+    }
+
+    /// Moves one tensor between host and tiles.
+    fn transfer(&mut self, stream: usize) -> Result<(), EngineError> {
+        let stream = &self.program.streams[stream];
+        let tensor = tensor(self.program, self.loaded, stream.variable);
+        self.staging.resize(tensor.bytes(), 0);
+        let served = match stream.direction {
+            Direction::HostToDevice => self
+                .host
+                .feed(&stream.name, self.staging)
+                .map(|()| tensor.write(self.memory, self.staging)),
+            Direction::DeviceToHost => {
+                tensor.read(self.memory, self.staging);
+                self.host.take(&stream.name, self.staging)
+            }
+        };
+        served.map_err(|source| EngineError::Host {
+            stream: stream.name.clone(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

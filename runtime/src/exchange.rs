@@ -1,0 +1,138 @@
+//! Exchanges: bytes that go from tile to tile, as plain copies between tile memories.
+//!
+//! The copies of a move depend on its layouts and views, not on addresses or on the IPU, so identical layers share one expansion; a
+//! loaded move adds the two addresses. An exchange runs over destination tiles in parallel. No exchange reads a byte that it writes
+//! (checked when it is loaded), so the order of copies does not matter.
+
+mod copies;
+mod expansion;
+mod overlap;
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use superstep_ir::program::exchange::expand;
+use superstep_ir::program::{Exchange, Move, Program, View};
+
+use crate::error::EngineError;
+use crate::layout::Layouts;
+use crate::tile_memory::TileMemory;
+pub(crate) use expansion::Expansion;
+
+/// An exchange with its copies.
+pub(crate) struct LoadedExchange {
+    moves: Vec<LoadedMove>,
+}
+
+/// One move: shared copies, own addresses.
+pub(crate) struct LoadedMove {
+    pub(crate) expansion: Arc<Expansion>,
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
+}
+
+/// Where the blocks of a variable start on every tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) ipu: u32,
+    pub(crate) address: u32,
+}
+
+/// What the copies of a move depend on: layout and tiles at both ends, the views, and whether both ends are on one IPU (then a tile
+/// takes its own copy).
+type Signature<'p> = ([u32; 4], &'p [View], SmallVec<[usize; 4]>, bool);
+
+/// Loads all exchanges of a program, in the order given.
+pub(crate) fn load(
+    program: &Program,
+    layouts: &Layouts,
+    exchanges: &[&Exchange],
+) -> Result<Vec<LoadedExchange>, EngineError> {
+    let mut numbers: FxHashMap<Signature<'_>, usize> = FxHashMap::default();
+    let mut distinct: Vec<(&Exchange, &Move)> = Vec::new();
+    let mut expansion_of: Vec<usize> = Vec::new();
+    for exchange in exchanges {
+        for mv in &exchange.moves {
+            let number = *numbers
+                .entry(signature(program, layouts, mv))
+                .or_insert_with(|| {
+                    distinct.push((exchange, mv));
+                    distinct.len() - 1
+                });
+            expansion_of.push(number);
+        }
+    }
+    let expansions: Vec<Arc<Expansion>> = distinct
+        .par_iter()
+        .map(|(exchange, mv)| load_expansion(program, layouts, exchange, mv).map(Arc::new))
+        .collect::<Result<_, _>>()?;
+    let mut expansion_of = expansion_of.into_iter();
+    let mut loaded = Vec::with_capacity(exchanges.len());
+    for exchange in exchanges {
+        let moves = exchange
+            .moves
+            .iter()
+            .zip(&mut expansion_of)
+            .map(|(mv, number)| LoadedMove {
+                expansion: expansions[number].clone(),
+                source: place(program, mv.source),
+                destination: place(program, mv.destination),
+            });
+        let moves: Vec<LoadedMove> = moves.collect();
+        overlap::check(layouts, exchange, &moves)?;
+        loaded.push(LoadedExchange { moves });
+    }
+    Ok(loaded)
+}
+
+fn signature<'p>(program: &Program, layouts: &Layouts, mv: &'p Move) -> Signature<'p> {
+    let end = |v: superstep_ir::ids::VarId| (layouts.layout(v).id, layouts.grid(program, v));
+    let ((source, from), (destination, to)) = (end(mv.source), end(mv.destination));
+    (
+        [source, from.arrangement, destination, to.arrangement],
+        &mv.views,
+        mv.at.clone(),
+        from.ipu == to.ipu,
+    )
+}
+
+fn place(program: &Program, variable: superstep_ir::ids::VarId) -> Place {
+    Place {
+        ipu: program.grid_of(variable).ipu.0,
+        address: program.variable(variable).address,
+    }
+}
+
+fn load_expansion(
+    program: &Program,
+    layouts: &Layouts,
+    exchange: &Exchange,
+    mv: &Move,
+) -> Result<Expansion, EngineError> {
+    let name = |v| program.variable(v).name.clone();
+    let (source_name, destination_name) = (name(mv.source), name(mv.destination));
+    let expanded = expand(program, mv).map_err(|source| EngineError::Move {
+        exchange: exchange.name.clone(),
+        source_name: source_name.clone(),
+        destination_name: destination_name.clone(),
+        source,
+    })?;
+    let end = |v| (layouts.grid(program, v), &**layouts.layout(v));
+    Expansion::of(&expanded, end(mv.source), end(mv.destination)).map_err(|tile| {
+        EngineError::CopyOutside {
+            exchange: exchange.name.clone(),
+            source_name,
+            destination_name,
+            tile,
+        }
+    })
+}
+
+/// Runs all copies of an exchange, on the threads of the current pool.
+pub(crate) fn run(exchange: &LoadedExchange, memory: &mut TileMemory) {
+    for mv in &exchange.moves {
+        copies::run(mv, memory);
+    }
+}

@@ -1,0 +1,165 @@
+//! The copies of one move as flat arrays, grouped by destination tile.
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use superstep_ir::program::exchange::{Expanded, Loop, RegionCopy};
+
+use crate::layout::{GridTiles, Layout};
+
+/// One region that one tile receives; offsets are relative to the variables' addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub(crate) source_tile: u32,
+    pub(crate) source_offset: u32,
+    pub(crate) destination_offset: u32,
+    /// Index into [`Expansion::patterns`].
+    pub(crate) pattern: u32,
+}
+
+/// The extents of a region, shared by all copies of that form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Pattern {
+    /// Loops with more than one turn, outermost first.
+    pub(crate) loops: SmallVec<[Loops; 3]>,
+    pub(crate) run_bytes: u32,
+}
+
+/// One loop; strides in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Loops {
+    pub(crate) extent: u32,
+    pub(crate) source_stride: u32,
+    pub(crate) destination_stride: u32,
+}
+
+/// All copies of a move, checked: each stays inside its source block and its destination block.
+#[derive(Debug)]
+pub(crate) struct Expansion {
+    /// Receiving tiles, ascending.
+    pub(crate) tiles: Vec<u32>,
+    /// `copies[starts[i] .. starts[i + 1]]` go to `tiles[i]`.
+    pub(crate) starts: Vec<u32>,
+    pub(crate) copies: Vec<Copy>,
+    pub(crate) patterns: Vec<Pattern>,
+    /// Bytes received by all tiles.
+    pub(crate) bytes: u64,
+}
+
+impl Pattern {
+    /// `None` for a region without bytes.
+    fn of(copy: &RegionCopy) -> Option<Pattern> {
+        if copy.run_bytes == 0 || copy.loops.iter().any(|l| l.extent == 0) {
+            return None;
+        }
+        let loops = copy
+            .loops
+            .iter()
+            .filter(|l| l.extent > 1)
+            .map(|l: &Loop| Loops {
+                extent: l.extent,
+                source_stride: l.source_stride,
+                destination_stride: l.destination_stride,
+            });
+        Some(Pattern {
+            loops: loops.collect(),
+            run_bytes: copy.run_bytes,
+        })
+    }
+
+    /// Bytes from the first to behind the last one read, and written.
+    pub(crate) fn spans(&self) -> (u64, u64) {
+        let run = u64::from(self.run_bytes);
+        self.loops
+            .iter()
+            .fold((run, run), |(source, destination), l| {
+                let turns = u64::from(l.extent - 1);
+                (
+                    source + turns * u64::from(l.source_stride),
+                    destination + turns * u64::from(l.destination_stride),
+                )
+            })
+    }
+
+    /// Bytes moved.
+    fn bytes(&self) -> u64 {
+        self.loops
+            .iter()
+            .map(|l| u64::from(l.extent))
+            .product::<u64>()
+            * u64::from(self.run_bytes)
+    }
+}
+
+impl Expansion {
+    /// Flattens `expanded`; the error is a tile on which a copy would leave its block.
+    pub(super) fn of(
+        expanded: &Expanded,
+        source: (&GridTiles, &Layout),
+        destination: (&GridTiles, &Layout),
+    ) -> Result<Expansion, u32> {
+        let mut numbers: FxHashMap<Pattern, u32> = FxHashMap::default();
+        let mut patterns: Vec<Pattern> = Vec::new();
+        let mut received: Vec<(u32, Copy)> = Vec::new();
+        let mut bytes = 0;
+        for region in &expanded.copies {
+            let Some(pattern) = Pattern::of(region) else {
+                continue;
+            };
+            let (read, written) = pattern.spans();
+            check_inside(source, region.source_tile, region.source_offset, read)?;
+            bytes += pattern.bytes() * region.destination_tiles.len() as u64;
+            let number = *numbers.entry(pattern).or_insert_with_key(|pattern| {
+                patterns.push(pattern.clone());
+                patterns.len() as u32 - 1
+            });
+            for &tile in &region.destination_tiles {
+                check_inside(destination, tile, region.destination_offset, written)?;
+                let copy = Copy {
+                    source_tile: region.source_tile,
+                    source_offset: region.source_offset,
+                    destination_offset: region.destination_offset,
+                    pattern: number,
+                };
+                received.push((tile, copy));
+            }
+        }
+        received.sort_by_key(|&(tile, copy)| (tile, copy.destination_offset));
+        let mut expansion = Expansion {
+            tiles: Vec::new(),
+            starts: Vec::new(),
+            copies: Vec::with_capacity(received.len()),
+            patterns,
+            bytes,
+        };
+        for (tile, copy) in received {
+            if expansion.tiles.last() != Some(&tile) {
+                expansion.tiles.push(tile);
+                expansion.starts.push(expansion.copies.len() as u32);
+            }
+            expansion.copies.push(copy);
+        }
+        expansion.starts.push(expansion.copies.len() as u32);
+        Ok(expansion)
+    }
+
+    /// The copies that `tiles[i]` receives.
+    pub(crate) fn received(&self, i: usize) -> &[Copy] {
+        &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize]
+    }
+}
+
+/// Ok when `bytes` from `offset` on are inside the block that `tile` holds.
+fn check_inside(
+    (grid, layout): (&GridTiles, &Layout),
+    tile: u32,
+    offset: u32,
+    bytes: u64,
+) -> Result<(), u32> {
+    let point = grid.point(tile).ok_or(tile)?;
+    let held = (layout.blocks[point].elements() * layout.dtype.bytes()) as u64;
+    if u64::from(offset) + bytes <= held {
+        Ok(())
+    } else {
+        Err(tile)
+    }
+}

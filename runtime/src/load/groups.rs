@@ -1,0 +1,208 @@
+//! Vertex groups: codelets become kernels, and every vertex is shown to its kernel once.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use superstep_ir::program::{Codelet, ComputeSet, Operand, Program, VertexGroup};
+use superstep_ir::types::DType;
+
+use crate::codelets::{Isa, Kernel, kernel};
+use crate::compute::{Group, GroupOperand};
+use crate::error::EngineError;
+use crate::layout::Layouts;
+
+/// What decides whether a kernel accepts the vertices of a group: the codelet, and for each operand (inputs, then outputs) its layout
+/// and whether it is one entry.
+type Signature = (Codelet, usize, SmallVec<[(u32, bool); 6]>);
+
+/// Kernels by signature, with the time of the group's vertices.
+pub(super) struct Kernels {
+    isa: Isa,
+    known: FxHashMap<Signature, (Arc<dyn Kernel>, f64)>,
+}
+
+impl Kernels {
+    pub(super) fn new(isa: Isa) -> Kernels {
+        Kernels {
+            isa,
+            known: FxHashMap::default(),
+        }
+    }
+}
+
+/// The groups of a compute set, all vertices checked.
+pub(super) fn load(
+    program: &Program,
+    layouts: &Layouts,
+    kernels: &mut Kernels,
+    set: &ComputeSet,
+) -> Result<Vec<Group>, EngineError> {
+    set.groups
+        .iter()
+        .map(|group| load_group(program, layouts, kernels, &set.name, group))
+        .collect()
+}
+
+fn load_group(
+    program: &Program,
+    layouts: &Layouts,
+    kernels: &mut Kernels,
+    set: &str,
+    group: &VertexGroup,
+) -> Result<Group, EngineError> {
+    let operand_error = |operand: String, reason: String| EngineError::Operand {
+        set: set.into(),
+        codelet: group.codelet.name(),
+        operand,
+        reason,
+    };
+    let resolve = |operand: &Operand| {
+        let resolved = resolve_operand(program, layouts, group, operand);
+        resolved.map_err(|reason| {
+            operand_error(
+                format!("`{}`", program.variable(operand.variable).name),
+                reason,
+            )
+        })
+    };
+    let inputs: Vec<GroupOperand> = group.inputs.iter().map(resolve).collect::<Result<_, _>>()?;
+    let outputs: Vec<GroupOperand> = group
+        .outputs
+        .iter()
+        .map(resolve)
+        .collect::<Result<_, _>>()?;
+    let signature = |o: &GroupOperand| (o.layout.id, o.entry.is_some());
+    let signature: Signature = (
+        group.codelet.clone(),
+        inputs.len(),
+        inputs.iter().chain(&outputs).map(signature).collect(),
+    );
+    let known = kernels.known.get(&signature).cloned();
+    let is_known = known.is_some();
+    let (kernel, mut nanoseconds) = match known {
+        Some(known) => known,
+        None => {
+            let types = |operands: &[GroupOperand]| {
+                operands
+                    .iter()
+                    .map(|o| o.layout.dtype)
+                    .collect::<Vec<DType>>()
+            };
+            let kernel = kernel(
+                &group.codelet,
+                &types(&inputs),
+                &types(&outputs),
+                kernels.isa,
+            )
+            .map_err(|source| EngineError::Codelet {
+                set: set.into(),
+                source,
+            })?;
+            (kernel.into(), 0.0)
+        }
+    };
+    let grid = layouts.grids[group.grid.index()].clone();
+    let mut loaded = Group {
+        kernel,
+        grid,
+        inputs,
+        outputs,
+        nanoseconds,
+    };
+    if !is_known {
+        for point in 0..loaded.grid.tiles.len() {
+            let vertex = loaded.vertex(point);
+            loaded
+                .kernel
+                .check(&vertex)
+                .map_err(|m| operand_error(m.operand, m.reason))?;
+            nanoseconds += loaded.kernel.nanoseconds(&vertex);
+        }
+        loaded.nanoseconds = nanoseconds;
+        kernels
+            .known
+            .insert(signature, (loaded.kernel.clone(), loaded.nanoseconds));
+    }
+    check_apart(&loaded, group.codelet.may_run_in_place())
+        .map_err(|reason| operand_error("a result".into(), reason))?;
+    Ok(loaded)
+}
+
+/// The operand's layout and address, if it lies on the tiles of the group.
+fn resolve_operand(
+    program: &Program,
+    layouts: &Layouts,
+    group: &VertexGroup,
+    operand: &Operand,
+) -> Result<GroupOperand, String> {
+    let variable = program.variable(operand.variable);
+    let (own, grid) = (program.grid(variable.grid), program.grid(group.grid));
+    let same = |a: &superstep_ir::program::Axis, b: &superstep_ir::program::Axis| {
+        (a.extent, a.stride) == (b.extent, b.stride)
+    };
+    let same_tiles = variable.grid == group.grid
+        || ((own.ipu, own.base, own.tiles) == (grid.ipu, grid.base, grid.tiles)
+            && own.axes.len() == grid.axes.len()
+            && own.axes.iter().zip(&grid.axes).all(|(a, b)| same(a, b)));
+    if !same_tiles {
+        return Err(format!(
+            "lies on grid `{}`, the vertices on `{}`",
+            own.name, grid.name
+        ));
+    }
+    let layout = layouts.layout(operand.variable).clone();
+    if let Some(entry) = operand.entry {
+        let extent = layout.shape.dims().first().copied().unwrap_or(0);
+        if !layout.leading_uncut || entry as usize >= extent {
+            return Err(format!(
+                "has no entry {entry} of its own on every tile: {}",
+                variable.ty
+            ));
+        }
+    }
+    Ok(GroupOperand {
+        address: variable.address as usize,
+        entry: operand.entry,
+        layout,
+    })
+}
+
+/// Results lie apart from all other operands, or, where the codelet allows it, exactly on an input.
+fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
+    // Most groups are cleared by the addresses alone.
+    let span = |o: &GroupOperand| o.address..o.address + o.layout.max_block_bytes;
+    let apart = |a: &std::ops::Range<usize>, b: &std::ops::Range<usize>| {
+        a.end <= b.start || b.end <= a.start
+    };
+    let others = |i: usize| group.inputs.iter().chain(&group.outputs[i + 1..]);
+    let cleared = |(i, output): (usize, &GroupOperand)| {
+        others(i).all(|other| apart(&span(output), &span(other)))
+    };
+    if group.outputs.iter().enumerate().all(cleared) {
+        return Ok(());
+    }
+    for point in 0..group.grid.tiles.len() {
+        let vertex = group.vertex(point);
+        for (i, output) in vertex.outputs.iter().enumerate() {
+            let range = output.range();
+            let clear = |other: &std::ops::Range<usize>| {
+                range.is_empty() || other.is_empty() || apart(&range, other)
+            };
+            let on_input = |input: &std::ops::Range<usize>| in_place && *input == range;
+            let inputs_fit = vertex
+                .inputs
+                .iter()
+                .map(|o| o.range())
+                .all(|r| clear(&r) || on_input(&r));
+            let outputs_fit = vertex.outputs[i + 1..].iter().all(|o| clear(&o.range()));
+            if !inputs_fit || !outputs_fit {
+                return Err(format!(
+                    "runs into another operand on tile {}",
+                    group.grid.tiles[point]
+                ));
+            }
+        }
+    }
+    Ok(())
+}
