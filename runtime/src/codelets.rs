@@ -5,6 +5,7 @@
 //! functions over slices. One file a family.
 
 mod cast;
+mod dropout;
 mod fill;
 mod isa;
 mod lanes;
@@ -143,7 +144,8 @@ pub(crate) fn kernel(
         Codelet::CrossEntropyGrad => Box::new(loss::CrossEntropyGrad { isa }),
         Codelet::Gather => Box::new(tables::Gather),
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
-        Codelet::Dropout { .. } | Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
+        Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
+        Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
     })
 }
 

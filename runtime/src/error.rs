@@ -26,7 +26,10 @@ pub enum EngineError {
     #[error("{procedure} calls itself")]
     Recursion { procedure: ProcId },
     #[error("compute set `{set}`: {source}")]
-    Codelet { set: String, source: CodeletError },
+    Codelet {
+        set: String,
+        source: Box<CodeletError>,
+    },
     #[error("compute set `{set}`: {operand} of `{codelet}` {reason}")]
     Operand {
         set: String,
@@ -39,7 +42,7 @@ pub enum EngineError {
         exchange: String,
         source_name: String,
         destination_name: String,
-        source: ExchangeError,
+        source: Box<ExchangeError>,
     },
     #[error(
         "exchange `{exchange}`, {source_name} -> {destination_name}: a copy leaves its block on tile {tile}"

@@ -117,7 +117,7 @@ fn load_expansion(
         exchange: exchange.name.clone(),
         source_name: source_name.clone(),
         destination_name: destination_name.clone(),
-        source,
+        source: Box::new(source),
     })?;
     let end = |v| (layouts.grid(program, v), &**layouts.layout(v));
     Expansion::of(&expanded, end(mv.source), end(mv.destination)).map_err(|tile| {

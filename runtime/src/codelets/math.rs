@@ -141,7 +141,7 @@ pub(crate) fn erf(x: f32) -> f32 {
 }
 
 /// `√(2/π)` and the cubic coefficient of `gelu_tanh`.
-const GELU_SCALE: f32 = 0.797_884_56;
+const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// The gate `s = (1 + tanh u)/2` with `u = √(2/π)(x + 0.044715 x³)`, and `s(1 − s)`. With `e = e^(−2|u|)` both are quotients of

@@ -89,6 +89,22 @@ impl<'a> Operand<'a> {
         self.start().last().map_or(0, |&s| s as usize)
     }
 
+    /// Row-major index, in the whole tensor, of the first element of row `r` of the block.
+    pub(crate) fn row_index(&self, r: usize) -> u64 {
+        let (tensor, start, dims) = (self.tensor_dims(), self.start(), self.dims());
+        let Some(last) = dims.len().checked_sub(1) else {
+            return 0;
+        };
+        let (mut rest, mut index, mut stride) = (r, u64::from(start[last]), tensor[last] as u64);
+        for d in (0..last).rev() {
+            let extent = (dims[d] as usize).max(1);
+            index += (start[d] as usize + rest % extent) as u64 * stride;
+            rest /= extent;
+            stride *= tensor[d] as u64;
+        }
+        index
+    }
+
     /// `(batch, r, c)`: the last two extents, and all others taken together.
     pub(crate) fn matrices(&self) -> (usize, usize, usize) {
         let [batch @ .., r, c] = self.dims() else {

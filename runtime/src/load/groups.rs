@@ -97,7 +97,7 @@ fn load_group(
             )
             .map_err(|source| EngineError::Codelet {
                 set: set.into(),
-                source,
+                source: Box::new(source),
             })?;
             (kernel.into(), 0.0)
         }

@@ -112,7 +112,17 @@ fn worst(
 
 #[test]
 fn errors_in_units_of_the_last_place() {
-    let table: [(&str, fn(f32) -> f32, fn(f64) -> f64, f32, f32, bool, f64); 5] = [
+    /// Name, function, meaning, smallest and largest argument, whether negative ones too, most units.
+    type Row = (
+        &'static str,
+        fn(f32) -> f32,
+        fn(f64) -> f64,
+        f32,
+        f32,
+        bool,
+        f64,
+    );
+    let table: [Row; 5] = [
         ("exp", exp, f64::exp, 1e-20, 103.0, true, 1.01),
         ("expm1", expm1, f64::exp_m1, 1e-30, 88.7, true, 1.5),
         ("tanh", tanh, f64::tanh, 1e-30, 30.0, true, 2.5),

@@ -5,6 +5,7 @@
 //! changes no bit. Columns beyond the last are zeros in the panel and are never stored.
 
 #![allow(unsafe_code)] // vector loads and stores through pointers; every function states its bounds
+#![allow(clippy::needless_range_loop)] // `sums[i][v]` is a register; the numbers are what the reader needs
 
 use std::arch::x86_64::*;
 
