@@ -15,7 +15,7 @@ mod rows;
 mod step;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -21,6 +21,7 @@ pub mod solve;
 pub mod stage;
 #[cfg(test)]
 mod testing;
+pub mod training;
 
 pub use compile::{CompileError, CompileOptions, Compiled, compile};
 pub use pass::Pass;
