@@ -8,15 +8,49 @@ use superstep_ir::types::TensorType;
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
 
+/// Elements of a row that a tile keeps at least when a table is spread by columns: 32 bytes of f32.
+const ELEMENTS_PER_RUN: usize = 8;
+
 impl OpLowering<'_, '_, '_> {
-    /// The table, whole and in place; a table that is only a view, or of another IPU, is copied first.
-    fn table(&mut self) -> VarId {
+    /// The table, whole: in place, or brought into a layout with fewer entry parts when that costs less than summing a result for every
+    /// part (each tile finds only the rows of its own entries).
+    fn table(&mut self, lookups: usize) -> VarId {
         let (variable, views) = self.held(0);
-        if views.is_empty() {
+        let variable = if views.is_empty() {
             variable
         } else {
             self.materialise(variable, views)
+        };
+        let (ty, layout) = (
+            self.g.lw.program.variable(variable).ty.clone(),
+            self.g.lw.layout_of(variable),
+        );
+        let wide = self.wide_table_layout(&ty);
+        let entry_parts = |l: &Layout| l.cuts[0].parts(self.g.lw.grid_ref(l.grid)) as u64;
+        let block = |l: &Layout| {
+            (l.largest_block(self.g.lw.grid_ref(l.grid), &ty.shape)
+                .elements()
+                * ty.dtype.bytes()) as u64
+        };
+        let found_bytes =
+            (lookups * ty.shape[1] * ty.dtype.bytes()) as u64 / self.g.lw.tiles() as u64;
+        let stay = entry_parts(&layout) * found_bytes;
+        let go = entry_parts(&wide) * found_bytes + block(&wide);
+        if stay <= go || block(&wide) > self.g.lw.budget() {
+            return variable;
         }
+        let mut moves = Vec::new();
+        let table = self.arrange(variable, vec![], &wide, "table", &mut moves);
+        self.exchange("table", moves);
+        table
+    }
+
+    /// A table layout that cuts rows into runs of `ELEMENTS_PER_RUN` and the entries over what tiles are left.
+    fn wide_table_layout(&mut self, ty: &TensorType) -> Layout {
+        let tiles = self.g.lw.tiles();
+        let columns = ty.shape[1].div_ceil(ELEMENTS_PER_RUN).min(tiles);
+        let entries = (tiles / columns).clamp(1, ty.shape[0]);
+        self.g.lw.layout_by_parts(self.ipu, 0, &[entries, columns])
     }
 
     /// Slices of `n` ids so that `bytes_per_id` each stay within the budget; divides `n`.
@@ -27,11 +61,11 @@ impl OpLowering<'_, '_, '_> {
     }
 
     pub(super) fn gather(&mut self) -> Result<(), LowerError> {
-        let table = self.table();
-        let layout = self.g.lw.layout_of(table);
-        let grid = self.g.lw.grid_ref(layout.grid).clone();
         let ty = self.result_ty(0);
         let (n, width) = (ty.shape[0], ty.shape[1]);
+        let table = self.table(n);
+        let layout = self.g.lw.layout_of(table);
+        let grid = self.g.lw.grid_ref(layout.grid).clone();
         let parts = layout.cuts[0].parts(&grid);
         let columns = layout.largest_block(&grid, &self.g.lw.shape_of(table))[1];
         let slices = self.id_slices(n, columns * ty.dtype.bytes());
