@@ -1,8 +1,21 @@
 //! The machine as data: sizes, rates and clock of an IPU and its surroundings, and the cycle formulae over them.
+//!
+//! Numbers live in TOML: `mk2.toml`, `bow.toml` and `c600.toml` are built in ([`Machine::preset`]), others come from the user
+//! ([`Machine::from_toml`]). [`facts`] says for every field how well it is known and from where. What was fitted rather than
+//! looked up is in [`calibration`].
 
+pub mod calibration;
 pub mod codelet_cost;
+pub mod description;
+pub mod exchange_cost;
+pub mod facts;
+pub mod link_cost;
+pub mod presets;
 
 use serde::{Deserialize, Serialize};
+
+use crate::units::Bytes;
+pub use description::MachineError;
 
 /// An IPU-style machine. Numbers are facts of the Mk2 in the presets; a user's TOML file may set others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,27 +27,67 @@ pub struct Machine {
     pub tiles_per_ipu: u32,
     /// SRAM of a tile, bytes.
     pub tile_memory: u32,
+    /// Bytes of each tile kept for code, exchange programs, vertex state and stacks.
+    pub reserved_bytes: u32,
     pub clock_hz: f64,
     /// Worker contexts of a tile; a worker gets one issue slot in this many.
     pub workers: u32,
-    /// Bytes a tile sends, and at the same time receives, per cycle.
-    pub exchange_bytes_per_cycle: f64,
-    /// Cycles of an internal sync of one IPU.
-    pub sync_cycles: u64,
-    /// Cycles of a sync over several IPUs.
-    pub global_sync_cycles: u64,
-    /// Cycles from the end of a sync to the first word of an exchange.
-    pub exchange_start_cycles: u64,
     /// Multiply-accumulates per tile and cycle of the matrix unit, f32 in and out.
     pub amp_f32_macs: u32,
+    /// The same, f16 in and f32 partials.
+    pub amp_f16_f32_macs: u32,
     /// The same, f16 in and f16 partials.
     pub amp_f16_macs: u32,
-    /// Bytes per second and direction between two neighbouring IPUs.
+    /// Bytes of coefficients the matrix unit loads per cycle.
+    pub amp_load_bytes_per_cycle: u32,
+    /// Bytes per cycle of a copy inside a tile.
+    pub copy_bytes_per_cycle: f64,
+    /// Bytes a tile sends, and at the same time receives, per cycle.
+    pub exchange_bytes_per_cycle: f64,
+    /// Whether the two tiles of a pair that receive the same bytes do so at twice the rate.
+    pub exchange_pair_mode: bool,
+    /// Cycles from the end of a sync to the first word of an exchange.
+    pub exchange_start_cycles: u64,
+    /// Cycles of an internal sync of one IPU.
+    pub sync_cycles: u64,
+    /// Cycles of a sync over several IPUs, or with the host.
+    pub global_sync_cycles: u64,
+    /// Bytes per second and direction of one IPU-Link.
     pub link_bytes_per_second: f64,
+    /// Links between the two IPUs of a rung.
+    pub rung_links: u32,
+    /// Links from an IPU to its neighbour in the next rung.
+    pub ladder_links: u32,
     /// Bytes per second between host and one IPU.
     pub host_bytes_per_second: f64,
-    /// Bytes of each tile kept for code, exchange programs, vertex state and stacks.
-    pub reserved_bytes: u32,
+    /// Bytes per second and direction between one IPU and its streaming memory.
+    pub streaming_bytes_per_second: f64,
+    /// Streaming memory of one IPU, bytes; 0 for none.
+    pub streaming_bytes: u64,
+    /// Electrical power of one IPU with its share of the box, watts.
+    pub watts_per_ipu: f64,
+}
+
+impl Machine {
+    /// Bytes of a tile that variables may use.
+    pub const fn usable_tile_memory(&self) -> u32 {
+        self.tile_memory.saturating_sub(self.reserved_bytes)
+    }
+
+    /// SRAM of one IPU.
+    pub const fn ipu_memory(&self) -> Bytes {
+        self.tiles_per_ipu as Bytes * self.tile_memory as Bytes
+    }
+
+    /// Seconds that `cycles` take.
+    pub fn seconds(&self, cycles: u64) -> f64 {
+        cycles as f64 / self.clock_hz
+    }
+
+    /// Cycles until `bytes` have passed at `bytes_per_second`, rounded up.
+    pub(crate) fn cycles_at(&self, bytes: Bytes, bytes_per_second: f64) -> u64 {
+        (bytes as f64 / bytes_per_second * self.clock_hz).ceil() as u64
+    }
 }
 
 /// A machine for tests of other modules; its rates do not matter there.
@@ -42,19 +95,12 @@ pub struct Machine {
 pub(crate) fn tests_machine() -> Machine {
     Machine {
         name: "test".into(),
-        ipus: 1,
         tiles_per_ipu: 16,
         tile_memory: 1 << 16,
+        reserved_bytes: 0,
         clock_hz: 1e9,
-        workers: 6,
-        exchange_bytes_per_cycle: 4.0,
-        sync_cycles: 126,
-        global_sync_cycles: 600,
-        exchange_start_cycles: 60,
-        amp_f32_macs: 16,
-        amp_f16_macs: 64,
         link_bytes_per_second: 1e9,
         host_bytes_per_second: 1e9,
-        reserved_bytes: 0,
+        ..Machine::mk2()
     }
 }
