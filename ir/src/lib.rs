@@ -11,5 +11,7 @@ pub mod machine;
 pub mod op;
 pub mod program;
 pub mod random;
+pub mod text;
 pub mod types;
 pub mod units;
+pub mod verify;
