@@ -285,7 +285,11 @@ impl Vertex<'_> {
 
     fn loss(&self, codelet: &Codelet) -> Check {
         let (inputs, out) = (self.inputs, &self.outputs[0]);
-        self.floats(&[0])?;
+        match codelet {
+            Codelet::RowMaxSum | Codelet::PickLabel => self.floats(&[0])?,
+            Codelet::CrossEntropyGrad => self.floats(&[0, 2, 3])?,
+            _ => self.floats(&[0, 1])?,
+        }
         match codelet {
             Codelet::RowMaxSum => {
                 per_row("maxima", &inputs[0], out)?;

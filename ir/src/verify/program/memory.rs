@@ -57,6 +57,9 @@ fn addresses(program: &Program) -> Vec<ProgramError> {
     errors
 }
 
+/// Most overlaps that are reported of one variable: when addresses are all wrong, everything overlaps everything.
+const OVERLAPS_MAX: usize = 4;
+
 /// A variable as a rectangle of bytes and time.
 struct Interval {
     id: VarId,
@@ -111,12 +114,11 @@ impl<'p> Memory<'p> {
             .collect();
         intervals.sort_by_key(|v| (v.start, v.id));
         for (i, a) in intervals.iter().enumerate() {
+            let meets = |b: &&Interval| a.first <= b.last && b.first <= a.last;
             let others = intervals[i + 1..].iter();
-            for b in others.take_while(|b| b.start < a.end) {
-                if a.first <= b.last && b.first <= a.last {
-                    errors.extend(self.overlap(ipu, a, b));
-                }
-            }
+            let others = others.take_while(|b| b.start < a.end).filter(meets);
+            let found = others.filter_map(|b| self.overlap(ipu, a, b));
+            errors.extend(found.take(OVERLAPS_MAX));
         }
     }
 
