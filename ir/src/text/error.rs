@@ -16,7 +16,7 @@ pub struct ParseError {
     pub column: usize,
     /// The text of the line.
     pub source_line: String,
-    pub kind: ParseErrorKind,
+    pub kind: Box<ParseErrorKind>,
 }
 
 /// What is wrong.
@@ -110,7 +110,7 @@ impl ParseError {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             source_line: source_line.trim_end_matches('\r').to_string(),
-            kind,
+            kind: Box::new(kind),
         }
     }
 }

@@ -239,12 +239,11 @@ impl<'s> Parser<'s> {
 
     fn statement(&mut self, graph: &mut Graph, values: &mut Values<'s>) -> Parse<()> {
         let statement = self.parse_statement(values)?;
-        let (at, op) = (
-            statement.at,
-            build_op(statement.mnemonic, &statement.parts).map_err(|(offset, kind)| {
-                ParseError::at(self.text, offset.unwrap_or(statement.at), kind)
-            })?,
-        );
+        let at = statement.at;
+        let op = match build_op(statement.mnemonic, &statement.parts) {
+            Ok(op) => op,
+            Err((offset, kind)) => return self.fail_at(offset.unwrap_or(at), *kind),
+        };
         let operands: Vec<&TensorType> = statement.operands.iter().map(|&v| graph.ty(v)).collect();
         let inferred = match infer(&op, &operands) {
             Ok(types) => types,

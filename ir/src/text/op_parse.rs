@@ -31,13 +31,17 @@ pub(super) enum AttributeValue {
 }
 
 /// What is wrong, and where if not at the mnemonic.
-type Wrong = (Option<usize>, ParseErrorKind);
+type Wrong = (Option<usize>, Box<ParseErrorKind>);
 type Built<T> = Result<T, Wrong>;
+
+fn wrong<T>(kind: ParseErrorKind) -> Built<T> {
+    Err((None, Box::new(kind)))
+}
 
 /// The op of a statement; every part must be one that the op takes.
 pub(super) fn build_op(mnemonic: &str, parts: &OpParts) -> Built<Op> {
     let Some(op) = MNEMONICS.iter().find(|m| **m == mnemonic).copied() else {
-        return Err((None, ParseErrorKind::UnknownOp(mnemonic.to_string())));
+        return wrong(ParseErrorKind::UnknownOp(mnemonic.to_string()));
     };
     let mut b = OpBuilder {
         op,
@@ -196,14 +200,14 @@ impl OpBuilder<'_> {
                 match (unary, binary) {
                     (Some(u), _) => Op::Unary(u),
                     (_, Some(b)) => Op::Binary(b),
-                    _ => return Err((None, ParseErrorKind::UnknownOp(name.to_string()))),
+                    _ => return wrong(ParseErrorKind::UnknownOp(name.to_string())),
                 }
             }
         })
     }
 
     fn missing<T>(&self, what: &'static str) -> Built<T> {
-        Err((None, ParseErrorKind::MissingPart { op: self.op, what }))
+        wrong(ParseErrorKind::MissingPart { op: self.op, what })
     }
 
     fn subject(&mut self, what: &'static str) -> Built<String> {
@@ -226,7 +230,7 @@ impl OpBuilder<'_> {
     fn declared(&self) -> Built<TensorType> {
         match self.parts.types.as_slice() {
             [(ty, _)] => Ok(ty.clone()),
-            _ => Err((None, ParseErrorKind::MissingType { op: self.op })),
+            _ => wrong(ParseErrorKind::MissingType { op: self.op }),
         }
     }
 
@@ -254,10 +258,10 @@ impl OpBuilder<'_> {
 
     fn need(&mut self, key: &'static str) -> Built<&Attribute> {
         let op = self.op;
-        self.attribute(key).ok_or((
-            None,
-            ParseErrorKind::MissingAttribute { op, attribute: key },
-        ))
+        match self.attribute(key) {
+            Some(attribute) => Ok(attribute),
+            None => wrong(ParseErrorKind::MissingAttribute { op, attribute: key }),
+        }
     }
 
     fn flag(&mut self, key: &str) -> Built<bool> {
@@ -290,7 +294,7 @@ impl OpBuilder<'_> {
 
     fn key(&mut self) -> Built<u32> {
         let key = self.whole("key")?;
-        u32::try_from(key).map_err(|_| (None, ParseErrorKind::Number(key.to_string())))
+        u32::try_from(key).or_else(|_| wrong(ParseErrorKind::Number(key.to_string())))
     }
 
     fn list(&mut self, key: &'static str) -> Built<Vec<usize>> {
@@ -302,7 +306,7 @@ impl OpBuilder<'_> {
     }
 
     fn check_nothing_left(&self) -> Built<()> {
-        let extra = |what| Err((None, ParseErrorKind::ExtraPart { op: self.op, what }));
+        let extra = |what| wrong(ParseErrorKind::ExtraPart { op: self.op, what });
         if self.parts.subject.is_some() && !self.subject_used {
             return extra("a quoted name before its operands");
         }
@@ -313,10 +317,8 @@ impl OpBuilder<'_> {
             if !used {
                 let attribute = a.key.clone();
                 let op = self.op;
-                return Err((
-                    Some(a.at),
-                    ParseErrorKind::UnknownAttribute { op, attribute },
-                ));
+                let kind = ParseErrorKind::UnknownAttribute { op, attribute };
+                return Err((Some(a.at), Box::new(kind)));
             }
         }
         Ok(())
@@ -333,5 +335,6 @@ fn real_value(a: &Attribute) -> Built<Real> {
 
 fn wrong_kind<T>(a: &Attribute, expected: &'static str) -> Built<T> {
     let found = format!("`{}`", a.key);
-    Err((Some(a.at), ParseErrorKind::Expected { expected, found }))
+    let kind = ParseErrorKind::Expected { expected, found };
+    Err((Some(a.at), Box::new(kind)))
 }

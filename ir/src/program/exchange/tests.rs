@@ -149,8 +149,8 @@ fn layout(rank: usize) -> impl Strategy<Value = (Grid, Vec<Cut>)> {
                     grain: owners[d % 4].1 as u32,
                 })
                 .collect();
-            for axis in 0..extents.len() {
-                if let Some(cut) = cuts.get_mut(owners[axis].0) {
+            for (axis, &(owner, _)) in owners.iter().enumerate().take(extents.len()) {
+                if let Some(cut) = cuts.get_mut(owner) {
                     cut.axes.push(axis as u8);
                 }
             }

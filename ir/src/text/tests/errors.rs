@@ -136,9 +136,9 @@ fn wrong_expressions_are_pointed_at() {
         "neg(".repeat(100),
         ")".repeat(100)
     );
-    assert_eq!(error(&deep).kind, ParseErrorKind::TooDeep);
+    assert_eq!(*error(&deep).kind, ParseErrorKind::TooDeep);
     let very_deep = format!("%y = map %x {{{}", "neg(".repeat(100_000));
-    assert_eq!(error(&very_deep).kind, ParseErrorKind::TooDeep);
+    assert_eq!(*error(&very_deep).kind, ParseErrorKind::TooDeep);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn kinds(program: &Program, exchange: &Exchange) -> Vec<ProgramErrorKind> {
         let region = match written_region(program, mv) {
             Ok(region) => region,
             Err(kind) => {
-                kinds.push(kind);
+                kinds.push(*kind);
                 continue;
             }
         };
@@ -60,15 +60,20 @@ fn kinds(program: &Program, exchange: &Exchange) -> Vec<ProgramErrorKind> {
 ///
 /// # Errors
 /// The move has no meaning.
-pub(super) fn written_region(program: &Program, mv: &Move) -> Result<Region, ProgramErrorKind> {
+pub(super) fn written_region(
+    program: &Program,
+    mv: &Move,
+) -> Result<Region, Box<ProgramErrorKind>> {
     let (source, destination) = (
         program.variable(mv.source),
         program.variable(mv.destination),
     );
-    let fail = |error| ProgramErrorKind::Move {
-        source_variable: source.name.clone(),
-        destination: destination.name.clone(),
-        error,
+    let fail = |error| {
+        Box::new(ProgramErrorKind::Move {
+            source_variable: source.name.clone(),
+            destination: destination.name.clone(),
+            error,
+        })
     };
     if source.ty.dtype != destination.ty.dtype {
         return Err(fail(ExchangeError::Type));

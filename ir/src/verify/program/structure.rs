@@ -40,7 +40,7 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
     if c.errors.is_empty()
         && let Err(error) = calls(program)
     {
-        c.errors.push(error);
+        c.errors.push(*error);
     }
     c.errors
 }
@@ -56,7 +56,7 @@ pub(super) fn is_sound_shape(shape: &Shape) -> bool {
 ///
 /// # Errors
 /// A procedure calls itself, or one that does not exist, or the walk is far too long.
-pub(crate) fn calls(program: &Program) -> Result<u64, ProgramError> {
+pub(crate) fn calls(program: &Program) -> Result<u64, Box<ProgramError>> {
     let mut calls = Calls {
         program,
         lengths: vec![Length::Unknown; program.procedures.len()],
@@ -78,14 +78,14 @@ struct Calls<'p> {
 }
 
 impl Calls<'_> {
-    fn fail<T>(&self, id: ProcId, kind: ProgramErrorKind) -> Result<T, ProgramError> {
+    fn fail<T>(&self, id: ProcId, kind: ProgramErrorKind) -> Result<T, Box<ProgramError>> {
         let name = self.program.procedures.get(id.index());
         let name = name.map_or("?".into(), |p| p.name.clone());
         let place = ProgramPlace::Procedure(id, name);
-        Err(ProgramError { place, kind })
+        Err(Box::new(ProgramError { place, kind }))
     }
 
-    fn length(&mut self, id: ProcId, depth: usize) -> Result<u64, ProgramError> {
+    fn length(&mut self, id: ProcId, depth: usize) -> Result<u64, Box<ProgramError>> {
         // Calls nested deeper than this are no program of ours, and the walk recurses as deep.
         const DEPTH_MAX: usize = 256;
         match self.lengths.get(id.index()) {
