@@ -13,6 +13,7 @@ mod load;
 mod poison;
 mod tensor_io;
 mod tile_memory;
+pub mod timeline;
 
 pub use codelets::CodeletError;
 pub use engine::{Engine, EngineOptions, Host};

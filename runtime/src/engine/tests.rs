@@ -22,17 +22,8 @@ fn machine() -> Machine {
         ipus: 2,
         tiles_per_ipu: 12,
         tile_memory: 4096,
-        clock_hz: 1e9,
-        workers: 6,
-        exchange_bytes_per_cycle: 4.0,
-        sync_cycles: 10,
-        global_sync_cycles: 100,
-        exchange_start_cycles: 10,
-        amp_f32_macs: 16,
-        amp_f16_macs: 64,
-        link_bytes_per_second: 1e9,
-        host_bytes_per_second: 1e9,
         reserved_bytes: 0,
+        ..Machine::mk2()
     }
 }
 
