@@ -126,7 +126,10 @@ fn a_compute_set_lasts_as_long_as_its_busiest_tile() {
     // 12 elements on each of two tiles, 2 a worker: 6·(1 + 5). Tile 3 has both.
     let y = variable(&mut p, narrow, &[24], &[Cut::by(&[0], 1)]);
     let fill = group(Codelet::Fill { value: Real(0.0) }, narrow, &[], y);
-    steps(&mut p).extend([compute(o, &[add.clone()]), compute(o, &[add, fill])]);
+    steps(&mut p).extend([
+        compute(o, std::slice::from_ref(&add)),
+        compute(o, &[add, fill]),
+    ]);
     let t = timeline(&p);
     let cycles: Vec<(u64, u32)> = t.steps.iter().map(|s| (s.cycles, s.tiles)).collect();
     assert_eq!(cycles, [(221, 4), (221 + 36, 5)]);
