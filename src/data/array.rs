@@ -1,0 +1,128 @@
+//! Token ids with a shape, and the samples of one length that they give.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::{DataError, file, json, npy};
+
+/// Token ids as a file holds them: row-major, the last axis is the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenArray {
+    /// Where they came from, for messages.
+    pub path: PathBuf,
+    pub shape: Vec<usize>,
+    pub ids: Vec<u32>,
+}
+
+/// Samples of `block_size` tokens each, every id checked against a vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenBlocks {
+    path: PathBuf,
+    block_size: usize,
+    ids: Vec<i32>,
+}
+
+/// Reads `.npy` or `.json` by the ending of the name.
+pub fn read_tokens(path: &Path) -> Result<TokenArray, DataError> {
+    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    match extension.as_deref() {
+        Some("npy") => npy::parse(&file::read(path)?, path),
+        Some("json") => json::parse(&file::read(path)?, path),
+        _ => Err(DataError::Extension { path: path.to_path_buf() }),
+    }
+}
+
+impl TokenArray {
+    /// The length of samples when none is asked for: the last axis; a flat list is a stream, cut into `default` at most.
+    pub fn natural_block_size(&self, default: usize) -> usize {
+        match self.shape.as_slice() {
+            [] => 1,
+            [length] => default.min(*length).max(1),
+            [.., length] => *length,
+        }
+    }
+
+    /// Samples of `asked` tokens, or of the natural length with `default` as the most for a stream.
+    ///
+    /// Leading axes are flattened in order. A flat list is one stream: it is cut into blocks, and what is left at the end is dropped.
+    pub fn into_blocks(self, asked: Option<usize>, default: usize, vocab_size: usize) -> Result<TokenBlocks, DataError> {
+        let TokenArray { path, shape, ids } = self;
+        let length = shape.last().copied().unwrap_or(0);
+        let natural = TokenArray { path: PathBuf::new(), shape: shape.clone(), ids: Vec::new() }.natural_block_size(default);
+        let block_size = asked.unwrap_or(natural);
+        if shape.len() > 1 && length != block_size {
+            return Err(DataError::BlockSize { path, found: length, block_size });
+        }
+        if block_size == 0 || ids.len() < block_size {
+            return Err(DataError::TooShort { path, tokens: ids.len(), block_size });
+        }
+        let kept = ids.len() / block_size * block_size;
+        let limit = u32::try_from(vocab_size.min(i32::MAX as usize)).unwrap_or(u32::MAX);
+        if let Some(index) = ids[..kept].iter().position(|&id| id >= limit) {
+            return Err(DataError::OutOfVocabulary { path, index, id: ids[index], vocab_size });
+        }
+        let ids = ids[..kept].iter().map(|&id| id as i32).collect();
+        Ok(TokenBlocks { path, block_size, ids })
+    }
+}
+
+impl TokenBlocks {
+    /// Number of samples, at least one.
+    pub fn len(&self) -> usize {
+        self.ids.len() / self.block_size
+    }
+
+    /// Never: blocks without a sample are refused when they are made.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Tokens of a sample.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// The file, as the user named it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ids of sample `i`.
+    pub fn sample(&self, i: usize) -> &[i32] {
+        &self.ids[i * self.block_size..(i + 1) * self.block_size]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(shape: &[usize]) -> TokenArray {
+        let count = shape.iter().product::<usize>() as u32;
+        TokenArray { path: "t.npy".into(), shape: shape.to_vec(), ids: (0..count).collect() }
+    }
+
+    #[test]
+    fn leading_axes_are_flattened_in_order() {
+        let blocks = array(&[2, 3, 4]).into_blocks(None, 1024, 24).unwrap();
+        assert_eq!((blocks.len(), blocks.block_size()), (6, 4));
+        assert_eq!(blocks.sample(5), [20, 21, 22, 23]);
+    }
+
+    #[test]
+    fn a_flat_list_is_a_stream() {
+        let blocks = array(&[23]).into_blocks(Some(5), 1024, 24).unwrap();
+        assert_eq!((blocks.len(), blocks.sample(3)), (4, &[15, 16, 17, 18, 19][..]));
+        assert_eq!(array(&[23]).into_blocks(None, 7, 24).unwrap().len(), 3);
+        assert_eq!(array(&[23]).into_blocks(None, 1024, 24).unwrap().block_size(), 23);
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused() {
+        let error = |a: TokenArray, asked, vocab| a.into_blocks(asked, 1024, vocab).unwrap_err();
+        assert!(matches!(error(array(&[2, 4]), Some(3), 99), DataError::BlockSize { found: 4, block_size: 3, .. }));
+        assert!(matches!(error(array(&[3]), Some(4), 99), DataError::TooShort { tokens: 3, .. }));
+        assert!(matches!(error(array(&[2, 0]), None, 99), DataError::TooShort { tokens: 0, .. }));
+        assert!(matches!(error(array(&[2, 4]), None, 7), DataError::OutOfVocabulary { index: 7, id: 7, .. }));
+    }
+}

@@ -1,0 +1,75 @@
+//! What a user decides about a training program before it is compiled: sizes, optimiser, placement.
+//!
+//! All of it is written into the executable, so that a report can say what was compiled and a run cannot contradict it.
+
+use serde::{Deserialize, Serialize};
+use superstep_ir::machine::Machine;
+
+/// Which update rule is compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum OptimiserKind {
+    /// Adam with decoupled weight decay.
+    #[value(alias = "adamw_torch", alias = "adamw_hf")]
+    Adamw,
+    /// Adam with the decay added to the gradient.
+    Adam,
+    /// Plain gradient descent.
+    Sgd,
+}
+
+impl OptimiserKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            OptimiserKind::Adamw => "adamw",
+            OptimiserKind::Adam => "adam",
+            OptimiserKind::Sgd => "sgd",
+        }
+    }
+}
+
+/// The update rule and its constants, which become part of the program. The learning rate does not: it is streamed in.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptimiserSettings {
+    pub kind: OptimiserKind,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Clip the accumulated gradient to this L2 norm; absent: no clipping.
+    pub max_grad_norm: Option<f64>,
+}
+
+impl OptimiserSettings {
+    /// The defaults of Hugging Face's trainer, but without clipping.
+    pub const fn hugging_face() -> OptimiserSettings {
+        OptimiserSettings {
+            kind: OptimiserKind::Adamw,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            max_grad_norm: None,
+        }
+    }
+}
+
+/// A training program to compile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSettings {
+    pub machine: Machine,
+    /// Tokens of a sample.
+    pub block_size: usize,
+    /// Samples of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of an optimiser step.
+    pub accumulation: u32,
+    pub optimiser: OptimiserSettings,
+    /// Decoder layers on each IPU; absent: found by the compiler.
+    pub layers_per_ipu: Option<Vec<u32>>,
+    /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.
+    pub loss_chunks: Option<usize>,
+    /// `all` or the name of a pass: print the graph after it.
+    pub print_ir_after: Option<String>,
+}
