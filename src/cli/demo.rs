@@ -1,0 +1,162 @@
+//! `superstep demo`: the main job with nothing to prepare — compile a small GPT-2, look at it, train it on a novel, let it write.
+//!
+//! Text and tokenizer come with the program: Jane Austen's *Pride and Prejudice* and *Persuasion*, and GPT-2's tokenizer cut down to its
+//! first merges, because the full vocabulary would make a small model nearly all embedding.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+
+use super::generate::Continuation;
+use super::output::{IrPrinter, prepare_directory, say};
+use super::progress::Progress;
+use crate::compile::{Compiled, compile_training, machine_named};
+use crate::data::{SampleOrder, TokenBlocks, text_blocks};
+use crate::error::Error;
+use crate::frontend::{Gpt2Config, Tokenizer, Weights, init_weights, preset, save_pretrained};
+use crate::generate::Sampling;
+use crate::report::Report;
+use crate::report::terminal::{pass_table, summary};
+use crate::session::Session;
+use crate::settings::{OptimiserSettings, TrainingSettings};
+use crate::train::{LrScheduler, Schedule, TrainingRun, Warmup};
+
+mod vocabulary;
+
+const TEXT: &str = include_str!("../../tests/fixtures/text/austen.txt");
+const SHAPE: &str = "n_layer=4,n_head=4,n_embd=128,n_positions=128,vocab_size=2048,\
+                     bos_token_id=2047,eos_token_id=2047,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0";
+const SEED: u64 = 42;
+const BLOCK_SIZE: usize = 128;
+const BATCH_SIZE: usize = 4;
+const ACCUMULATION: u32 = 2;
+const STEPS: u64 = 150;
+const LEARNING_RATE: f64 = 3e-3;
+const PROMPT: &str = "It was";
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one.
+    #[arg(long = "machine", value_name = "NAME|FILE.toml", default_value = "ipu")]
+    machine: String,
+    /// Optimiser steps.
+    #[arg(long = "max_steps", value_name = "N", default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
+    max_steps: u64,
+    /// Keep the trained model in this folder.
+    #[arg(long = "output_dir", value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Host threads; results do not depend on it [default: all].
+    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+impl Options {
+    pub(super) fn run(&self) -> Result<(), Error> {
+        if let Some(directory) = &self.output_dir {
+            prepare_directory(directory)?;
+        }
+        let config = config()?;
+        let tokenizer = vocabulary::tokenizer(config.vocab_size)?;
+        let blocks = text_blocks(TEXT, Path::new("austen.txt"), &tokenizer, BLOCK_SIZE, config.vocab_size)?;
+
+        say("compiling a small GPT-2");
+        let start = Instant::now();
+        let compiled = compile_training("demo", &config, &self.settings()?, &mut IrPrinter)?;
+        let report = Report::new(&compiled)?;
+        say(format_args!("{}\nin {:.2} s\n", pass_table(&report), start.elapsed().as_secs_f64()));
+        say(summary(&report));
+
+        say(format_args!(
+            "\ntraining it on Jane Austen: {} samples of {BLOCK_SIZE} tokens, {} steps; every number is computed in tile memory",
+            blocks.len(),
+            self.max_steps,
+        ));
+        let start = Instant::now();
+        let weights = self.train(&config, compiled, &report, &blocks)?;
+        say(format_args!(
+            "{:.1} s here; the simulated machine needs {:.3} s\n",
+            start.elapsed().as_secs_f64(),
+            report.time.seconds_per_update * self.max_steps as f64,
+        ));
+
+        self.write(&config, &weights, &tokenizer)?;
+        if let Some(directory) = &self.output_dir {
+            save_pretrained(directory, &config, &weights, Some(&tokenizer))?;
+            say(format_args!("\nsaved the model in {}", directory.display()));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<TrainingSettings, Error> {
+        Ok(TrainingSettings {
+            machine: machine_named(Some(&self.machine))?,
+            block_size: BLOCK_SIZE,
+            batch_size: BATCH_SIZE,
+            accumulation: ACCUMULATION,
+            optimiser: OptimiserSettings { weight_decay: 0.01, max_grad_norm: Some(1.0), ..OptimiserSettings::hugging_face() },
+            layers_per_ipu: None,
+            loss_chunks: None,
+            print_ir_after: None,
+        })
+    }
+
+    fn train(&self, config: &Gpt2Config, compiled: Compiled, report: &Report, blocks: &TokenBlocks) -> Result<Weights, Error> {
+        let samples_per_step = compiled.manifest.samples_per_step();
+        let order = SampleOrder::new(blocks.len(), samples_per_step, Some(SEED));
+        let run = TrainingRun {
+            blocks,
+            order: order.ok_or_else(|| Error::failed("the text is shorter than one optimiser step"))?,
+            schedule: Schedule::new(LrScheduler::Cosine, LEARNING_RATE, self.max_steps, Warmup::Ratio(0.1)),
+            batch_size: BATCH_SIZE,
+            seed: SEED,
+            simulated_seconds: report.time.seconds_per_update,
+        };
+        let mut session = Session::load(Arc::new(compiled.program), &init_weights(config, SEED), self.threads)?;
+        let mut progress = Progress::new(self.max_steps, None);
+        run.run(&mut session, &mut |step| {
+            progress.step(step);
+            Ok(())
+        })?;
+        progress.finish();
+        session.weights(config)
+    }
+
+    /// A few lines by the trained model.
+    fn write(&self, config: &Gpt2Config, weights: &Weights, tokenizer: &Tokenizer) -> Result<(), Error> {
+        say("what it writes now:");
+        let continuation = Continuation {
+            config,
+            weights,
+            tokenizer,
+            machine: Some(&self.machine),
+            threads: self.threads,
+            max_new_tokens: 60,
+            block_size: None,
+            sampling: Sampling::Draw { temperature: 0.8, top_k: Some(40), top_p: None },
+            seed: SEED,
+        };
+        continuation.print(PROMPT)
+    }
+}
+
+fn config() -> Result<Gpt2Config, Error> {
+    let base = preset("gpt2-tiny").ok_or_else(|| Error::failed("preset gpt2-tiny is missing"))?;
+    Ok(base.with_overrides(SHAPE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_model_reads_the_demo_text() {
+        let config = config().unwrap();
+        let tokenizer = vocabulary::tokenizer(config.vocab_size).unwrap();
+        let blocks = text_blocks(TEXT, Path::new("austen.txt"), &tokenizer, BLOCK_SIZE, config.vocab_size).unwrap();
+        assert!(blocks.len() > 1000, "{}", blocks.len());
+        let ids: Vec<u32> = blocks.sample(0).iter().map(|&id| id as u32).collect();
+        assert!(TEXT.starts_with(&tokenizer.decode(&ids).unwrap()));
+    }
+}

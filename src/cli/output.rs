@@ -1,0 +1,52 @@
+//! Text for people, and the checks made before work starts that its result can be kept.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use crate::atomic_file;
+use crate::compile::IrSink;
+use crate::error::Error;
+
+/// Prints `text` and a newline. When the reader closed the pipe (`superstep report … | head`), the rest of the output is of no use
+/// to anybody, but the command still does its work.
+pub(super) fn say(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Something worth knowing that is no error: one line on stderr.
+pub(super) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "note: {text}");
+}
+
+/// Prints graphs for `--print_ir_after`.
+pub(super) struct IrPrinter;
+
+impl IrSink for IrPrinter {
+    fn graph(&mut self, pass: &str, text: &str) {
+        say(format_args!("// after {pass}\n{text}"));
+    }
+}
+
+/// Whether a file could be written at `path`, before there is anything to write.
+pub(super) fn check_writable_file(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Err(Error::failed(format!("cannot write {}: it is a directory", path.display())));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    probe(directory).map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
+}
+
+/// Creates the folder for results and makes sure that files can be written there.
+pub(super) fn prepare_directory(path: &Path) -> Result<(), Error> {
+    atomic_file::create_directory(path)?;
+    probe(path).map_err(|error| Error::failed(format!("cannot write into {}: {error}", path.display())))
+}
+
+/// Makes a file in `directory` and removes it again: the only question a file system answers truly.
+fn probe(directory: &Path) -> std::io::Result<()> {
+    let path = directory.join(format!(".superstep-probe-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
+}

@@ -1,0 +1,204 @@
+//! What to compile: machine, sizes, optimiser and placement, with Hugging Face's option names.
+//!
+//! Every option is optional here, because an executable, `ipu_config.json` or a default may stand behind it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::ipu_config::{IpuConfig, parse_layers};
+use crate::compile::machine_named;
+use crate::error::Error;
+use crate::frontend::Gpt2Config;
+use crate::manifest::Manifest;
+use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
+
+/// Sizes and placement.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Program")]
+pub(super) struct ProgramOptions {
+    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    #[arg(long = "machine", value_name = "NAME|FILE.toml")]
+    pub(super) machine: Option<String>,
+    /// Tokens of a training sample [default: the model's n_positions, at most 1024].
+    #[arg(long = "block_size", value_name = "N")]
+    pub(super) block_size: Option<usize>,
+    /// Samples of a micro-batch [default: 1].
+    #[arg(long = "per_device_train_batch_size", value_name = "N")]
+    pub(super) batch_size: Option<usize>,
+    /// Micro-batches of an optimiser step [default: 1].
+    #[arg(long = "gradient_accumulation_steps", value_name = "N")]
+    pub(super) accumulation: Option<u32>,
+    /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
+    #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
+    pub(super) layers_per_ipu: Option<Vec<u32>>,
+    /// An ipu_config.json, or a folder that has one.
+    #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
+    pub(super) ipu_config_name: Option<PathBuf>,
+    /// Row blocks in which the output head and the loss are computed [default: by the size of the logits].
+    #[arg(long = "loss_chunks", value_name = "N")]
+    pub(super) loss_chunks: Option<usize>,
+    /// Print the graph after this pass, or after `all`.
+    #[arg(long = "print_ir_after", value_name = "PASS|all")]
+    pub(super) print_ir_after: Option<String>,
+}
+
+/// The update rule, which is compiled into the program.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Optimiser")]
+pub(super) struct OptimiserOptions {
+    /// Update rule [default: adamw].
+    #[arg(long = "optim", value_name = "NAME")]
+    pub(super) optim: Option<OptimiserKind>,
+    /// Decay of matrices; biases and layer norms do not decay [default: 0].
+    #[arg(long = "weight_decay", value_name = "X", value_parser = at_least_zero)]
+    pub(super) weight_decay: Option<f64>,
+    /// Decay of the first moment [default: 0.9].
+    #[arg(long = "adam_beta1", value_name = "X", value_parser = below_one)]
+    pub(super) adam_beta1: Option<f64>,
+    /// Decay of the second moment [default: 0.999].
+    #[arg(long = "adam_beta2", value_name = "X", value_parser = below_one)]
+    pub(super) adam_beta2: Option<f64>,
+    /// Added to the root of the second moment [default: 1e-8].
+    #[arg(long = "adam_epsilon", value_name = "X", value_parser = at_least_zero)]
+    pub(super) adam_epsilon: Option<f64>,
+    /// Clip the gradient to this L2 norm [default: no clipping].
+    #[arg(long = "max_grad_norm", value_name = "X", value_parser = above_zero)]
+    pub(super) max_grad_norm: Option<f64>,
+}
+
+impl ProgramOptions {
+    /// The settings these options give for a model; the command line goes before `ipu_config.json`.
+    pub(super) fn settings(&self, optimiser: &OptimiserOptions, config: &Gpt2Config) -> Result<TrainingSettings, Error> {
+        let ipu_config = match &self.ipu_config_name {
+            Some(name) => IpuConfig::load(name)?,
+            None => IpuConfig::default(),
+        };
+        let batch_size = self.batch_size.unwrap_or(1);
+        let accumulation = self.accumulation.or(ipu_config.gradient_accumulation_steps).unwrap_or(1);
+        for (option, value) in [
+            ("per_device_train_batch_size", batch_size),
+            ("gradient_accumulation_steps", accumulation as usize),
+            ("loss_chunks", self.loss_chunks.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(Error::usage(format!("--{option} must be at least 1")));
+            }
+        }
+        Ok(TrainingSettings {
+            machine: machine_named(self.machine.as_deref())?,
+            block_size: config.block_size(self.block_size)?,
+            batch_size,
+            accumulation,
+            optimiser: optimiser.settings(),
+            layers_per_ipu: self.layers_per_ipu.clone().or(ipu_config.layers_per_ipu),
+            loss_chunks: self.loss_chunks,
+            print_ir_after: self.print_ir_after.clone(),
+        })
+    }
+
+    /// Refuses options that contradict a compiled program.
+    pub(super) fn agree_with(&self, manifest: &Manifest, machine: &str) -> Result<(), Error> {
+        agree("block_size", self.block_size, manifest.block_size)?;
+        agree("per_device_train_batch_size", self.batch_size, manifest.per_device_train_batch_size)?;
+        agree("gradient_accumulation_steps", self.accumulation, manifest.gradient_accumulation_steps)?;
+        agree("loss_chunks", self.loss_chunks, manifest.loss_chunks)?;
+        agree("machine", self.machine.clone(), machine.to_owned())?;
+        if let Some(layers) = &self.layers_per_ipu
+            && *layers != manifest.layers_per_ipu
+        {
+            return Err(contradiction("layers_per_ipu", &format!("{layers:?}"), &format!("{:?}", manifest.layers_per_ipu)));
+        }
+        for (option, given) in [
+            ("ipu_config_name", self.ipu_config_name.is_some()),
+            ("print_ir_after", self.print_ir_after.is_some()),
+        ] {
+            if given {
+                return Err(Error::usage(format!("--{option} is for compiling; the program of --executable is compiled already")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OptimiserOptions {
+    fn settings(&self) -> OptimiserSettings {
+        let default = OptimiserSettings::hugging_face();
+        OptimiserSettings {
+            kind: self.optim.unwrap_or(default.kind),
+            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
+            beta1: self.adam_beta1.unwrap_or(default.beta1),
+            beta2: self.adam_beta2.unwrap_or(default.beta2),
+            epsilon: self.adam_epsilon.unwrap_or(default.epsilon),
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+
+    /// Refuses options that contradict the update rule of a compiled program.
+    pub(super) fn agree_with(&self, compiled: &OptimiserSettings) -> Result<(), Error> {
+        agree("optim", self.optim.map(OptimiserKind::name), compiled.kind.name())?;
+        agree("weight_decay", self.weight_decay, compiled.weight_decay)?;
+        agree("adam_beta1", self.adam_beta1, compiled.beta1)?;
+        agree("adam_beta2", self.adam_beta2, compiled.beta2)?;
+        agree("adam_epsilon", self.adam_epsilon, compiled.epsilon)?;
+        match (self.max_grad_norm, compiled.max_grad_norm) {
+            (Some(given), None) => Err(contradiction("max_grad_norm", &given.to_string(), "absent: it does not clip")),
+            (given, Some(norm)) => agree("max_grad_norm", given, norm),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn agree<T: PartialEq + std::fmt::Display>(option: &str, given: Option<T>, compiled: T) -> Result<(), Error> {
+    match given {
+        Some(given) if given != compiled => Err(contradiction(option, &given.to_string(), &compiled.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn contradiction(option: &str, given: &str, compiled: &str) -> Error {
+    Error::failed(format!("--{option} {given} contradicts the executable, which was compiled with {compiled}"))
+        .with_hint(format!("leave --{option} out, or compile again with it"))
+}
+
+/// A number that a check accepts, or what it must be.
+fn number(text: &str, accept: impl Fn(f64) -> bool, needs: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&x: &f64| x.is_finite() && accept(x)).ok_or_else(|| format!("it must be {needs}"))
+}
+
+pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
+    number(text, |x| x >= 0.0, "a number of at least 0")
+}
+
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0, "a number above 0")
+}
+
+pub(super) fn below_one(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "a number of at least 0 and below 1")
+}
+
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_name_both_values() {
+        let error = agree("block_size", Some(7), 24).unwrap_err();
+        assert!(error.to_string().contains("--block_size 7 contradicts"), "{error}");
+        assert!(error.to_string().contains("24"), "{error}");
+        agree("block_size", Some(24), 24).unwrap();
+        agree("block_size", None, 24).unwrap();
+    }
+
+    #[test]
+    fn numbers_are_checked_when_they_are_read() {
+        assert!(at_least_zero("-1").is_err() && at_least_zero("nan").is_err() && at_least_zero("inf").is_err());
+        assert!(above_zero("0").is_err() && below_one("1").is_err() && ratio("1.5").is_err());
+        assert_eq!(ratio("1"), Ok(1.0));
+    }
+}

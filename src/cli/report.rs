@@ -1,0 +1,40 @@
+//! `superstep report`: what an executable holds and how long it takes.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::output::{check_writable_file, say};
+use crate::atomic_file;
+use crate::compile::open;
+use crate::error::Error;
+use crate::report::Report;
+use crate::report::terminal;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The executable.
+    file: PathBuf,
+    /// Also write the report as JSON (`-` for standard output, instead of the tables).
+    #[arg(long = "json", value_name = "OUT")]
+    json: Option<PathBuf>,
+    /// How many ops to list, the most expensive first.
+    #[arg(long = "ops", value_name = "N", default_value_t = 20)]
+    ops: usize,
+}
+
+impl Options {
+    pub(super) fn run(&self) -> Result<(), Error> {
+        let report = Report::new(&open(&self.file)?)?;
+        match &self.json {
+            Some(out) if out.as_os_str() == "-" => say(report.to_json()),
+            Some(out) => {
+                check_writable_file(out)?;
+                say(terminal::full(&report, self.ops));
+                atomic_file::write(out, report.to_json().as_bytes())?;
+            }
+            None => say(terminal::full(&report, self.ops)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! From a model and settings to a program, and from a program to a file and back: the road of the compiler, end to end.
+
+use std::path::Path;
+
+use superstep_ir::graph::{Graph, Module};
+use superstep_ir::machine::Machine;
+use superstep_ir::program::Program;
+use superstep_ir::text::print_graph;
+use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile};
+use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
+use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
+
+use crate::error::Error;
+use crate::frontend::Gpt2Config;
+use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
+use crate::manifest::{Manifest, PassTime};
+use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
+
+mod file;
+mod machine;
+
+pub use file::{open, save};
+pub use machine::machine_named;
+
+/// A program and what it says about itself: what an executable file holds.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub manifest: Manifest,
+    pub program: Program,
+}
+
+/// Where graphs go that the user asked to see.
+pub trait IrSink {
+    fn graph(&mut self, pass: &str, text: &str);
+}
+
+/// The logits of one chunk of rows may take this share of an IPU's memory, once as they are and once as their gradient.
+const LOGITS_SHARE: f64 = 0.05;
+
+/// Compiles the training step of a model: all micro-batches and the update.
+pub fn compile_training(
+    name: &str,
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    sink: &mut dyn IrSink,
+) -> Result<Compiled, Error> {
+    let machine = &settings.machine;
+    let loss_chunks = settings.loss_chunks.unwrap_or_else(|| {
+        loss_chunks(settings.batch_size.saturating_mul(settings.block_size), config.vocab_size, machine)
+    });
+    let options = GraphOptions {
+        batch: settings.batch_size,
+        seq: settings.block_size,
+        labels: true,
+        logits: false,
+        dropout: true,
+        loss_chunks,
+    };
+    let forward = gpt2_graph(config, options)?;
+    let module = training_module(&forward, &training_options(config, settings))?;
+    let placed = run_passes(module, settings, sink)?;
+    let manifest = Manifest {
+        kind: Manifest::TRAINING.into(),
+        model: name.into(),
+        config: serde_json::from_str(&config.to_json()).map_err(|e| Error::failed(e.to_string()))?,
+        block_size: settings.block_size,
+        per_device_train_batch_size: settings.batch_size,
+        gradient_accumulation_steps: settings.accumulation,
+        optimiser: settings.optimiser,
+        layers_per_ipu: placed.layers_per_ipu.clone(),
+        loss_chunks,
+        passes: pass_times(&placed),
+    };
+    Ok(Compiled { manifest, program: placed.program })
+}
+
+/// Compiles a forward pass with a loss over `batch` samples.
+pub fn compile_evaluation(config: &Gpt2Config, machine: &Machine, batch: usize, seq: usize) -> Result<Program, Error> {
+    let loss_chunks = loss_chunks(batch.saturating_mul(seq), config.vocab_size, machine);
+    let options = GraphOptions { batch, seq, labels: true, logits: false, dropout: false, loss_chunks };
+    compile_forward(gpt2_graph(config, options)?, machine)
+}
+
+/// Compiles a forward pass over one text of `length` positions that gives the logits of one of them.
+pub fn compile_generation(config: &Gpt2Config, machine: &Machine, length: usize) -> Result<Program, Error> {
+    compile_forward(gpt2_next_token_graph(config, 1, length)?, machine)
+}
+
+fn compile_forward(graph: Graph, machine: &Machine) -> Result<Program, Error> {
+    let options = CompileOptions { layers_per_ipu: None, gradient_accumulation_steps: 1 };
+    let compiled = compile(Module { graphs: vec![graph] }, machine, &options, Vec::new()).map_err(Box::new)?;
+    Ok(compiled.program)
+}
+
+fn run_passes(module: Module, settings: &TrainingSettings, sink: &mut dyn IrSink) -> Result<Placed, Error> {
+    let options = CompileOptions {
+        layers_per_ipu: settings.layers_per_ipu.clone(),
+        gradient_accumulation_steps: settings.accumulation,
+    };
+    let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
+    if let Some(when) = &settings.print_ir_after {
+        let print = |pass: &str, _graph: &str, text: &str| sink.graph(pass, text);
+        instruments.push(Box::new(PrintIr::new(PrintWhen::parse(when), print_graph, print)));
+    }
+    Ok(compile(module, &settings.machine, &options, instruments).map_err(Box::new)?)
+}
+
+fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> TrainingOptions {
+    TrainingOptions {
+        optimiser: optimiser(&settings.optimiser),
+        gradient_accumulation_steps: settings.accumulation,
+        max_grad_norm: settings.optimiser.max_grad_norm,
+        decayed: config.parameters().into_iter().filter(|p| p.decayed).map(|p| p.name).collect(),
+    }
+}
+
+fn optimiser(settings: &OptimiserSettings) -> Optimiser {
+    let weight_decay = settings.weight_decay;
+    let moments = Moments { beta1: settings.beta1, beta2: settings.beta2, epsilon: settings.epsilon };
+    match settings.kind {
+        OptimiserKind::Adamw => Optimiser::AdamW { moments, weight_decay },
+        OptimiserKind::Adam => Optimiser::Adam { moments, weight_decay },
+        OptimiserKind::Sgd => Optimiser::Sgd { momentum: 0.0, weight_decay },
+    }
+}
+
+/// Fewest row chunks whose f32 logits stay within their share of memory.
+fn loss_chunks(rows: usize, vocab_size: usize, machine: &Machine) -> usize {
+    let memory = f64::from(machine.tiles_per_ipu) * f64::from(machine.tile_memory);
+    let logits = rows as f64 * vocab_size as f64 * 4.0;
+    ((logits / (memory * LOGITS_SHARE)).ceil() as usize).clamp(1, rows.max(1))
+}
+
+/// Seconds by pass, over all graphs, in the order of first use.
+fn pass_times(placed: &Placed) -> Vec<PassTime> {
+    let mut times: Vec<PassTime> = Vec::new();
+    let graph_passes = placed.passes.iter().map(|pass| (pass.name, pass.seconds));
+    for (name, seconds) in graph_passes.chain(placed.placement_seconds.iter().copied()) {
+        match times.iter_mut().find(|time| time.name == name) {
+            Some(time) => time.seconds += seconds,
+            None => times.push(PassTime { name: name.into(), seconds }),
+        }
+    }
+    times
+}

@@ -1,0 +1,152 @@
+//! What an executable is and costs: one model of the report, several faces.
+//!
+//! Everything is computed from the executable and its timeline; nothing is compiled again. The JSON face is this model as it
+//! stands, so its field names are a promise.
+
+pub mod format;
+pub mod memory;
+pub mod terminal;
+pub mod time;
+
+use serde::Serialize;
+use superstep_ir::program::Program;
+
+use crate::compile::Compiled;
+use crate::error::Error;
+use crate::manifest::{Manifest, PassTime};
+use memory::MemoryReport;
+use time::{OpReport, TimeReport};
+
+/// The name and version of the JSON form.
+pub const SCHEMA: &str = "superstep.report/1";
+
+/// All that is known about an executable.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub schema: &'static str,
+    pub model: ModelReport,
+    pub machine: MachineReport,
+    pub pod: PodReport,
+    pub memory: MemoryReport,
+    pub time: TimeReport,
+    /// One entry an op and IPU, the most cycles first.
+    pub ops: Vec<OpReport>,
+    pub passes: Vec<PassTime>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelReport {
+    pub name: String,
+    pub parameters: u64,
+    pub n_layer: usize,
+    pub n_head: usize,
+    pub n_embd: usize,
+    pub vocab_size: usize,
+    /// Tokens of a sample.
+    pub block_size: usize,
+    /// Samples of a micro-batch.
+    pub per_device_train_batch_size: usize,
+    /// Micro-batches of an optimiser step.
+    pub gradient_accumulation_steps: u32,
+    pub optimiser: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MachineReport {
+    pub name: String,
+    pub tiles_per_ipu: u32,
+    /// IPUs of the machine, used or not.
+    pub ipus: u32,
+    pub clock_hz: f64,
+    /// Bytes of a tile.
+    pub tile_memory: u32,
+    /// Bytes of a tile set aside for code, exchange programs and stacks.
+    pub reserved_bytes: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PodReport {
+    pub replicas: u32,
+    pub ipus_per_replica: u32,
+    /// In the order in which a micro-batch passes through them.
+    pub stages: Vec<StageReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageReport {
+    pub ipu: u32,
+    pub phase: &'static str,
+    /// Decoder layers, by index.
+    pub layers: Vec<u32>,
+}
+
+impl Report {
+    pub fn new(compiled: &Compiled) -> Result<Report, Error> {
+        let Compiled { manifest, program } = compiled;
+        let timeline = time::Account::new(program);
+        Ok(Report {
+            schema: SCHEMA,
+            model: model(manifest)?,
+            machine: machine(program),
+            pod: pod(program, manifest),
+            memory: MemoryReport::new(program),
+            time: timeline.time(manifest),
+            ops: timeline.ops(),
+            passes: manifest.passes.clone(),
+        })
+    }
+
+    /// The JSON face, with a final newline.
+    pub fn to_json(&self) -> String {
+        // Plain structs of numbers and text: there is nothing in them that JSON lacks.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+fn model(manifest: &Manifest) -> Result<ModelReport, Error> {
+    let config = manifest.model_config()?;
+    Ok(ModelReport {
+        name: manifest.model.clone(),
+        parameters: config.parameter_count() as u64,
+        n_layer: config.n_layer,
+        n_head: config.n_head,
+        n_embd: config.n_embd,
+        vocab_size: config.vocab_size,
+        block_size: manifest.block_size,
+        per_device_train_batch_size: manifest.per_device_train_batch_size,
+        gradient_accumulation_steps: manifest.gradient_accumulation_steps,
+        optimiser: manifest.optimiser.kind.name(),
+    })
+}
+
+fn machine(program: &Program) -> MachineReport {
+    let machine = &program.machine;
+    MachineReport {
+        name: machine.name.clone(),
+        tiles_per_ipu: machine.tiles_per_ipu,
+        ipus: machine.ipus,
+        clock_hz: machine.clock_hz,
+        tile_memory: machine.tile_memory,
+        reserved_bytes: machine.reserved_bytes,
+    }
+}
+
+/// Forward through the IPUs in order, backward through them in reverse.
+fn pod(program: &Program, manifest: &Manifest) -> PodReport {
+    let mut first = 0;
+    let forward: Vec<StageReport> = manifest
+        .layers_per_ipu
+        .iter()
+        .enumerate()
+        .map(|(ipu, &count)| {
+            let layers = (first..first + count).collect();
+            first += count;
+            StageReport { ipu: ipu as u32, phase: "forward", layers }
+        })
+        .collect();
+    let backward = forward.iter().rev().map(|stage| StageReport { phase: "backward", ..stage.clone() });
+    let stages = forward.iter().cloned().chain(backward).collect();
+    PodReport { replicas: 1, ipus_per_replica: program.ipus, stages }
+}

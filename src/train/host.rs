@@ -1,0 +1,187 @@
+//! The host's side of one optimiser step: what the program's streams ask for and give.
+
+use superstep_ir::random::Stream;
+use superstep_runtime::{Host, HostError};
+
+use crate::data::TokenBlocks;
+
+/// The label of a position that predicts nothing.
+pub const IGNORED: i32 = -100;
+
+/// Feeds the micro-batches of one step and collects its losses. Every stream counts its own micro-batches, so the program may read
+/// tokens and labels at different times.
+pub struct StepHost<'a> {
+    blocks: &'a TokenBlocks,
+    /// All samples of the step, micro-batch after micro-batch.
+    samples: &'a [u32],
+    batch_size: usize,
+    learning_rate: f32,
+    seed: u64,
+    step: u64,
+    tokens_fed: usize,
+    labels_fed: usize,
+    seeds_fed: u64,
+    losses: Vec<f32>,
+    grad_norm: Option<f32>,
+}
+
+impl<'a> StepHost<'a> {
+    pub fn new(
+        blocks: &'a TokenBlocks,
+        samples: &'a [u32],
+        batch_size: usize,
+        learning_rate: f64,
+        seed: u64,
+        step: u64,
+    ) -> StepHost<'a> {
+        StepHost {
+            blocks,
+            samples,
+            batch_size,
+            learning_rate: learning_rate as f32,
+            seed,
+            step,
+            tokens_fed: 0,
+            labels_fed: 0,
+            seeds_fed: 0,
+            losses: Vec::new(),
+            grad_norm: None,
+        }
+    }
+
+    /// Mean loss over the micro-batches and gradient norm, or what the program failed to deliver.
+    pub fn results(&self) -> Result<(f64, f64), String> {
+        let expected = self.samples.len() / self.batch_size;
+        if self.losses.len() != expected {
+            return Err(format!("the program gave {} losses for {expected} micro-batches", self.losses.len()));
+        }
+        let grad_norm = self.grad_norm.ok_or("the program gave no gradient norm")?;
+        let sum: f64 = self.losses.iter().map(|&loss| f64::from(loss)).sum();
+        Ok((sum / expected as f64, f64::from(grad_norm)))
+    }
+
+    /// The samples of micro-batch `i`.
+    fn micro_batch(&self, i: usize) -> Result<&'a [u32], HostError> {
+        self.samples.chunks_exact(self.batch_size).nth(i).ok_or(HostError::End)
+    }
+
+    fn micro_batches(&self) -> u64 {
+        (self.samples.len() / self.batch_size) as u64
+    }
+}
+
+impl Host for StepHost<'_> {
+    fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
+        match stream {
+            "tokens" => {
+                let samples = self.micro_batch(self.tokens_fed)?;
+                self.tokens_fed += 1;
+                fill(into, samples.iter().flat_map(|&i| self.blocks.sample(i as usize).iter().copied()))
+            }
+            "labels" => {
+                let samples = self.micro_batch(self.labels_fed)?;
+                self.labels_fed += 1;
+                fill(into, samples.iter().flat_map(|&i| shifted(self.blocks.sample(i as usize))))
+            }
+            "seed" => {
+                // A function of (seed, step, micro-batch), so that a step can be repeated on its own.
+                let block = self.step * self.micro_batches() + self.seeds_fed;
+                self.seeds_fed += 1;
+                let words = Stream::named(self.seed, "dropout").block(block);
+                fill(into, [words[0], words[1]].into_iter())
+            }
+            "learning_rate" => fill(into, std::iter::once(self.learning_rate)),
+            _ => Err(HostError::UnknownStream),
+        }
+    }
+
+    fn take(&mut self, stream: &str, from: &[u8]) -> Result<(), HostError> {
+        let scalar = from.try_into().map(f32::from_le_bytes);
+        let scalar = scalar.map_err(|_| HostError::Bytes { expected: from.len(), found: size_of::<f32>() })?;
+        match stream {
+            "loss" => self.losses.push(scalar),
+            "grad_norm" => self.grad_norm = Some(scalar),
+            _ => return Err(HostError::UnknownStream),
+        }
+        Ok(())
+    }
+}
+
+/// Labels of a sample: each position's successor; the last has none.
+pub fn shifted(sample: &[i32]) -> impl Iterator<Item = i32> + '_ {
+    sample.iter().skip(1).copied().chain(std::iter::once(IGNORED))
+}
+
+/// Writes 32-bit values as the stream's bytes; the counts must agree.
+pub fn fill<T: bytemuck::NoUninit>(into: &mut [u8], values: impl Iterator<Item = T>) -> Result<(), HostError> {
+    let width = size_of::<T>();
+    let expected = into.len();
+    let mut found = 0;
+    for value in values {
+        if let Some(slot) = into.get_mut(found..found + width) {
+            slot.copy_from_slice(bytemuck::bytes_of(&value));
+        }
+        found += width;
+    }
+    if found == expected { Ok(()) } else { Err(HostError::Bytes { expected, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::TokenArray;
+
+    fn blocks() -> TokenBlocks {
+        let array = TokenArray { path: "t".into(), shape: vec![4, 3], ids: (0..12).collect() };
+        array.into_blocks(None, 3, 12).unwrap()
+    }
+
+    fn words(bytes: &[u8]) -> Vec<i32> {
+        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn micro_batches_come_in_order_and_labels_are_shifted() {
+        let blocks = blocks();
+        let mut host = StepHost::new(&blocks, &[3, 0, 1, 2], 2, 0.5, 7, 0);
+        let mut bytes = [0u8; 24];
+        host.feed("tokens", &mut bytes).unwrap();
+        assert_eq!(words(&bytes), [9, 10, 11, 0, 1, 2]);
+        host.feed("tokens", &mut bytes).unwrap();
+        assert_eq!(words(&bytes), [3, 4, 5, 6, 7, 8]);
+        host.feed("labels", &mut bytes).unwrap();
+        assert_eq!(words(&bytes), [10, 11, IGNORED, 1, 2, IGNORED]);
+        assert!(matches!(host.feed("tokens", &mut bytes), Err(HostError::End)));
+        assert!(matches!(host.feed("labels", &mut [0; 4]), Err(HostError::Bytes { expected: 4, found: 24 })));
+        assert!(host.feed("colour", &mut bytes).is_err());
+    }
+
+    #[test]
+    fn the_loss_is_the_mean_over_micro_batches() {
+        let blocks = blocks();
+        let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, 0);
+        host.take("loss", &1f32.to_le_bytes()).unwrap();
+        assert!(host.results().is_err());
+        host.take("loss", &2f32.to_le_bytes()).unwrap();
+        host.take("grad_norm", &3f32.to_le_bytes()).unwrap();
+        assert_eq!(host.results().unwrap(), (1.5, 3.0));
+    }
+
+    #[test]
+    fn dropout_seeds_are_those_of_the_step_and_micro_batch() {
+        let blocks = blocks();
+        let seeds = |step: u64| -> Vec<[u8; 8]> {
+            let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, step);
+            let mut next = || {
+                let mut bytes = [0u8; 8];
+                host.feed("seed", &mut bytes).unwrap();
+                bytes
+            };
+            vec![next(), next()]
+        };
+        let all = [seeds(0), seeds(1)].concat();
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), 4);
+        assert_eq!(seeds(1), all[2..]);
+    }
+}
