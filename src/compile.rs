@@ -1,7 +1,5 @@
 //! From a model and settings to a program, and from a program to a file and back: the road of the compiler, end to end.
 
-use std::path::Path;
-
 use superstep_ir::graph::{Graph, Module};
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;

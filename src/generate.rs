@@ -71,7 +71,7 @@ impl Host for NextTokenHost<'_> {
         if stream != "logits" {
             return Err(HostError::UnknownStream);
         }
-        self.logits = bytemuck::pod_collect_to_vec(from);
+        self.logits = from.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
         Ok(())
     }
 }

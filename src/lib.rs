@@ -1,6 +1,15 @@
 //! superstep: the outside world around the compiler and the runtime.
 
 pub mod atomic_file;
+pub mod cli;
+pub mod compile;
 pub mod data;
+pub mod error;
+pub mod evaluate;
 pub mod frontend;
+pub mod generate;
+pub mod manifest;
+pub mod report;
+pub mod session;
 pub mod settings;
+pub mod train;

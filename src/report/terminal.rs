@@ -162,7 +162,7 @@ fn layers(stage: &StageReport) -> String {
 /// Columns from `numbers_from` on are aligned to the right.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers_from: usize) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     rows.into_iter().for_each(|row| {
         table.add_row(row);
     });
