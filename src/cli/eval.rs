@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use super::data_options::DataFile;
 use super::model_options::ModelOptions;
 use super::output::{prepare_directory, say};
+use super::program_options::at_least_one;
 use crate::atomic_file;
 use crate::compile::{compile_evaluation, machine_named};
 use crate::data::TokenBlocks;
@@ -28,10 +29,10 @@ pub(super) struct Options {
     #[arg(long = "validation_tokens", value_name = "TOKENS", visible_alias = "eval_tokens")]
     validation_tokens: Option<PathBuf>,
     /// Tokens of a sample [default: the model's n_positions, at most 1024].
-    #[arg(long = "block_size", value_name = "N")]
+    #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
     block_size: Option<usize>,
     /// Samples of a batch.
-    #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1)]
+    #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     batch_size: usize,
     /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
@@ -85,9 +86,6 @@ pub(super) fn run_evaluation(
     blocks: &TokenBlocks,
     settings: &EvalSettings,
 ) -> Result<Evaluation, Error> {
-    if settings.batch_size == 0 {
-        return Err(Error::usage("--per_device_eval_batch_size must be at least 1"));
-    }
     let machine = machine_named(settings.machine)?;
     let batch_size = settings.batch_size.min(blocks.len());
     let program = compile_evaluation(config, &machine, batch_size, blocks.block_size())?;

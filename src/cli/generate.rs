@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::model_options::ModelOptions;
 use super::output::say;
-use super::program_options::{above_zero, ratio};
+use super::program_options::{above_zero, at_least_one, ratio};
 use crate::compile::{compile_generation, machine_named};
 use crate::error::Error;
 use crate::frontend::tokenizer::END_OF_TEXT;
@@ -32,7 +32,7 @@ pub(super) struct Options {
     #[arg(long = "temperature", value_name = "X", value_parser = above_zero)]
     temperature: Option<f64>,
     /// Draw among the N most likely tokens.
-    #[arg(long = "top_k", value_name = "N")]
+    #[arg(long = "top_k", value_name = "N", value_parser = at_least_one::<usize>)]
     top_k: Option<usize>,
     /// Draw among the fewest tokens that together have this probability.
     #[arg(long = "top_p", value_name = "X", value_parser = ratio)]
@@ -41,7 +41,7 @@ pub(super) struct Options {
     #[arg(long = "seed", value_name = "N", default_value_t = 42)]
     seed: u64,
     /// Positions that the model sees [default: the prompt and what is to come, at most n_positions].
-    #[arg(long = "block_size", value_name = "N")]
+    #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
     block_size: Option<usize>,
     /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]

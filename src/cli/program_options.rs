@@ -21,13 +21,13 @@ pub(super) struct ProgramOptions {
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     pub(super) machine: Option<String>,
     /// Tokens of a training sample [default: the model's n_positions, at most 1024].
-    #[arg(long = "block_size", value_name = "N")]
+    #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) block_size: Option<usize>,
     /// Samples of a micro-batch [default: 1].
-    #[arg(long = "per_device_train_batch_size", value_name = "N")]
+    #[arg(long = "per_device_train_batch_size", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) batch_size: Option<usize>,
     /// Micro-batches of an optimiser step [default: 1].
-    #[arg(long = "gradient_accumulation_steps", value_name = "N")]
+    #[arg(long = "gradient_accumulation_steps", value_name = "N", value_parser = at_least_one::<u32>)]
     pub(super) accumulation: Option<u32>,
     /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
     #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
@@ -36,7 +36,7 @@ pub(super) struct ProgramOptions {
     #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
     pub(super) ipu_config_name: Option<PathBuf>,
     /// Row blocks in which the output head and the loss are computed [default: by the size of the logits].
-    #[arg(long = "loss_chunks", value_name = "N")]
+    #[arg(long = "loss_chunks", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) loss_chunks: Option<usize>,
     /// Print the graph after this pass, or after `all`.
     #[arg(long = "print_ir_after", value_name = "PASS|all")]
@@ -76,15 +76,6 @@ impl ProgramOptions {
         };
         let batch_size = self.batch_size.unwrap_or(1);
         let accumulation = self.accumulation.or(ipu_config.gradient_accumulation_steps).unwrap_or(1);
-        for (option, value) in [
-            ("per_device_train_batch_size", batch_size),
-            ("gradient_accumulation_steps", accumulation as usize),
-            ("loss_chunks", self.loss_chunks.unwrap_or(1)),
-        ] {
-            if value == 0 {
-                return Err(Error::usage(format!("--{option} must be at least 1")));
-            }
-        }
         Ok(TrainingSettings {
             machine: machine_named(self.machine.as_deref())?,
             block_size: config.block_size(self.block_size)?,
@@ -166,6 +157,11 @@ fn number(text: &str, accept: impl Fn(f64) -> bool, needs: &str) -> Result<f64, 
     text.parse().ok().filter(|&x: &f64| x.is_finite() && accept(x)).ok_or_else(|| format!("it must be {needs}"))
 }
 
+/// A count of something that must be there.
+pub(super) fn at_least_one<T: std::str::FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
+    text.parse().ok().filter(|n| *n != T::default()).ok_or_else(|| "it must be a whole number of at least 1".into())
+}
+
 pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
     number(text, |x| x >= 0.0, "a number of at least 0")
 }
@@ -200,5 +196,7 @@ mod tests {
         assert!(at_least_zero("-1").is_err() && at_least_zero("nan").is_err() && at_least_zero("inf").is_err());
         assert!(above_zero("0").is_err() && below_one("1").is_err() && ratio("1.5").is_err());
         assert_eq!(ratio("1"), Ok(1.0));
+        assert!(at_least_one::<u32>("0").is_err() && at_least_one::<u32>("-1").is_err());
+        assert_eq!(at_least_one::<u32>("7"), Ok(7));
     }
 }

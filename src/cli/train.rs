@@ -10,7 +10,7 @@ use super::data_options::DataFile;
 use super::eval::{EvalSettings, run_evaluation};
 use super::model_options::{Model, ModelOptions};
 use super::output::{IrPrinter, note, prepare_directory, say};
-use super::program_options::{OptimiserOptions, ProgramOptions, above_zero, at_least_zero, ratio};
+use super::program_options::{OptimiserOptions, ProgramOptions, above_zero, at_least_one, at_least_zero, ratio};
 use super::progress::Progress;
 use crate::compile::{Compiled, compile_training, open};
 use crate::data::{DataError, SampleOrder, TokenBlocks};
@@ -61,7 +61,7 @@ struct DataOptions {
 #[command(next_help_heading = "Schedule")]
 struct ScheduleOptions {
     /// Optimiser steps; goes before --num_train_epochs.
-    #[arg(long = "max_steps", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long = "max_steps", value_name = "N", allow_negative_numbers = true, value_parser = steps)]
     max_steps: Option<i64>,
     /// Times the data is used.
     #[arg(long = "num_train_epochs", value_name = "X", default_value_t = 3.0, value_parser = above_zero)]
@@ -90,7 +90,7 @@ struct OutputOptions {
     #[arg(long = "output_dir", value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Print a line every N steps [default: ten lines in all].
-    #[arg(long = "logging_steps", value_name = "N")]
+    #[arg(long = "logging_steps", value_name = "N", value_parser = at_least_one::<u64>)]
     logging_steps: Option<u64>,
     /// Accepted for likeness with run_clm.py: this command always trains.
     #[arg(long = "do_train", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set, hide = true)]
@@ -104,7 +104,7 @@ struct OutputOptions {
     #[arg(long = "do_eval", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     do_eval: bool,
     /// Samples of an evaluation batch.
-    #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1)]
+    #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     eval_batch_size: usize,
     /// Host threads; results do not depend on it [default: all].
     #[arg(long = "threads", value_name = "N", default_value_t = 0)]
@@ -187,7 +187,7 @@ impl Options {
         say(summary(&report));
         let manifest = &compiled.manifest;
         let order = self.order(blocks, manifest.per_device_train_batch_size, manifest.gradient_accumulation_steps as usize)?;
-        let steps = self.schedule.steps(order.steps_per_epoch())?;
+        let steps = self.schedule.steps(order.steps_per_epoch());
         let schedule = self.schedule.schedule(steps);
         say(format_args!(
             "\ntraining: {} samples of {} tokens, {} an optimiser step, {steps} steps",
@@ -245,12 +245,10 @@ impl Options {
 }
 
 impl ScheduleOptions {
-    fn steps(&self, steps_per_epoch: u64) -> Result<u64, Error> {
+    fn steps(&self, steps_per_epoch: u64) -> u64 {
         match self.max_steps {
-            Some(0) => Err(Error::usage("--max_steps must be at least 1")),
-            // As in run_clm.py: a negative number leaves it to the epochs.
-            Some(steps) if steps > 0 => Ok(steps.unsigned_abs()),
-            _ => Ok(((self.num_train_epochs * steps_per_epoch as f64).ceil() as u64).max(1)),
+            Some(steps) if steps > 0 => steps.unsigned_abs(),
+            _ => ((self.num_train_epochs * steps_per_epoch as f64).ceil() as u64).max(1),
         }
     }
 
@@ -263,4 +261,9 @@ impl ScheduleOptions {
 fn metrics_file(directory: &Path) -> Result<MetricsFile, Error> {
     let path = directory.join("metrics.jsonl");
     MetricsFile::create(&path).map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
+}
+
+/// A number of steps; as in run_clm.py, a negative one leaves it to the epochs.
+fn steps(text: &str) -> Result<i64, String> {
+    text.parse().ok().filter(|&steps| steps != 0).ok_or_else(|| "it must be a whole number of at least 1".into())
 }

@@ -1,0 +1,218 @@
+//! Bad input of every kind: one plain error on stderr, exit code 1 (2 for a wrong command line), nothing half-written, no panic.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use program::{fixture, superstep, tiny_with_tokenizer, words};
+
+/// A folder with a copy of the tiny model, one file of which is changed.
+fn spoilt(folder: &Path, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> PathBuf {
+    let model = tiny_with_tokenizer(folder);
+    let path = model.join(file);
+    let bytes = change(std::fs::read(&path).unwrap());
+    std::fs::write(path, bytes).unwrap();
+    model
+}
+
+fn with_config(folder: &Path, field: &str, value: &str) -> PathBuf {
+    spoilt(folder, "config.json", |bytes| {
+        let mut config: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        config[field] = serde_json::from_str(value).unwrap();
+        config.to_string().into_bytes()
+    })
+}
+
+#[track_caller]
+fn train(model: &Path, more: &str, paths: &[&Path], what: &str) {
+    let tokens = fixture("tiny").join("tokens.json");
+    let all: Vec<&Path> = [model, &tokens].into_iter().chain(paths.iter().copied()).collect();
+    let line = format!("train --model_name_or_path {{}} --train_tokens {{}} --max_steps 1 --machine ipu {more}");
+    superstep(&words(&line, &all)).fails(1, what);
+}
+
+#[test]
+fn wrong_command_lines() {
+    let tiny = fixture("tiny");
+    for (line, what) in [
+        ("train --model_name_or_path {}", "no data"),
+        ("train --train_tokens {}", "no model"),
+        ("train --learning_rate x", "learning_rate"),
+        ("train --learning_rate nan", "at least 0"),
+        ("train --warmup_ratio 2", "from 0 to 1"),
+        ("train --lr_scheduler_type zigzag", "zigzag"),
+        ("train --optim lion", "lion"),
+        ("train --max_steps 0", "at least 1"),
+        ("train --per_device_train_batch_size 0", "at least 1"),
+        ("train --train_file a --train_tokens b", "cannot be used with"),
+        ("train --flux 3", "--flux"),
+        ("compile --model_name_or_path {}", "--output"),
+        ("compile --model_name_or_path {} -o x --layers_per_ipu nine", "layers of each IPU"),
+        ("compile --gradient_accumulation_steps 0", "at least 1"),
+        ("generate --model_name_or_path {}", "--prompt"),
+        ("report", "<FILE>"),
+        ("fly", "fly"),
+    ] {
+        let paths: Vec<&Path> = line.matches("{}").map(|_| tiny.as_path()).collect();
+        superstep(&words(line, &paths)).fails(2, what);
+    }
+}
+
+#[test]
+fn broken_model_folders() {
+    let tiny = fixture("tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    train(&empty, "", &[], "config.json");
+    train(&folder.path().join("absent"), "", &[], "absent");
+    train(&tiny.join("config.json"), "", &[], "that is a file");
+
+    let cut = |n: usize| move |bytes: Vec<u8>| bytes[..n].to_vec();
+    for n in [0, 7, 100, 178_000] {
+        let folder = tempfile::tempdir().unwrap();
+        train(&spoilt(folder.path(), "model.safetensors", cut(n)), "", &[], "model.safetensors");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // A header that claims to be larger than the world.
+    let forged = spoilt(folder.path(), "model.safetensors", |mut bytes| {
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        bytes
+    });
+    train(&forged, "", &[], "model.safetensors");
+
+    let folder = tempfile::tempdir().unwrap();
+    let missing = tiny_with_tokenizer(folder.path());
+    std::fs::remove_file(missing.join("model.safetensors")).unwrap();
+    train(&missing, "", &[], "no weights");
+}
+
+#[test]
+fn impossible_configurations() {
+    for (field, value, what) in [
+        ("n_head", "0", "n_head"),
+        ("n_head", "7", "multiple of n_head"),
+        ("n_embd", "-32", "n_embd"),
+        ("n_layer", "999999999999", "n_layer"),
+        ("vocab_size", "2000000000000", "vocab_size"),
+        ("n_positions", "\"many\"", "n_positions"),
+        ("activation_function", "\"quick_gelu\"", "activation_function"),
+        ("attn_pdrop", "1.5", "attn_pdrop"),
+        ("model_type", "\"bert\"", "model_type"),
+        // Possible, but not what the weights are.
+        ("n_layer", "3", "h.2."),
+        ("n_embd", "64", "shape"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        train(&with_config(folder.path(), field, value), "", &[], what);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let broken = spoilt(folder.path(), "config.json", |bytes| bytes[..40].to_vec());
+    train(&broken, "", &[], "config.json");
+}
+
+#[test]
+fn unusable_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let file = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let tokens = |path: &Path, more: &str, what: &str| {
+        let line = format!("train --model_name_or_path {{}} --train_tokens {{}} --machine ipu {more}");
+        superstep(&words(&line, &[&model, path])).fails(1, what);
+    };
+    tokens(&file("range.json", b"[[1, 2, 512]]"), "", "token id 512 at position 2");
+    tokens(&file("negative.json", b"[[1, -2, 3]]"), "", "-2 at position 1");
+    tokens(&file("ragged.json", b"[[1, 2], [3]]"), "", "ragged");
+    tokens(&file("broken.json", b"[[1, 2"), "", "JSON");
+    tokens(&file("empty.json", b"[]"), "", "0 tokens");
+    tokens(&file("array.npy", b"\x93NUMPY\x01\x00"), "", "header");
+    tokens(&file("array.csv", b"1,2"), "", ".npy or .json");
+    tokens(&file("other.json", b"[[1, 2, 3]]"), "--block_size 4", "sequences of 3 tokens");
+    tokens(&file("one.json", b"[[1, 2, 3]]"), "--gradient_accumulation_steps 2", "one optimiser step needs 2");
+    tokens(&file("long.json", format!("[{:?}]", vec![1; 65]).as_bytes()), "", "n_positions");
+    tokens(&folder.path().join("absent.json"), "", "absent.json");
+    tokens(folder.path(), "", ".npy or .json");
+
+    let text = |path: &Path, more: &str, what: &str| {
+        let line = format!("train --model_name_or_path {{}} --train_file {{}} --machine ipu {more}");
+        superstep(&words(&line, &[&model, path])).fails(1, what);
+    };
+    text(&file("empty.txt", b""), "", "no text");
+    text(&file("blank.txt", b" \n\n"), "", "no text");
+    text(&file("short.txt", b"It is"), "", "5 tokens, not enough for one block of 64");
+    text(&file("latin1.txt", b"na\xEFve"), "", "offset 2");
+    text(&file("fine.txt", &[b'a'; 99]), "--block_size 65", "n_positions");
+    text(folder.path(), "", "directory");
+    let gpt2 = fixture("gpt2-tokenizer");
+    let line = "train --model_name_or_path {} --tokenizer_name {} --train_file {}";
+    superstep(&words(line, &[&model, &gpt2, &file("x.txt", b"word")])).fails(1, "tokenizer/vocab mismatch");
+    let line = "train --model_name_or_path gpt2-tiny --train_file {}";
+    superstep(&words(line, &[&file("y.txt", b"word")])).fails(1, "without a tokenizer");
+}
+
+#[test]
+fn outputs_that_cannot_be_written_are_found_before_the_work() {
+    let tiny = fixture("tiny");
+    train(&tiny, "--output_dir /dev/null/out", &[], "/dev/null/out");
+    for out in ["/nonexistent/x.superstep", "/dev/null/x.superstep", "/tmp"] {
+        let line = format!("compile --model_name_or_path {{}} -o {out}");
+        superstep(&words(&line, &[&tiny])).fails(1, "cannot write");
+    }
+}
+
+#[test]
+fn damaged_executables() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = fixture("tiny");
+    let file = folder.path().join("tiny.superstep");
+    superstep(&words("compile --model_name_or_path {} --block_size 8 --machine ipu -o {}", &[&tiny, &file])).ok();
+    let whole = std::fs::read(&file).unwrap();
+    let damaged = folder.path().join("damaged.superstep");
+    let fails = |bytes: &[u8]| {
+        std::fs::write(&damaged, bytes).unwrap();
+        superstep(&words("report {}", &[&damaged])).fails(1, "damaged.superstep");
+        let tokens = fixture("tiny").join("tokens.json");
+        superstep(&words("train --executable {} --train_tokens {}", &[&damaged, &tokens])).fails(1, "damaged.superstep");
+    };
+    fails(b"");
+    fails(b"not an executable at all");
+    for share in [1, 3, 7] {
+        fails(&whole[..whole.len() * share / 8]);
+    }
+    for share in 0..8 {
+        let mut flipped = whole.clone();
+        flipped[whole.len() * share / 8 + 3] ^= 0x10;
+        fails(&flipped);
+    }
+    fails(&[&whole[..], b"x"].concat());
+    fails(&std::fs::read(tiny.join("model.safetensors")).unwrap());
+    superstep(&words("report {}", &[&folder.path().join("absent")])).fails(1, "absent");
+    superstep(&words("report {}", &[folder.path()])).fails(1, "directory");
+}
+
+#[test]
+fn placements_that_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("x.superstep");
+    let tiny = fixture("tiny");
+    let small = folder.path().join("small.toml");
+    std::fs::write(&small, "base = \"ipu\"\nname = \"small\"\ntiles_per_ipu = 4\ntile_memory = 65536\nreserved_bytes = 0\n").unwrap();
+    let compile = |more: &str, paths: &[&Path], what: &str| {
+        let all: Vec<&Path> = [tiny.as_path(), &out].into_iter().chain(paths.iter().copied()).collect();
+        let line = format!("compile --model_name_or_path {{}} --block_size 48 -o {{}} {more}");
+        superstep(&words(&line, &all)).fails(1, what);
+        assert!(!out.exists());
+    };
+    compile("--machine pod5", &[], "no machine `pod5`");
+    compile("--machine {}", &[&folder.path().join("absent.toml")], "absent.toml");
+    compile("--machine ipu --layers_per_ipu 1,1", &[], "layers_per_ipu");
+    compile("--machine pod4 --layers_per_ipu 1,2", &[], "layers_per_ipu");
+    compile("--machine {}", &[&small], "tile");
+    compile("--ipu_config_name {}", &[&small], "not valid JSON");
+    compile("--per_device_train_batch_size 99999999999", &[], "positions");
+    compile("--loss_chunks 49", &[], "loss chunks");
+}
