@@ -9,6 +9,10 @@ use crate::atomic_file::AtomicWriteError;
 use crate::data::DataError;
 use crate::frontend::FrontendError;
 use crate::frontend::model::ModelError;
+use crate::report::format::bytes;
+
+/// Variables named when a tile overflows.
+const RESIDENTS_SHOWN: usize = 5;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,20 @@ impl Error {
     /// 2 for a wrong command line, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Error::Usage(_)) { 2 } else { 1 }
+    }
+
+    /// More lines about the error, for those that a line does not tell enough of: what fills a tile that overflows.
+    pub fn details(&self) -> Vec<String> {
+        let Error::Compile(error) = self else { return Vec::new() };
+        let CompileError::Placement(PlacementError::Overflow { overflow, .. }) = error.as_ref() else { return Vec::new() };
+        let largest = overflow.residents.iter().take(RESIDENTS_SHOWN).map(|resident| {
+            let life = match resident.live {
+                Some((first, last)) => format!("steps {first}..{last}"),
+                None => "always live".into(),
+            };
+            format!("{:>10}  {} {}, {life}", bytes(resident.bytes), resident.name, resident.ty)
+        });
+        std::iter::once("the largest variables there:".to_owned()).chain(largest).collect()
     }
 
     /// What might help, in a line.

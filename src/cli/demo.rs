@@ -115,11 +115,12 @@ impl Options {
         };
         let mut session = Session::load(Arc::new(compiled.program), &init_weights(config, SEED), self.threads)?;
         let mut progress = Progress::new(self.max_steps, None);
-        run.run(&mut session, &mut |step| {
+        let outcome = run.run(&mut session, &mut |step| {
             progress.step(step);
             Ok(())
-        })?;
+        });
         progress.finish();
+        outcome?;
         session.weights(config)
     }
 

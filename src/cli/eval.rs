@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::ProgressBar;
+use superstep_ir::machine::Machine;
 
 use super::data_options::DataFile;
 use super::model_options::ModelOptions;
@@ -50,7 +51,7 @@ pub(super) struct Options {
 
 /// How an evaluation runs.
 pub(super) struct EvalSettings<'a> {
-    pub(super) machine: Option<&'a str>,
+    pub(super) machine: &'a Machine,
     pub(super) batch_size: usize,
     pub(super) threads: usize,
     pub(super) output_dir: Option<&'a Path>,
@@ -70,7 +71,7 @@ impl Options {
         let weights = model.weights(self.seed)?;
         let blocks = data.load(&model, self.block_size)?;
         let settings = EvalSettings {
-            machine: self.machine.as_deref(),
+            machine: &machine_named(self.machine.as_deref())?,
             batch_size: self.batch_size,
             threads: self.threads,
             output_dir: self.output_dir.as_deref(),
@@ -86,9 +87,8 @@ pub(super) fn run_evaluation(
     blocks: &TokenBlocks,
     settings: &EvalSettings,
 ) -> Result<Evaluation, Error> {
-    let machine = machine_named(settings.machine)?;
     let batch_size = settings.batch_size.min(blocks.len());
-    let program = compile_evaluation(config, &machine, batch_size, blocks.block_size())?;
+    let program = compile_evaluation(config, settings.machine, batch_size, blocks.block_size())?;
     let mut session = Session::load(Arc::new(program), weights, settings.threads)?;
     let bar = ProgressBar::new(blocks.len() as u64);
     let result = evaluate(&mut session, blocks, batch_size, &mut |done| bar.set_position(done as u64));

@@ -20,22 +20,25 @@ pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
     match catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            complain(&error.to_string(), error.hint().as_deref());
+            complain(&error.to_string(), &error.details(), error.hint().as_deref());
             ExitCode::from(error.exit_code())
         }
         Err(_) => {
             let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
             let what = last.unwrap_or_else(|| "unknown".into()).replace('\n', " ");
-            complain(&format!("internal error: {what}"), Some("this is a bug of superstep; your files are as they were"));
+            complain(&format!("internal error: {what}"), &[], Some("this is a bug of superstep; your files are as they were"));
             ExitCode::from(1)
         }
     }
 }
 
-fn complain(message: &str, hint: Option<&str>) {
+fn complain(message: &str, details: &[String], hint: Option<&str>) {
     let mut err = std::io::stderr().lock();
     // There is nowhere left to report a failure to report.
     let _ = writeln!(err, "error: {message}");
+    for line in details {
+        let _ = writeln!(err, "  {line}");
+    }
     if let Some(hint) = hint {
         let _ = writeln!(err, "  hint: {hint}");
     }

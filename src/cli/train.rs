@@ -133,6 +133,7 @@ impl Options {
             Some(compiled) => compiled,
             None => self.compile(&model, blocks.block_size())?,
         };
+        let machine = compiled.program.machine.clone();
         let trained = self.train(&model, compiled, &weights, &blocks)?;
         if let Some(directory) = &self.output.output_dir {
             save_pretrained(directory, &model.config, &trained, model.tokenizer_if_any().as_ref())?;
@@ -140,7 +141,7 @@ impl Options {
         }
         if let Some(validation) = validation {
             let settings = EvalSettings {
-                machine: self.program.machine.as_deref(),
+                machine: &machine,
                 batch_size: self.output.eval_batch_size,
                 threads: self.output.threads,
                 output_dir: self.output.output_dir.as_deref(),
@@ -207,14 +208,15 @@ impl Options {
         let mut session = Session::load(Arc::new(compiled.program), weights, self.output.threads)?;
         let mut progress = Progress::new(steps, self.output.logging_steps);
         let start = Instant::now();
-        run.run(&mut session, &mut |step| {
+        let outcome = run.run(&mut session, &mut |step| {
             if let Some(metrics) = &mut metrics {
                 metrics.append(step).map_err(|e| Error::failed(format!("cannot write {}: {e}", metrics.path().display())))?;
             }
             progress.step(step);
             Ok(())
-        })?;
+        });
         progress.finish();
+        outcome?;
         say(format_args!(
             "{steps} steps in {:.1} s here, {:.4} s on the simulated machine",
             start.elapsed().as_secs_f64(),

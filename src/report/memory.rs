@@ -9,6 +9,7 @@ use fixedbitset::FixedBitSet;
 use serde::Serialize;
 use superstep_ir::ids::IpuId;
 use superstep_ir::program::{Program, Variable};
+use superstep_ir::types::TensorType;
 use superstep_passes::solve::offsets::{Item, peaks};
 
 /// The name under which the reserved part of tile memory is listed.
@@ -50,12 +51,15 @@ pub struct TileMemory {
     pub largest: Vec<ResidentVariable>,
 }
 
+/// Variables of one name and type on a tile.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ResidentVariable {
     pub name: String,
     /// Type of the whole tensor, `f32[768, 3072]`.
     pub ty: String,
-    /// Bytes on this tile.
+    /// How many of them.
+    pub count: u64,
+    /// Bytes on this tile, of all of them.
     pub bytes: u64,
 }
 
@@ -114,13 +118,19 @@ fn lives_at(item: &Item, step: u32) -> bool {
 
 fn tile_memory(here: &[&Variable], items: &[Item], tile: usize, peak: (u64, u32), reserved: u64) -> TileMemory {
     let mut by_category = BTreeMap::from([(RESERVED, reserved)]);
-    let mut largest = Vec::new();
+    let mut residents: BTreeMap<(&str, &TensorType), (u64, u64)> = BTreeMap::new();
     for (variable, item) in here.iter().zip(items) {
         if item.memories.contains(tile) && lives_at(item, peak.1) {
             *by_category.entry(variable.category.name()).or_insert(0) += item.size;
-            largest.push(ResidentVariable { name: variable.name.clone(), ty: variable.ty.to_string(), bytes: item.size });
+            let (count, bytes) = residents.entry((&variable.name, &variable.ty)).or_default();
+            *count += 1;
+            *bytes += item.size;
         }
     }
+    let mut largest: Vec<ResidentVariable> = residents
+        .into_iter()
+        .map(|((name, ty), (count, bytes))| ResidentVariable { name: name.into(), ty: ty.to_string(), count, bytes })
+        .collect();
     by_category.retain(|_, bytes| *bytes > 0);
     largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     largest.truncate(NAMED);

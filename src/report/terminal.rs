@@ -114,7 +114,9 @@ fn fullest_tiles(report: &Report) -> String {
 }
 
 fn tile_line(tile: &TileMemory) -> String {
-    let largest: Vec<String> = tile.largest.iter().map(|v| format!("{} {} ({})", v.name, v.ty, bytes(v.bytes))).collect();
+    let times = |count: u64| if count > 1 { format!(" × {count}") } else { String::new() };
+    let largest: Vec<String> =
+        tile.largest.iter().map(|v| format!("{} {}{} ({})", v.name, v.ty, times(v.count), bytes(v.bytes))).collect();
     format!("{:>10} at step {}: {}", bytes(tile.bytes), tile.step, largest.join(", "))
 }
 
@@ -159,7 +161,7 @@ fn layers(stage: &StageReport) -> String {
     }
 }
 
-/// Columns from `numbers_from` on are aligned to the right.
+/// Columns without lines, two spaces apart; those from `numbers_from` on are aligned to the right.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers_from: usize) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
@@ -167,6 +169,7 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers_f
         table.add_row(row);
     });
     for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
         if i >= numbers_from {
             column.set_cell_alignment(CellAlignment::Right);
         }
