@@ -6,6 +6,7 @@ use superstep_ir::program::Program;
 use superstep_ir::text::print_graph;
 use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile};
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
+use superstep_passes::pipeline;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
@@ -98,9 +99,26 @@ fn run_passes(module: Module, settings: &TrainingSettings, sink: &mut dyn IrSink
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {
         let print = |pass: &str, _graph: &str, text: &str| sink.graph(pass, text);
-        instruments.push(Box::new(PrintIr::new(PrintWhen::parse(when), print_graph, print)));
+        instruments.push(Box::new(PrintIr::new(print_when(when)?, print_graph, print)));
     }
     Ok(compile(module, &settings.machine, &options, instruments).map_err(Box::new)?)
+}
+
+/// `all`, `changed`, or one of the passes that every graph goes through.
+fn print_when(text: &str) -> Result<PrintWhen, Error> {
+    let when = PrintWhen::parse(text);
+    let mut names: Vec<&str> = pipeline::standard().iter().map(|pass| pass.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    match &when {
+        PrintWhen::After(pass) if !names.contains(&pass.as_str()) => Err(no_pass(text, &names)),
+        _ => Ok(when),
+    }
+}
+
+/// A pass that does not exist, and those that do.
+pub fn no_pass(name: &str, known: &[&str]) -> Error {
+    Error::failed(format!("there is no pass `{name}`")).with_hint(format!("passes are {}", known.join(", ")))
 }
 
 fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> TrainingOptions {

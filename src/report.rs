@@ -10,6 +10,7 @@ pub mod time;
 
 use serde::Serialize;
 use superstep_ir::program::Program;
+use superstep_runtime::timeline::timeline;
 
 use crate::compile::Compiled;
 use crate::error::Error;
@@ -83,15 +84,15 @@ pub struct StageReport {
 impl Report {
     pub fn new(compiled: &Compiled) -> Result<Report, Error> {
         let Compiled { manifest, program } = compiled;
-        let timeline = time::Account::new(program);
+        let timeline = timeline(program);
         Ok(Report {
             schema: SCHEMA,
             model: model(manifest)?,
             machine: machine(program),
             pod: pod(program, manifest),
             memory: MemoryReport::new(program),
-            time: timeline.time(manifest),
-            ops: timeline.ops(),
+            time: TimeReport::new(&timeline, manifest),
+            ops: time::ops(program, &timeline),
             passes: manifest.passes.clone(),
         })
     }

@@ -215,4 +215,22 @@ fn placements_that_cannot_be() {
     compile("--ipu_config_name {}", &[&small], "not valid JSON");
     compile("--per_device_train_batch_size 99999999999", &[], "positions");
     compile("--loss_chunks 49", &[], "loss chunks");
+    compile("--print_ir_after flux", &[], "no pass `flux`");
+}
+
+#[test]
+fn graphs_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("graph.ir");
+    for text in ["", "graph", "graph @f {", "graph @f {\n  %y = gelu %x : f32[4]\n}\n", "\u{0}\u{1}", "graph @f {\n  %x = input \"x\" : f32[4, }"] {
+        std::fs::write(&file, text).unwrap();
+        let run = superstep(&words("opt {} --passes dead_code", &[&file]));
+        if !text.is_empty() {
+            run.fails(1, "graph.ir");
+        }
+    }
+    superstep(&words("opt {} --passes flux", &[&file])).fails(1, "graph.ir");
+    std::fs::write(&file, "graph @f {\n  %x = input \"x\" : f32[4]\n  output \"y\" %x\n}\n").unwrap();
+    superstep(&words("opt {} --passes flux", &[&file])).fails(1, "no pass `flux`");
+    superstep(&words("opt {} --passes dead_code", &[&folder.path().join("absent")])).fails(1, "absent");
 }

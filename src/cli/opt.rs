@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use superstep_ir::text;
 use superstep_passes::manager::PassManager;
-use superstep_passes::pass_by_name;
+use superstep_passes::{pass_by_name, pipeline};
 
 use super::output::say;
+use crate::compile::no_pass;
 use crate::error::Error;
 
 #[derive(Debug, Args)]
@@ -26,8 +27,10 @@ impl Options {
             .map_err(|error| Error::failed(format!("cannot read {shown}: {error}")))?;
         let mut module = text::parse_module(&source).map_err(|error| Error::failed(format!("{shown}: {error}")))?;
         let passes = self.passes.iter().map(|name| {
-            let name = name.trim().replace('-', "_");
-            pass_by_name(&name).ok_or_else(|| Error::usage(format!("there is no pass {name:?}")))
+            pass_by_name(name.trim()).ok_or_else(|| {
+                let known = pipeline::all();
+                no_pass(name, &known.iter().map(|pass| pass.name()).collect::<Vec<_>>())
+            })
         });
         let mut manager = PassManager::new(passes.collect::<Result<_, _>>()?);
         manager.run_module(&mut module).map_err(|error| Error::failed(error.to_string()))?;
