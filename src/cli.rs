@@ -19,15 +19,20 @@ mod ipu_config;
 mod model_options;
 mod opt;
 mod output;
-mod progress;
 mod program_options;
+mod progress;
 mod report;
 mod spelling;
 mod train;
 
 /// Compiles Hugging Face GPT-2 models for Graphcore-Mk2-like machines and trains what it compiled, on simulated tiles.
 #[derive(Debug, Parser)]
-#[command(name = "superstep", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "superstep",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +45,7 @@ enum Command {
     /// Say what was compiled: tiles, memory, cycles, throughput.
     Report(report::Options),
     /// Train: compile, or take an executable, and run it on a text or on tokens.
-    Train(train::Options),
+    Train(Box<train::Options>),
     /// Loss and perplexity of a model over a text or tokens.
     Eval(eval::Options),
     /// Continue a prompt.
@@ -72,7 +77,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version go to stdout, complaints to stderr; either may be a closed pipe, and then there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     failure::guarded(|| cli.command.run())

@@ -45,7 +45,11 @@ pub fn compile_training(
 ) -> Result<Compiled, Error> {
     let machine = &settings.machine;
     let loss_chunks = settings.loss_chunks.unwrap_or_else(|| {
-        loss_chunks(settings.batch_size.saturating_mul(settings.block_size), config.vocab_size, machine)
+        loss_chunks(
+            settings.batch_size.saturating_mul(settings.block_size),
+            config.vocab_size,
+            machine,
+        )
     });
     let options = GraphOptions {
         batch: settings.batch_size,
@@ -61,7 +65,8 @@ pub fn compile_training(
     let manifest = Manifest {
         kind: Manifest::TRAINING.into(),
         model: name.into(),
-        config: serde_json::from_str(&config.to_json()).map_err(|e| Error::failed(e.to_string()))?,
+        config: serde_json::from_str(&config.to_json())
+            .map_err(|e| Error::failed(e.to_string()))?,
         block_size: settings.block_size,
         per_device_train_batch_size: settings.batch_size,
         gradient_accumulation_steps: settings.accumulation,
@@ -70,28 +75,62 @@ pub fn compile_training(
         loss_chunks,
         passes: pass_times(&placed),
     };
-    Ok(Compiled { manifest, program: placed.program })
+    Ok(Compiled {
+        manifest,
+        program: placed.program,
+    })
 }
 
 /// Compiles a forward pass with a loss over `batch` samples.
-pub fn compile_evaluation(config: &Gpt2Config, machine: &Machine, batch: usize, seq: usize) -> Result<Program, Error> {
+pub fn compile_evaluation(
+    config: &Gpt2Config,
+    machine: &Machine,
+    batch: usize,
+    seq: usize,
+) -> Result<Program, Error> {
     let loss_chunks = loss_chunks(batch.saturating_mul(seq), config.vocab_size, machine);
-    let options = GraphOptions { batch, seq, labels: true, logits: false, dropout: false, loss_chunks };
+    let options = GraphOptions {
+        batch,
+        seq,
+        labels: true,
+        logits: false,
+        dropout: false,
+        loss_chunks,
+    };
     compile_forward(gpt2_graph(config, options)?, machine)
 }
 
 /// Compiles a forward pass over one text of `length` positions that gives the logits of one of them.
-pub fn compile_generation(config: &Gpt2Config, machine: &Machine, length: usize) -> Result<Program, Error> {
+pub fn compile_generation(
+    config: &Gpt2Config,
+    machine: &Machine,
+    length: usize,
+) -> Result<Program, Error> {
     compile_forward(gpt2_next_token_graph(config, 1, length)?, machine)
 }
 
 fn compile_forward(graph: Graph, machine: &Machine) -> Result<Program, Error> {
-    let options = CompileOptions { layers_per_ipu: None, gradient_accumulation_steps: 1 };
-    let compiled = compile(Module { graphs: vec![graph] }, machine, &options, Vec::new()).map_err(Box::new)?;
+    let options = CompileOptions {
+        layers_per_ipu: None,
+        gradient_accumulation_steps: 1,
+    };
+    let compiled = compile(
+        Module {
+            graphs: vec![graph],
+        },
+        machine,
+        &options,
+        Vec::new(),
+    )
+    .map_err(Box::new)?;
     Ok(compiled.program)
 }
 
-fn run_passes(module: Module, settings: &TrainingSettings, sink: &mut dyn IrSink) -> Result<Placed, Error> {
+fn run_passes(
+    module: Module,
+    settings: &TrainingSettings,
+    sink: &mut dyn IrSink,
+) -> Result<Placed, Error> {
     let options = CompileOptions {
         layers_per_ipu: settings.layers_per_ipu.clone(),
         gradient_accumulation_steps: settings.accumulation,
@@ -99,7 +138,11 @@ fn run_passes(module: Module, settings: &TrainingSettings, sink: &mut dyn IrSink
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {
         let print = |pass: &str, _graph: &str, text: &str| sink.graph(pass, text);
-        instruments.push(Box::new(PrintIr::new(print_when(when)?, print_graph, print)));
+        instruments.push(Box::new(PrintIr::new(
+            print_when(when)?,
+            print_graph,
+            print,
+        )));
     }
     Ok(compile(module, &settings.machine, &options, instruments).map_err(Box::new)?)
 }
@@ -107,7 +150,10 @@ fn run_passes(module: Module, settings: &TrainingSettings, sink: &mut dyn IrSink
 /// `all`, `changed`, or one of the passes that every graph goes through.
 fn print_when(text: &str) -> Result<PrintWhen, Error> {
     let when = PrintWhen::parse(text);
-    let mut names: Vec<&str> = pipeline::standard().iter().map(|pass| pass.name()).collect();
+    let mut names: Vec<&str> = pipeline::standard()
+        .iter()
+        .map(|pass| pass.name())
+        .collect();
     names.sort_unstable();
     names.dedup();
     match &when {
@@ -118,7 +164,8 @@ fn print_when(text: &str) -> Result<PrintWhen, Error> {
 
 /// A pass that does not exist, and those that do.
 pub fn no_pass(name: &str, known: &[&str]) -> Error {
-    Error::failed(format!("there is no pass `{name}`")).with_hint(format!("passes are {}", known.join(", ")))
+    Error::failed(format!("there is no pass `{name}`"))
+        .with_hint(format!("passes are {}", known.join(", ")))
 }
 
 fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> TrainingOptions {
@@ -126,17 +173,35 @@ fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> Trainin
         optimiser: optimiser(&settings.optimiser),
         gradient_accumulation_steps: settings.accumulation,
         max_grad_norm: settings.optimiser.max_grad_norm,
-        decayed: config.parameters().into_iter().filter(|p| p.decayed).map(|p| p.name).collect(),
+        decayed: config
+            .parameters()
+            .into_iter()
+            .filter(|p| p.decayed)
+            .map(|p| p.name)
+            .collect(),
     }
 }
 
 fn optimiser(settings: &OptimiserSettings) -> Optimiser {
     let weight_decay = settings.weight_decay;
-    let moments = Moments { beta1: settings.beta1, beta2: settings.beta2, epsilon: settings.epsilon };
+    let moments = Moments {
+        beta1: settings.beta1,
+        beta2: settings.beta2,
+        epsilon: settings.epsilon,
+    };
     match settings.kind {
-        OptimiserKind::Adamw => Optimiser::AdamW { moments, weight_decay },
-        OptimiserKind::Adam => Optimiser::Adam { moments, weight_decay },
-        OptimiserKind::Sgd => Optimiser::Sgd { momentum: 0.0, weight_decay },
+        OptimiserKind::Adamw => Optimiser::AdamW {
+            moments,
+            weight_decay,
+        },
+        OptimiserKind::Adam => Optimiser::Adam {
+            moments,
+            weight_decay,
+        },
+        OptimiserKind::Sgd => Optimiser::Sgd {
+            momentum: 0.0,
+            weight_decay,
+        },
     }
 }
 
@@ -154,7 +219,10 @@ fn pass_times(placed: &Placed) -> Vec<PassTime> {
     for (name, seconds) in graph_passes.chain(placed.placement_seconds.iter().copied()) {
         match times.iter_mut().find(|time| time.name == name) {
             Some(time) => time.seconds += seconds,
-            None => times.push(PassTime { name: name.into(), seconds }),
+            None => times.push(PassTime {
+                name: name.into(),
+                seconds,
+            }),
         }
     }
     times

@@ -22,10 +22,17 @@ use std::path::Path;
 use crate::frontend::Tokenizer;
 
 /// Tokenises the text in `path` as one stream and cuts it into blocks of `block_size`; what is left at the end is dropped.
-pub fn read_text(path: &Path, tokenizer: &Tokenizer, block_size: usize, vocab_size: usize) -> Result<TokenBlocks, DataError> {
+pub fn read_text(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    block_size: usize,
+    vocab_size: usize,
+) -> Result<TokenBlocks, DataError> {
     let bytes = file::read(path)?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| DataError::NotUtf8 { path: path.to_path_buf(), offset: error.valid_up_to() })?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| DataError::NotUtf8 {
+        path: path.to_path_buf(),
+        offset: error.valid_up_to(),
+    })?;
     text_blocks(text, path, tokenizer, block_size, vocab_size)
 }
 
@@ -38,10 +45,17 @@ pub fn text_blocks(
     vocab_size: usize,
 ) -> Result<TokenBlocks, DataError> {
     if text.trim().is_empty() {
-        return Err(DataError::EmptyText { path: path.to_path_buf() });
+        return Err(DataError::EmptyText {
+            path: path.to_path_buf(),
+        });
     }
     tokenizer.check_vocab(vocab_size)?;
     let ids = tokenizer.encode(text)?;
     let shape = vec![ids.len()];
-    TokenArray { path: path.to_path_buf(), shape, ids }.into_blocks(Some(block_size), block_size, vocab_size)
+    TokenArray {
+        path: path.to_path_buf(),
+        shape,
+        ids,
+    }
+    .into_blocks(Some(block_size), block_size, vocab_size)
 }

@@ -28,7 +28,10 @@ pub enum Error {
     #[error(transparent)]
     Compile(#[from] Box<CompileError>),
     #[error("{}: {source}", path.display())]
-    Executable { path: std::path::PathBuf, source: ExecutableError },
+    Executable {
+        path: std::path::PathBuf,
+        source: ExecutableError,
+    },
     #[error("the program cannot run: {0}")]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -38,7 +41,10 @@ pub enum Error {
     Usage(String),
     /// Anything with a message of its own.
     #[error("{message}")]
-    Failed { message: String, hint: Option<String> },
+    Failed {
+        message: String,
+        hint: Option<String>,
+    },
 }
 
 impl Error {
@@ -47,34 +53,63 @@ impl Error {
     }
 
     pub fn failed(message: impl Into<String>) -> Error {
-        Error::Failed { message: message.into(), hint: None }
+        Error::Failed {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same error with a hint, if it had none.
     pub fn with_hint(self, hint: impl Into<String>) -> Error {
         match self {
-            Error::Failed { message, hint: None } => Error::Failed { message, hint: Some(hint.into()) },
+            Error::Failed {
+                message,
+                hint: None,
+            } => Error::Failed {
+                message,
+                hint: Some(hint.into()),
+            },
             other => other,
         }
     }
 
     /// 2 for a wrong command line, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Usage(_)) { 2 } else { 1 }
+        if matches!(self, Error::Usage(_)) {
+            2
+        } else {
+            1
+        }
     }
 
     /// More lines about the error, for those that a line does not tell enough of: what fills a tile that overflows.
     pub fn details(&self) -> Vec<String> {
-        let Error::Compile(error) = self else { return Vec::new() };
-        let CompileError::Placement(PlacementError::Overflow { overflow, .. }) = error.as_ref() else { return Vec::new() };
-        let largest = overflow.residents.iter().take(RESIDENTS_SHOWN).map(|resident| {
-            let life = match resident.live {
-                Some((first, last)) => format!("steps {first}..{last}"),
-                None => "always live".into(),
-            };
-            format!("{:>10}  {} {}, {life}", bytes(resident.bytes), resident.name, resident.ty)
-        });
-        std::iter::once("the largest variables there:".to_owned()).chain(largest).collect()
+        let Error::Compile(error) = self else {
+            return Vec::new();
+        };
+        let CompileError::Placement(PlacementError::Overflow { overflow, .. }) = error.as_ref()
+        else {
+            return Vec::new();
+        };
+        let largest = overflow
+            .residents
+            .iter()
+            .take(RESIDENTS_SHOWN)
+            .map(|resident| {
+                let life = match resident.live {
+                    Some((first, last)) => format!("steps {first}..{last}"),
+                    None => "always live".into(),
+                };
+                format!(
+                    "{:>10}  {} {}, {life}",
+                    bytes(resident.bytes),
+                    resident.name,
+                    resident.ty
+                )
+            });
+        std::iter::once("the largest variables there:".to_owned())
+            .chain(largest)
+            .collect()
     }
 
     /// What might help, in a line.

@@ -28,18 +28,31 @@ pub fn evaluate(
     let predictions_per_sample = (blocks.block_size() - 1) as f64;
     let mut loss_sum = 0.0;
     for first in (0..blocks.len()).step_by(batch_size) {
-        let mut host = BatchHost { blocks, first, batch_size, loss: None };
+        let mut host = BatchHost {
+            blocks,
+            first,
+            batch_size,
+            loss: None,
+        };
         session.run(&mut host)?;
-        let mean = host.loss.ok_or_else(|| Error::failed("the program gave no loss"))?;
+        let mean = host
+            .loss
+            .ok_or_else(|| Error::failed("the program gave no loss"))?;
         // The program divides by the predictions of a full batch; ignored samples added 0 to its sum.
         loss_sum += f64::from(mean) * batch_size as f64 * predictions_per_sample;
         watch((first + batch_size).min(blocks.len()));
     }
     let eval_loss = loss_sum / (blocks.len() as f64 * predictions_per_sample);
     if !eval_loss.is_finite() {
-        return Err(Error::failed(format!("the loss is {eval_loss}: the weights or the arithmetic overflowed")));
+        return Err(Error::failed(format!(
+            "the loss is {eval_loss}: the weights or the arithmetic overflowed"
+        )));
     }
-    Ok(Evaluation { eval_loss, perplexity: eval_loss.exp(), eval_samples: blocks.len() })
+    Ok(Evaluation {
+        eval_loss,
+        perplexity: eval_loss.exp(),
+        eval_samples: blocks.len(),
+    })
 }
 
 /// One batch of samples from `first` on.
@@ -53,7 +66,8 @@ struct BatchHost<'a> {
 impl BatchHost<'_> {
     /// The sample in each row of the batch, none where the samples have run out.
     fn rows(&self) -> impl Iterator<Item = Option<&[i32]>> {
-        (self.first..self.first + self.batch_size).map(|i| (i < self.blocks.len()).then(|| self.blocks.sample(i)))
+        (self.first..self.first + self.batch_size)
+            .map(|i| (i < self.blocks.len()).then(|| self.blocks.sample(i)))
     }
 }
 
@@ -61,10 +75,15 @@ impl Host for BatchHost<'_> {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
         let block_size = self.blocks.block_size();
         let values: Vec<i32> = match stream {
-            "tokens" => self.rows().flat_map(|row| row.map_or_else(|| vec![0; block_size], <[i32]>::to_vec)).collect(),
+            "tokens" => self
+                .rows()
+                .flat_map(|row| row.map_or_else(|| vec![0; block_size], <[i32]>::to_vec))
+                .collect(),
             "labels" => self
                 .rows()
-                .flat_map(|row| row.map_or_else(|| vec![IGNORED; block_size], |row| shifted(row).collect()))
+                .flat_map(|row| {
+                    row.map_or_else(|| vec![IGNORED; block_size], |row| shifted(row).collect())
+                })
                 .collect(),
             _ => return Err(HostError::UnknownStream),
         };
@@ -77,7 +96,10 @@ impl Host for BatchHost<'_> {
                 self.loss = Some(f32::from_le_bytes(bytes));
                 Ok(())
             }
-            ("loss", Err(_)) => Err(HostError::Bytes { expected: from.len(), found: size_of::<f32>() }),
+            ("loss", Err(_)) => Err(HostError::Bytes {
+                expected: from.len(),
+                found: size_of::<f32>(),
+            }),
             _ => Err(HostError::UnknownStream),
         }
     }
@@ -90,12 +112,24 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_not_full_is_filled_with_ignored_rows() {
-        let array = TokenArray { path: "t".into(), shape: vec![3, 2], ids: vec![1, 2, 3, 4, 5, 6] };
+        let array = TokenArray {
+            path: "t".into(),
+            shape: vec![3, 2],
+            ids: vec![1, 2, 3, 4, 5, 6],
+        };
         let blocks = array.into_blocks(None, 2, 7).unwrap();
-        let mut host = BatchHost { blocks: &blocks, first: 2, batch_size: 2, loss: None };
+        let mut host = BatchHost {
+            blocks: &blocks,
+            first: 2,
+            batch_size: 2,
+            loss: None,
+        };
         let mut bytes = [0u8; 16];
         let words = |bytes: &[u8]| -> Vec<i32> {
-            bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+            bytes
+                .chunks_exact(4)
+                .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+                .collect()
         };
         host.feed("tokens", &mut bytes).unwrap();
         assert_eq!(words(&bytes), [5, 6, 0, 0]);

@@ -34,12 +34,20 @@ pub fn generate(
     let mut text = prompt.to_vec();
     for i in 0..generation.max_new_tokens {
         let seen = &text[text.len().saturating_sub(generation.length)..];
-        let mut host = NextTokenHost { seen, length: generation.length, logits: Vec::new() };
+        let mut host = NextTokenHost {
+            seen,
+            length: generation.length,
+            logits: Vec::new(),
+        };
         session.run(&mut host)?;
         if host.logits.iter().any(|logit| logit.is_nan()) || host.logits.is_empty() {
-            return Err(Error::failed(format!("the logits of token {i} are no numbers: the weights or the arithmetic overflowed")));
+            return Err(Error::failed(format!(
+                "the logits of token {i} are no numbers: the weights or the arithmetic overflowed"
+            )));
         }
-        let token = generation.sampling.choose(&host.logits, generation.seed, i as u64);
+        let token = generation
+            .sampling
+            .choose(&host.logits, generation.seed, i as u64);
         if Some(token) == generation.stop {
             break;
         }
@@ -71,7 +79,10 @@ impl Host for NextTokenHost<'_> {
         if stream != "logits" {
             return Err(HostError::UnknownStream);
         }
-        self.logits = from.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
+        self.logits = from
+            .chunks_exact(4)
+            .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+            .collect();
         Ok(())
     }
 }

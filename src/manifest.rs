@@ -36,7 +36,10 @@ impl Manifest {
 
     /// The model's configuration, checked like one from a file.
     pub fn model_config(&self) -> Result<Gpt2Config, FrontendError> {
-        Gpt2Config::from_json(self.config.to_string().as_bytes(), "the manifest's config".as_ref())
+        Gpt2Config::from_json(
+            self.config.to_string().as_bytes(),
+            "the manifest's config".as_ref(),
+        )
     }
 
     /// Tokens of one optimiser step.

@@ -144,10 +144,21 @@ fn pod(program: &Program, manifest: &Manifest) -> PodReport {
         .map(|(ipu, &count)| {
             let layers = (first..first + count).collect();
             first += count;
-            StageReport { ipu: ipu as u32, phase: "forward", layers }
+            StageReport {
+                ipu: ipu as u32,
+                phase: "forward",
+                layers,
+            }
         })
         .collect();
-    let backward = forward.iter().rev().map(|stage| StageReport { phase: "backward", ..stage.clone() });
+    let backward = forward.iter().rev().map(|stage| StageReport {
+        phase: "backward",
+        ..stage.clone()
+    });
     let stages = forward.iter().cloned().chain(backward).collect();
-    PodReport { replicas: 1, ipus_per_replica: program.ipus, stages }
+    PodReport {
+        replicas: 1,
+        ipus_per_replica: program.ipus,
+        stages,
+    }
 }

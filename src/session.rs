@@ -15,8 +15,19 @@ pub struct Session {
 
 impl Session {
     /// Loads `program` with `weights`; `threads` host threads do the work, 0 for as many as there are.
-    pub fn load(program: Arc<Program>, weights: &Weights, threads: usize) -> Result<Session, Error> {
-        let mut engine = Engine::load(program, &EngineOptions { threads, portable: false, poison: false })?;
+    pub fn load(
+        program: Arc<Program>,
+        weights: &Weights,
+        threads: usize,
+    ) -> Result<Session, Error> {
+        let mut engine = Engine::load(
+            program,
+            &EngineOptions {
+                threads,
+                portable: false,
+                poison: false,
+            },
+        )?;
         for (name, tensor) in weights.iter() {
             engine.write_state(name, bytemuck::cast_slice(&tensor.data))?;
         }
@@ -33,8 +44,15 @@ impl Session {
         let parameters = config.parameters();
         let tensors = parameters.into_iter().map(|parameter| {
             let mut data = vec![0f32; parameter.element_count()];
-            self.engine.read_state(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
-            Ok((parameter.name, Tensor { shape: parameter.shape, data }))
+            self.engine
+                .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
+            Ok((
+                parameter.name,
+                Tensor {
+                    shape: parameter.shape,
+                    data,
+                },
+            ))
         });
         tensors.collect()
     }

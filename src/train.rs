@@ -43,8 +43,11 @@ impl TrainingRun<'_> {
             let metrics = self.step(session, step)?;
             let broken = [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)];
             if let Some((what, value)) = broken.into_iter().find(|(_, value)| !value.is_finite()) {
-                let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
-                return Err(Error::failed(format!("the {what} is {value} at step {step}")).with_hint(hint));
+                let hint =
+                    "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
+                return Err(
+                    Error::failed(format!("the {what} is {value} at step {step}")).with_hint(hint),
+                );
             }
             watch(&metrics)?;
         }
@@ -56,7 +59,14 @@ impl TrainingRun<'_> {
         let learning_rate = self.schedule.rate(step);
         let samples = self.order.step(step);
         let sample_count = samples.len();
-        let mut host = StepHost::new(self.blocks, samples, self.batch_size, learning_rate, self.seed, step);
+        let mut host = StepHost::new(
+            self.blocks,
+            samples,
+            self.batch_size,
+            learning_rate,
+            self.seed,
+            step,
+        );
         session.run(&mut host)?;
         let (loss, grad_norm) = host.results().map_err(Error::failed)?;
         let step_seconds = start.elapsed().as_secs_f64();

@@ -26,8 +26,13 @@ fn with_config(folder: &Path, field: &str, value: &str) -> PathBuf {
 #[track_caller]
 fn train(model: &Path, more: &str, paths: &[&Path], what: &str) {
     let tokens = fixture("tiny").join("tokens.json");
-    let all: Vec<&Path> = [model, &tokens].into_iter().chain(paths.iter().copied()).collect();
-    let line = format!("train --model_name_or_path {{}} --train_tokens {{}} --max_steps 1 --machine ipu {more}");
+    let all: Vec<&Path> = [model, &tokens]
+        .into_iter()
+        .chain(paths.iter().copied())
+        .collect();
+    let line = format!(
+        "train --model_name_or_path {{}} --train_tokens {{}} --max_steps 1 --machine ipu {more}"
+    );
     superstep(&words(&line, &all)).fails(1, what);
 }
 
@@ -44,10 +49,16 @@ fn wrong_command_lines() {
         ("train --optim lion", "lion"),
         ("train --max_steps 0", "at least 1"),
         ("train --per_device_train_batch_size 0", "at least 1"),
-        ("train --train_file a --train_tokens b", "cannot be used with"),
+        (
+            "train --train_file a --train_tokens b",
+            "cannot be used with",
+        ),
         ("train --flux 3", "--flux"),
         ("compile --model_name_or_path {}", "--output"),
-        ("compile --model_name_or_path {} -o x --layers_per_ipu nine", "layers of each IPU"),
+        (
+            "compile --model_name_or_path {} -o x --layers_per_ipu nine",
+            "layers of each IPU",
+        ),
         ("compile --gradient_accumulation_steps 0", "at least 1"),
         ("generate --model_name_or_path {}", "--prompt"),
         ("report", "<FILE>"),
@@ -71,7 +82,12 @@ fn broken_model_folders() {
     let cut = |n: usize| move |bytes: Vec<u8>| bytes[..n].to_vec();
     for n in [0, 7, 100, 178_000] {
         let folder = tempfile::tempdir().unwrap();
-        train(&spoilt(folder.path(), "model.safetensors", cut(n)), "", &[], "model.safetensors");
+        train(
+            &spoilt(folder.path(), "model.safetensors", cut(n)),
+            "",
+            &[],
+            "model.safetensors",
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     // A header that claims to be larger than the world.
@@ -96,7 +112,11 @@ fn impossible_configurations() {
         ("n_layer", "999999999999", "n_layer"),
         ("vocab_size", "2000000000000", "vocab_size"),
         ("n_positions", "\"many\"", "n_positions"),
-        ("activation_function", "\"quick_gelu\"", "activation_function"),
+        (
+            "activation_function",
+            "\"quick_gelu\"",
+            "activation_function",
+        ),
         ("attn_pdrop", "1.5", "attn_pdrop"),
         ("model_type", "\"bert\"", "model_type"),
         // Possible, but not what the weights are.
@@ -121,35 +141,66 @@ fn unusable_data() {
         path
     };
     let tokens = |path: &Path, more: &str, what: &str| {
-        let line = format!("train --model_name_or_path {{}} --train_tokens {{}} --machine ipu {more}");
+        let line =
+            format!("train --model_name_or_path {{}} --train_tokens {{}} --machine ipu {more}");
         superstep(&words(&line, &[&model, path])).fails(1, what);
     };
-    tokens(&file("range.json", b"[[1, 2, 512]]"), "", "token id 512 at position 2");
-    tokens(&file("negative.json", b"[[1, -2, 3]]"), "", "-2 at position 1");
+    tokens(
+        &file("range.json", b"[[1, 2, 512]]"),
+        "",
+        "token id 512 at position 2",
+    );
+    tokens(
+        &file("negative.json", b"[[1, -2, 3]]"),
+        "",
+        "-2 at position 1",
+    );
     tokens(&file("ragged.json", b"[[1, 2], [3]]"), "", "ragged");
     tokens(&file("broken.json", b"[[1, 2"), "", "JSON");
     tokens(&file("empty.json", b"[]"), "", "0 tokens");
     tokens(&file("array.npy", b"\x93NUMPY\x01\x00"), "", "header");
     tokens(&file("array.csv", b"1,2"), "", ".npy or .json");
-    tokens(&file("other.json", b"[[1, 2, 3]]"), "--block_size 4", "sequences of 3 tokens");
-    tokens(&file("one.json", b"[[1, 2, 3]]"), "--gradient_accumulation_steps 2", "one optimiser step needs 2");
-    tokens(&file("long.json", format!("[{:?}]", vec![1; 65]).as_bytes()), "", "n_positions");
+    tokens(
+        &file("other.json", b"[[1, 2, 3]]"),
+        "--block_size 4",
+        "sequences of 3 tokens",
+    );
+    tokens(
+        &file("one.json", b"[[1, 2, 3]]"),
+        "--gradient_accumulation_steps 2",
+        "one optimiser step needs 2",
+    );
+    tokens(
+        &file("long.json", format!("[{:?}]", vec![1; 65]).as_bytes()),
+        "",
+        "n_positions",
+    );
     tokens(&folder.path().join("absent.json"), "", "absent.json");
     tokens(folder.path(), "", ".npy or .json");
 
     let text = |path: &Path, more: &str, what: &str| {
-        let line = format!("train --model_name_or_path {{}} --train_file {{}} --machine ipu {more}");
+        let line =
+            format!("train --model_name_or_path {{}} --train_file {{}} --machine ipu {more}");
         superstep(&words(&line, &[&model, path])).fails(1, what);
     };
     text(&file("empty.txt", b""), "", "no text");
     text(&file("blank.txt", b" \n\n"), "", "no text");
-    text(&file("short.txt", b"It is"), "", "5 tokens, not enough for one block of 64");
+    text(
+        &file("short.txt", b"It is"),
+        "",
+        "5 tokens, not enough for one block of 64",
+    );
     text(&file("latin1.txt", b"na\xEFve"), "", "offset 2");
-    text(&file("fine.txt", &[b'a'; 99]), "--block_size 65", "n_positions");
+    text(
+        &file("fine.txt", &[b'a'; 99]),
+        "--block_size 65",
+        "n_positions",
+    );
     text(folder.path(), "", "directory");
     let gpt2 = fixture("gpt2-tokenizer");
     let line = "train --model_name_or_path {} --tokenizer_name {} --train_file {}";
-    superstep(&words(line, &[&model, &gpt2, &file("x.txt", b"word")])).fails(1, "tokenizer/vocab mismatch");
+    superstep(&words(line, &[&model, &gpt2, &file("x.txt", b"word")]))
+        .fails(1, "tokenizer/vocab mismatch");
     let line = "train --model_name_or_path gpt2-tiny --train_file {}";
     superstep(&words(line, &[&file("y.txt", b"word")])).fails(1, "without a tokenizer");
 }
@@ -169,14 +220,22 @@ fn damaged_executables() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = fixture("tiny");
     let file = folder.path().join("tiny.superstep");
-    superstep(&words("compile --model_name_or_path {} --block_size 8 --machine ipu -o {}", &[&tiny, &file])).ok();
+    superstep(&words(
+        "compile --model_name_or_path {} --block_size 8 --machine ipu -o {}",
+        &[&tiny, &file],
+    ))
+    .ok();
     let whole = std::fs::read(&file).unwrap();
     let damaged = folder.path().join("damaged.superstep");
     let fails = |bytes: &[u8]| {
         std::fs::write(&damaged, bytes).unwrap();
         superstep(&words("report {}", &[&damaged])).fails(1, "damaged.superstep");
         let tokens = fixture("tiny").join("tokens.json");
-        superstep(&words("train --executable {} --train_tokens {}", &[&damaged, &tokens])).fails(1, "damaged.superstep");
+        superstep(&words(
+            "train --executable {} --train_tokens {}",
+            &[&damaged, &tokens],
+        ))
+        .fails(1, "damaged.superstep");
     };
     fails(b"");
     fails(b"not an executable at all");
@@ -202,18 +261,29 @@ fn placements_that_cannot_be() {
     let small = folder.path().join("small.toml");
     std::fs::write(&small, "base = \"ipu\"\nname = \"small\"\ntiles_per_ipu = 4\ntile_memory = 65536\nreserved_bytes = 0\n").unwrap();
     let compile = |more: &str, paths: &[&Path], what: &str| {
-        let all: Vec<&Path> = [tiny.as_path(), &out].into_iter().chain(paths.iter().copied()).collect();
+        let all: Vec<&Path> = [tiny.as_path(), &out]
+            .into_iter()
+            .chain(paths.iter().copied())
+            .collect();
         let line = format!("compile --model_name_or_path {{}} --block_size 48 -o {{}} {more}");
         superstep(&words(&line, &all)).fails(1, what);
         assert!(!out.exists());
     };
     compile("--machine pod5", &[], "no machine `pod5`");
-    compile("--machine {}", &[&folder.path().join("absent.toml")], "absent.toml");
+    compile(
+        "--machine {}",
+        &[&folder.path().join("absent.toml")],
+        "absent.toml",
+    );
     compile("--machine ipu --layers_per_ipu 1,1", &[], "layers_per_ipu");
     compile("--machine pod4 --layers_per_ipu 1,2", &[], "layers_per_ipu");
     compile("--machine {}", &[&small], "tile");
     compile("--ipu_config_name {}", &[&small], "not valid JSON");
-    compile("--per_device_train_batch_size 99999999999", &[], "positions");
+    compile(
+        "--per_device_train_batch_size 99999999999",
+        &[],
+        "positions",
+    );
     compile("--loss_chunks 49", &[], "loss chunks");
     compile("--print_ir_after flux", &[], "no pass `flux`");
 }
@@ -222,7 +292,14 @@ fn placements_that_cannot_be() {
 fn graphs_that_are_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("graph.ir");
-    for text in ["", "graph", "graph @f {", "graph @f {\n  %y = gelu %x : f32[4]\n}\n", "\u{0}\u{1}", "graph @f {\n  %x = input \"x\" : f32[4, }"] {
+    for text in [
+        "",
+        "graph",
+        "graph @f {",
+        "graph @f {\n  %y = gelu %x : f32[4]\n}\n",
+        "\u{0}\u{1}",
+        "graph @f {\n  %x = input \"x\" : f32[4, }",
+    ] {
         std::fs::write(&file, text).unwrap();
         let run = superstep(&words("opt {} --passes dead_code", &[&file]));
         if !text.is_empty() {
@@ -230,7 +307,15 @@ fn graphs_that_are_none() {
         }
     }
     superstep(&words("opt {} --passes flux", &[&file])).fails(1, "graph.ir");
-    std::fs::write(&file, "graph @f {\n  %x = input \"x\" : f32[4]\n  output \"y\" %x\n}\n").unwrap();
+    std::fs::write(
+        &file,
+        "graph @f {\n  %x = input \"x\" : f32[4]\n  output \"y\" %x\n}\n",
+    )
+    .unwrap();
     superstep(&words("opt {} --passes flux", &[&file])).fails(1, "no pass `flux`");
-    superstep(&words("opt {} --passes dead_code", &[&folder.path().join("absent")])).fails(1, "absent");
+    superstep(&words(
+        "opt {} --passes dead_code",
+        &[&folder.path().join("absent")],
+    ))
+    .fails(1, "absent");
 }

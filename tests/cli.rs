@@ -12,17 +12,31 @@ const TINY: &str = "--block_size 48 --per_device_train_batch_size 2 --gradient_a
 
 fn metrics(dir: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn numbers(lines: &[Value], field: &str) -> Vec<f64> {
-    lines.iter().map(|line| line[field].as_f64().unwrap_or_else(|| panic!("{field} in {line}"))).collect()
+    lines
+        .iter()
+        .map(|line| {
+            line[field]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{field} in {line}"))
+        })
+        .collect()
 }
 
 #[test]
 fn help_and_version_are_at_hand() {
     assert!(superstep(&["--help"]).ok().out.contains("train"));
-    assert!(superstep(&["train", "--help"]).ok().out.contains("--per_device_train_batch_size"));
+    assert!(
+        superstep(&["train", "--help"])
+            .ok()
+            .out
+            .contains("--per_device_train_batch_size")
+    );
     assert!(superstep(&["--version"]).ok().out.starts_with("superstep "));
 }
 
@@ -33,10 +47,16 @@ fn compile_then_report_then_train_the_executable() {
     let tiny = fixture("tiny");
     let line = format!("compile --model-name-or-path {{}} {TINY} -o {{}}");
     let out = superstep(&words(&line, &[&tiny, &file])).ok().out;
-    assert!(out.contains("samples/s") && out.contains("fullest tile"), "{out}");
+    assert!(
+        out.contains("samples/s") && out.contains("fullest tile"),
+        "{out}"
+    );
 
     let out = superstep(&words("report {}", &[&file])).ok().out;
-    assert!(out.contains("h.0.mlp.c_fc") && out.contains("exchange"), "{out}");
+    assert!(
+        out.contains("h.0.mlp.c_fc") && out.contains("exchange"),
+        "{out}"
+    );
 
     let json = folder.path().join("report.json");
     superstep(&words("report {} --json {}", &[&file, &json])).ok();
@@ -71,17 +91,26 @@ fn compile_then_report_then_train_the_executable() {
 
     // The executable and the model give the run that the model alone gives.
     let (a, b) = (folder.path().join("a"), folder.path().join("b"));
-    let data = "--train_tokens {} --shuffle false --max_steps 2 --learning_rate 0.003 --output_dir {}";
+    let data =
+        "--train_tokens {} --shuffle false --max_steps 2 --learning_rate 0.003 --output_dir {}";
     let line = format!("train --executable {{}} --model_name_or_path {{}} {data}");
-    superstep(&words(&line, &[&file, &tiny, &tiny.join("tokens.json"), &a])).ok();
+    superstep(&words(
+        &line,
+        &[&file, &tiny, &tiny.join("tokens.json"), &a],
+    ))
+    .ok();
     let line = format!("train --model_name_or_path {{}} {TINY} {data}");
     superstep(&words(&line, &[&tiny, &tiny.join("tokens.json"), &b])).ok();
     assert_eq!(numbers(&metrics(&a), "loss"), numbers(&metrics(&b), "loss"));
-    assert_eq!(std::fs::read(a.join("model.safetensors")).unwrap(), std::fs::read(b.join("model.safetensors")).unwrap());
+    assert_eq!(
+        std::fs::read(a.join("model.safetensors")).unwrap(),
+        std::fs::read(b.join("model.safetensors")).unwrap()
+    );
 
     // What it was compiled with cannot be changed afterwards.
     let line = "train --executable {} --train_tokens {} --gradient_accumulation_steps 3";
-    superstep(&words(line, &[&file, &tiny.join("tokens.json")])).fails(1, "--gradient_accumulation_steps 3 contradicts");
+    superstep(&words(line, &[&file, &tiny.join("tokens.json")]))
+        .fails(1, "--gradient_accumulation_steps 3 contradicts");
 }
 
 #[test]
@@ -95,17 +124,25 @@ fn training_follows_the_reference_and_leaves_a_model() {
     );
     superstep(&words(&line, &[&tiny, &tiny.join("tokens.json"), &out])).ok();
     let lines = metrics(&out);
-    let expected: Value = serde_json::from_slice(&std::fs::read(tiny.join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(tiny.join("expected.json")).unwrap()).unwrap();
     // The first two steps see the initial weights: a warm-up starts at 0.
     for (step, loss) in numbers(&lines, "loss").into_iter().enumerate().take(2) {
         let wanted = expected["train"]["loss"][step].as_f64().unwrap();
-        assert!((loss - wanted).abs() < 1e-5, "step {step}: {loss}, expected {wanted}");
+        assert!(
+            (loss - wanted).abs() < 1e-5,
+            "step {step}: {loss}, expected {wanted}"
+        );
     }
     let norm = expected["train"]["grad_norm"][0].as_f64().unwrap();
     assert!((numbers(&lines, "grad_norm")[0] / norm - 1.0).abs() < 1e-5);
     assert_eq!(numbers(&lines, "step"), [0.0, 1.0, 2.0]);
     assert_eq!(numbers(&lines, "learning_rate"), [0.0, 0.003, 0.0015]);
-    assert!(numbers(&lines, "simulated_seconds").iter().all(|&s| s > 0.0));
+    assert!(
+        numbers(&lines, "simulated_seconds")
+            .iter()
+            .all(|&s| s > 0.0)
+    );
     for file in ["config.json", "model.safetensors"] {
         assert!(out.join(file).is_file(), "{file}");
     }
@@ -119,7 +156,10 @@ fn training_follows_the_reference_and_leaves_a_model() {
     let text = std::fs::read(results.join("eval_results.json")).unwrap();
     let evaluation: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(evaluation["eval_samples"], 3);
-    let (loss, perplexity) = (evaluation["eval_loss"].as_f64().unwrap(), evaluation["perplexity"].as_f64().unwrap());
+    let (loss, perplexity) = (
+        evaluation["eval_loss"].as_f64().unwrap(),
+        evaluation["perplexity"].as_f64().unwrap(),
+    );
     assert!((loss.exp() - perplexity).abs() < 1e-9);
 
     // A batch that is not full changes nothing.
@@ -140,7 +180,11 @@ fn training_on_text_and_writing() {
     let line = "train --model_name_or_path {} --train_file {} --block_size 16 --per_device_train_batch_size 4 --max_steps 2 \
                 --do_eval --validation_file {} --output_dir {} --machine ipu";
     let run = superstep(&words(line, &[&model, &text, &text, &out])).ok();
-    assert!(run.err.contains("2 of 22 samples are left out"), "{}", run.err);
+    assert!(
+        run.err.contains("2 of 22 samples are left out"),
+        "{}",
+        run.err
+    );
     assert!(out.join("eval_results.json").is_file() && out.join("merges.txt").is_file());
 
     let line = "generate --model_name_or_path {} --prompt It --max_new_tokens 3 --machine ipu";
@@ -148,7 +192,10 @@ fn training_on_text_and_writing() {
     assert!(first.starts_with("It"), "{first}");
     assert_eq!(superstep(&words(line, &[&out])).ok().out, first);
     let drawn = format!("{line} --temperature 1.5 --top_k 7 --top_p 0.9 --seed 3");
-    assert_eq!(superstep(&words(&drawn, &[&out])).ok().out, superstep(&words(&drawn, &[&out])).ok().out);
+    assert_eq!(
+        superstep(&words(&drawn, &[&out])).ok().out,
+        superstep(&words(&drawn, &[&out])).ok().out
+    );
 }
 
 #[test]
@@ -160,8 +207,16 @@ fn ipu_config_is_read_and_its_idle_fields_are_named() {
     let file = folder.path().join("tiny.superstep");
     let line = "compile --model_name_or_path {} --block_size 8 --ipu_config_name {} -o {}";
     let run = superstep(&words(line, &[&fixture("tiny"), folder.path(), &file])).ok();
-    assert!(run.err.contains("no effect yet: matmul_proportion"), "{}", run.err);
-    assert!(run.err.contains("unknown fields, ignored: flux"), "{}", run.err);
+    assert!(
+        run.err.contains("no effect yet: matmul_proportion"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("unknown fields, ignored: flux"),
+        "{}",
+        run.err
+    );
     let report = superstep(&words("report {} --json -", &[&file])).ok().out;
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["pod"]["ipus_per_replica"], 2);
@@ -179,6 +234,8 @@ fn printed_graphs_can_be_fed_back() {
     let end = out[start..].find("\n}").expect("it ends") + start + 2;
     let printed = folder.path().join("graph.ir");
     std::fs::write(&printed, &out[start..end]).unwrap();
-    let again = superstep(&words("opt {} --passes dead_code", &[&printed])).ok().out;
+    let again = superstep(&words("opt {} --passes dead_code", &[&printed]))
+        .ok()
+        .out;
     assert_eq!(again.trim(), &out[start..end]);
 }

@@ -39,7 +39,10 @@ impl Options {
         say(format_args!("compiled in {seconds:.2} s\n"));
         say(summary(&report));
         let bytes = save(&compiled, &self.output)?;
-        say(format_args!("\nwrote {} ({bytes} bytes)", self.output.display()));
+        say(format_args!(
+            "\nwrote {} ({bytes} bytes)",
+            self.output.display()
+        ));
         Ok(())
     }
 }

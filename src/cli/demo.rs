@@ -59,13 +59,23 @@ impl Options {
         }
         let config = config()?;
         let tokenizer = vocabulary::tokenizer(config.vocab_size)?;
-        let blocks = text_blocks(TEXT, Path::new("austen.txt"), &tokenizer, BLOCK_SIZE, config.vocab_size)?;
+        let blocks = text_blocks(
+            TEXT,
+            Path::new("austen.txt"),
+            &tokenizer,
+            BLOCK_SIZE,
+            config.vocab_size,
+        )?;
 
         say("compiling a small GPT-2");
         let start = Instant::now();
         let compiled = compile_training("demo", &config, &self.settings()?, &mut IrPrinter)?;
         let report = Report::new(&compiled)?;
-        say(format_args!("{}\nin {:.2} s\n", pass_table(&report), start.elapsed().as_secs_f64()));
+        say(format_args!(
+            "{}\nin {:.2} s\n",
+            pass_table(&report),
+            start.elapsed().as_secs_f64()
+        ));
         say(summary(&report));
 
         say(format_args!(
@@ -95,25 +105,45 @@ impl Options {
             block_size: BLOCK_SIZE,
             batch_size: BATCH_SIZE,
             accumulation: ACCUMULATION,
-            optimiser: OptimiserSettings { weight_decay: 0.01, max_grad_norm: Some(1.0), ..OptimiserSettings::hugging_face() },
+            optimiser: OptimiserSettings {
+                weight_decay: 0.01,
+                max_grad_norm: Some(1.0),
+                ..OptimiserSettings::hugging_face()
+            },
             layers_per_ipu: None,
             loss_chunks: None,
             print_ir_after: None,
         })
     }
 
-    fn train(&self, config: &Gpt2Config, compiled: Compiled, report: &Report, blocks: &TokenBlocks) -> Result<Weights, Error> {
+    fn train(
+        &self,
+        config: &Gpt2Config,
+        compiled: Compiled,
+        report: &Report,
+        blocks: &TokenBlocks,
+    ) -> Result<Weights, Error> {
         let samples_per_step = compiled.manifest.samples_per_step();
         let order = SampleOrder::new(blocks.len(), samples_per_step, Some(SEED));
         let run = TrainingRun {
             blocks,
-            order: order.ok_or_else(|| Error::failed("the text is shorter than one optimiser step"))?,
-            schedule: Schedule::new(LrScheduler::Cosine, LEARNING_RATE, self.max_steps, Warmup::Ratio(0.1)),
+            order: order
+                .ok_or_else(|| Error::failed("the text is shorter than one optimiser step"))?,
+            schedule: Schedule::new(
+                LrScheduler::Cosine,
+                LEARNING_RATE,
+                self.max_steps,
+                Warmup::Ratio(0.1),
+            ),
             batch_size: BATCH_SIZE,
             seed: SEED,
             simulated_seconds: report.time.seconds_per_update,
         };
-        let mut session = Session::load(Arc::new(compiled.program), &init_weights(config, SEED), self.threads)?;
+        let mut session = Session::load(
+            Arc::new(compiled.program),
+            &init_weights(config, SEED),
+            self.threads,
+        )?;
         let mut progress = Progress::new(self.max_steps, None);
         let outcome = run.run(&mut session, &mut |step| {
             progress.step(step);
@@ -125,7 +155,12 @@ impl Options {
     }
 
     /// A few lines by the trained model.
-    fn write(&self, config: &Gpt2Config, weights: &Weights, tokenizer: &Tokenizer) -> Result<(), Error> {
+    fn write(
+        &self,
+        config: &Gpt2Config,
+        weights: &Weights,
+        tokenizer: &Tokenizer,
+    ) -> Result<(), Error> {
         say("what it writes now:");
         let continuation = Continuation {
             config,
@@ -135,7 +170,11 @@ impl Options {
             threads: self.threads,
             max_new_tokens: 60,
             block_size: None,
-            sampling: Sampling::Draw { temperature: 0.8, top_k: Some(40), top_p: None },
+            sampling: Sampling::Draw {
+                temperature: 0.8,
+                top_k: Some(40),
+                top_p: None,
+            },
             seed: SEED,
         };
         continuation.print(PROMPT)
@@ -155,7 +194,14 @@ mod tests {
     fn the_demo_model_reads_the_demo_text() {
         let config = config().unwrap();
         let tokenizer = vocabulary::tokenizer(config.vocab_size).unwrap();
-        let blocks = text_blocks(TEXT, Path::new("austen.txt"), &tokenizer, BLOCK_SIZE, config.vocab_size).unwrap();
+        let blocks = text_blocks(
+            TEXT,
+            Path::new("austen.txt"),
+            &tokenizer,
+            BLOCK_SIZE,
+            config.vocab_size,
+        )
+        .unwrap();
         assert!(blocks.len() > 1000, "{}", blocks.len());
         let ids: Vec<u32> = blocks.sample(0).iter().map(|&id| id as u32).collect();
         assert!(TEXT.starts_with(&tokenizer.decode(&ids).unwrap()));

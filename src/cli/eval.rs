@@ -24,10 +24,19 @@ pub(super) struct Options {
     #[command(flatten)]
     model: ModelOptions,
     /// Text or tokens (.npy, .json) to evaluate on.
-    #[arg(long = "validation_file", value_name = "FILE", visible_alias = "eval_file", conflicts_with = "validation_tokens")]
+    #[arg(
+        long = "validation_file",
+        value_name = "FILE",
+        visible_alias = "eval_file",
+        conflicts_with = "validation_tokens"
+    )]
     validation_file: Option<PathBuf>,
     /// Tokens to evaluate on, whatever the name of the file ends in.
-    #[arg(long = "validation_tokens", value_name = "TOKENS", visible_alias = "eval_tokens")]
+    #[arg(
+        long = "validation_tokens",
+        value_name = "TOKENS",
+        visible_alias = "eval_tokens"
+    )]
     validation_tokens: Option<PathBuf>,
     /// Tokens of a sample [default: the model's n_positions, at most 1024].
     #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
@@ -91,7 +100,9 @@ pub(super) fn run_evaluation(
     let program = compile_evaluation(config, settings.machine, batch_size, blocks.block_size())?;
     let mut session = Session::load(Arc::new(program), weights, settings.threads)?;
     let bar = ProgressBar::new(blocks.len() as u64);
-    let result = evaluate(&mut session, blocks, batch_size, &mut |done| bar.set_position(done as u64));
+    let result = evaluate(&mut session, blocks, batch_size, &mut |done| {
+        bar.set_position(done as u64)
+    });
     bar.finish_and_clear();
     let evaluation = result?;
     say(format_args!(
@@ -102,8 +113,12 @@ pub(super) fn run_evaluation(
         blocks.block_size(),
     ));
     if let Some(directory) = settings.output_dir {
-        let text = serde_json::to_string_pretty(&evaluation).map_err(|e| Error::failed(e.to_string()))?;
-        atomic_file::write(&directory.join("eval_results.json"), format!("{text}\n").as_bytes())?;
+        let text =
+            serde_json::to_string_pretty(&evaluation).map_err(|e| Error::failed(e.to_string()))?;
+        atomic_file::write(
+            &directory.join("eval_results.json"),
+            format!("{text}\n").as_bytes(),
+        )?;
     }
     Ok(evaluation)
 }

@@ -14,19 +14,33 @@ static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         let what = info.payload_as_str().unwrap_or("no message");
-        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let place = info
+            .location()
+            .map(|at| format!(" at {}:{}", at.file(), at.line()))
+            .unwrap_or_default();
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{what}{place}"));
     }));
     match catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            complain(&error.to_string(), &error.details(), error.hint().as_deref());
+            complain(
+                &error.to_string(),
+                &error.details(),
+                error.hint().as_deref(),
+            );
             ExitCode::from(error.exit_code())
         }
         Err(_) => {
-            let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let last = LAST_PANIC
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             let what = last.unwrap_or_else(|| "unknown".into()).replace('\n', " ");
-            complain(&format!("internal error: {what}"), &[], Some("this is a bug of superstep; your files are as they were"));
+            complain(
+                &format!("internal error: {what}"),
+                &[],
+                Some("this is a bug of superstep; your files are as they were"),
+            );
             ExitCode::from(1)
         }
     }

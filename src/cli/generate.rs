@@ -73,7 +73,11 @@ impl Options {
     fn sampling(&self) -> Sampling {
         match (self.temperature, self.top_k, self.top_p) {
             (None, None, None) => Sampling::Greedy,
-            (temperature, top_k, top_p) => Sampling::Draw { temperature: temperature.unwrap_or(1.0), top_k, top_p },
+            (temperature, top_k, top_p) => Sampling::Draw {
+                temperature: temperature.unwrap_or(1.0),
+                top_k,
+                top_p,
+            },
         }
     }
 }
@@ -100,20 +104,38 @@ impl Continuation<'_> {
             ids.extend(self.config.bos_token_id);
         }
         if ids.is_empty() {
-            return Err(Error::failed("the prompt is empty, and the model has no token that starts a text"));
+            return Err(Error::failed(
+                "the prompt is empty, and the model has no token that starts a text",
+            ));
         }
         let limit = self.config.vocab_size;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= limit) {
-            return Err(Error::failed(format!("the prompt has token id {id}, outside the model's vocabulary of {limit}")));
+            return Err(Error::failed(format!(
+                "the prompt has token id {id}, outside the model's vocabulary of {limit}"
+            )));
         }
         let wanted = (ids.len() + self.max_new_tokens).min(self.config.n_positions);
-        let length = self.config.block_size(Some(self.block_size.unwrap_or(wanted)))?;
+        let length = self
+            .config
+            .block_size(Some(self.block_size.unwrap_or(wanted)))?;
         let program = compile_generation(self.config, &machine_named(self.machine)?, length)?;
         let mut session = Session::load(Arc::new(program), self.weights, self.threads)?;
-        let stop = self.config.eos_token_id.or_else(|| self.tokenizer.token_id(END_OF_TEXT));
-        let generation =
-            Generation { max_new_tokens: self.max_new_tokens, sampling: self.sampling, seed: self.seed, stop, length };
-        let mut out = TextSoFar { tokenizer: self.tokenizer, ids: Vec::new(), printed: 0 };
+        let stop = self
+            .config
+            .eos_token_id
+            .or_else(|| self.tokenizer.token_id(END_OF_TEXT));
+        let generation = Generation {
+            max_new_tokens: self.max_new_tokens,
+            sampling: self.sampling,
+            seed: self.seed,
+            stop,
+            length,
+        };
+        let mut out = TextSoFar {
+            tokenizer: self.tokenizer,
+            ids: Vec::new(),
+            printed: 0,
+        };
         show(prompt);
         generate(&mut session, &ids, &generation, &mut |id| out.push(id))?;
         say("");
@@ -131,7 +153,9 @@ struct TextSoFar<'a> {
 impl TextSoFar<'_> {
     fn push(&mut self, id: u32) {
         self.ids.push(id);
-        let Ok(text) = self.tokenizer.decode(&self.ids) else { return };
+        let Ok(text) = self.tokenizer.decode(&self.ids) else {
+            return;
+        };
         let whole = text.trim_end_matches('\u{FFFD}');
         if let Some(new) = whole.get(self.printed..) {
             show(new);

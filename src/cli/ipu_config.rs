@@ -59,34 +59,62 @@ pub(super) struct IpuConfig {
 impl IpuConfig {
     /// Reads a file, or `ipu_config.json` of a folder, and tells what in it has no effect.
     pub(super) fn load(name: &Path) -> Result<IpuConfig, Error> {
-        let path: PathBuf = if name.is_dir() { name.join("ipu_config.json") } else { name.to_path_buf() };
-        let cannot = |what: String| Error::failed(format!("cannot read {}: {what}", path.display()));
-        let size = std::fs::metadata(&path).map_err(|error| cannot(error.to_string()))?.len();
+        let path: PathBuf = if name.is_dir() {
+            name.join("ipu_config.json")
+        } else {
+            name.to_path_buf()
+        };
+        let cannot =
+            |what: String| Error::failed(format!("cannot read {}: {what}", path.display()));
+        let size = std::fs::metadata(&path)
+            .map_err(|error| cannot(error.to_string()))?
+            .len();
         if size > FILE_BYTES_MAX {
-            return Err(cannot(format!("it is {size} bytes long, too long for a configuration")));
+            return Err(cannot(format!(
+                "it is {size} bytes long, too long for a configuration"
+            )));
         }
         let bytes = std::fs::read(&path).map_err(|error| cannot(error.to_string()))?;
-        let map: Map<String, Value> = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::failed(format!("{} is not valid JSON: {error}", path.display())))?;
-        let (config, remarks) = parse(&map).map_err(|what| Error::failed(format!("{}: {what}", path.display())))?;
-        remarks.into_iter().for_each(|remark| note(format!("{}: {remark}", path.display())));
+        let map: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::failed(format!("{} is not valid JSON: {error}", path.display()))
+        })?;
+        let (config, remarks) =
+            parse(&map).map_err(|what| Error::failed(format!("{}: {what}", path.display())))?;
+        remarks
+            .into_iter()
+            .for_each(|remark| note(format!("{}: {remark}", path.display())));
         Ok(config)
     }
 }
 
 /// The fields in force, and what to tell about the others.
 fn parse(map: &Map<String, Value>) -> Result<(IpuConfig, Vec<String>), String> {
-    let layers_per_ipu = map.get("layers_per_ipu").filter(|v| !v.is_null()).map(layers).transpose()?;
+    let layers_per_ipu = map
+        .get("layers_per_ipu")
+        .filter(|v| !v.is_null())
+        .map(layers)
+        .transpose()?;
     let gradient_accumulation_steps = count(map, "gradient_accumulation_steps")?;
     let ipus_per_replica = count(map, "ipus_per_replica")?;
     if let (Some(layers), Some(ipus)) = (&layers_per_ipu, ipus_per_replica)
         && layers.len() != ipus as usize
     {
-        return Err(format!("`layers_per_ipu` names {} IPUs, but `ipus_per_replica` is {ipus}", layers.len()));
+        return Err(format!(
+            "`layers_per_ipu` names {} IPUs, but `ipus_per_replica` is {ipus}",
+            layers.len()
+        ));
     }
-    let in_force = ["layers_per_ipu", "gradient_accumulation_steps", "ipus_per_replica"];
-    let others = map.keys().map(String::as_str).filter(|key| !in_force.contains(key));
-    let (known, unknown): (Vec<&str>, Vec<&str>) = others.partition(|key| WITHOUT_EFFECT.contains(key));
+    let in_force = [
+        "layers_per_ipu",
+        "gradient_accumulation_steps",
+        "ipus_per_replica",
+    ];
+    let others = map
+        .keys()
+        .map(String::as_str)
+        .filter(|key| !in_force.contains(key));
+    let (known, unknown): (Vec<&str>, Vec<&str>) =
+        others.partition(|key| WITHOUT_EFFECT.contains(key));
     let mut remarks = Vec::new();
     if !known.is_empty() {
         remarks.push(format!("no effect yet: {}", known.join(", ")));
@@ -94,33 +122,49 @@ fn parse(map: &Map<String, Value>) -> Result<(IpuConfig, Vec<String>), String> {
     if !unknown.is_empty() {
         remarks.push(format!("unknown fields, ignored: {}", unknown.join(", ")));
     }
-    Ok((IpuConfig { layers_per_ipu, gradient_accumulation_steps }, remarks))
+    Ok((
+        IpuConfig {
+            layers_per_ipu,
+            gradient_accumulation_steps,
+        },
+        remarks,
+    ))
 }
 
 fn count(map: &Map<String, Value>, field: &str) -> Result<Option<u32>, String> {
     match map.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
-            let count = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
-            count.map(Some).ok_or_else(|| format!("`{field}` is {value}, but it must be a whole number above 0"))
+            let count = value
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|&n| n > 0);
+            count.map(Some).ok_or_else(|| {
+                format!("`{field}` is {value}, but it must be a whole number above 0")
+            })
         }
     }
 }
 
 fn layers(value: &Value) -> Result<Vec<u32>, String> {
     let numbers = value.as_array().and_then(|list| {
-        list.iter().map(|n| n.as_u64().and_then(|n| u32::try_from(n).ok())).collect::<Option<Vec<u32>>>()
+        list.iter()
+            .map(|n| n.as_u64().and_then(|n| u32::try_from(n).ok()))
+            .collect::<Option<Vec<u32>>>()
     });
-    numbers
-        .filter(|list| !list.is_empty())
-        .ok_or_else(|| format!("`layers_per_ipu` is {value}, but it must be a list of layer counts, one an IPU"))
+    numbers.filter(|list| !list.is_empty()).ok_or_else(|| {
+        format!("`layers_per_ipu` is {value}, but it must be a list of layer counts, one an IPU")
+    })
 }
 
 /// `[0 4 4 4]`, `0,4,4,4` or `[0, 4, 4, 4]` from the command line.
 pub(super) fn parse_layers(text: &str) -> Result<Vec<u32>, String> {
     let inside = text.trim().trim_start_matches('[').trim_end_matches(']');
-    let counts: Result<Vec<u32>, _> =
-        inside.split([' ', ',']).filter(|word| !word.is_empty()).map(str::parse).collect();
+    let counts: Result<Vec<u32>, _> = inside
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .map(str::parse)
+        .collect();
     match counts {
         Ok(counts) if !counts.is_empty() => Ok(counts),
         _ => Err("write the number of layers of each IPU, as in \"[1 1]\"".into()),
@@ -146,13 +190,20 @@ mod tests {
         assert_eq!(config.gradient_accumulation_steps, Some(128));
         assert_eq!(
             remarks,
-            ["no effect yet: matmul_proportion, replication_factor", "unknown fields, ignored: colour"]
+            [
+                "no effect yet: matmul_proportion, replication_factor",
+                "unknown fields, ignored: colour"
+            ]
         );
     }
 
     #[test]
     fn contradictions_and_nonsense_are_errors() {
-        assert!(read(r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 4}"#).unwrap_err().contains("names 2 IPUs"));
+        assert!(
+            read(r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 4}"#)
+                .unwrap_err()
+                .contains("names 2 IPUs")
+        );
         assert!(read(r#"{"layers_per_ipu": [1, -1]}"#).is_err());
         assert!(read(r#"{"layers_per_ipu": []}"#).is_err());
         assert!(read(r#"{"gradient_accumulation_steps": 0}"#).is_err());

@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::output::note;
 use crate::error::Error;
-use crate::frontend::{CacheLocation, Gpt2Config, ModelSource, Tokenizer, Weights, init_weights, load_weights, resolve};
+use crate::frontend::{
+    CacheLocation, Gpt2Config, ModelSource, Tokenizer, Weights, init_weights, load_weights, resolve,
+};
 
 /// The model, by name.
 #[derive(Clone, Debug, Default, Args)]
@@ -16,7 +18,11 @@ pub(super) struct ModelOptions {
     #[arg(long = "model_name_or_path", value_name = "DIR|PRESET")]
     pub(super) model_name_or_path: Option<String>,
     /// Only the shape of a model (folder or preset): its weights are initialised from --seed.
-    #[arg(long = "config_name", value_name = "DIR|PRESET", conflicts_with = "model_name_or_path")]
+    #[arg(
+        long = "config_name",
+        value_name = "DIR|PRESET",
+        conflicts_with = "model_name_or_path"
+    )]
     pub(super) config_name: Option<String>,
     /// Changes to the configuration, such as n_layer=2,resid_pdrop=0.0.
     #[arg(long = "config_overrides", value_name = "FIELD=VALUE,…")]
@@ -44,8 +50,13 @@ impl ModelOptions {
 
     /// Finds the model and reads its configuration.
     pub(super) fn load(&self) -> Result<Model, Error> {
-        let name = self.model_name_or_path.as_ref().or(self.config_name.as_ref());
-        let name = name.ok_or_else(|| Error::usage("no model: give --model_name_or_path DIR or a preset such as gpt2-tiny"))?;
+        let name = self
+            .model_name_or_path
+            .as_ref()
+            .or(self.config_name.as_ref());
+        let name = name.ok_or_else(|| {
+            Error::usage("no model: give --model_name_or_path DIR or a preset such as gpt2-tiny")
+        })?;
         let cache = CacheLocation::from_env();
         let source = resolve(name, &cache)?;
         let config = source.config()?;
@@ -59,21 +70,42 @@ impl ModelOptions {
         };
         let tokenizer = self.tokenizer_folder()?.or(tokenizer);
         let from_scratch = self.config_name.is_some();
-        Ok(Model { config, name: name.clone(), source, from_scratch, tokenizer })
+        Ok(Model {
+            config,
+            name: name.clone(),
+            source,
+            from_scratch,
+            tokenizer,
+        })
     }
 
     /// A model of which only the shape is known, as an executable has it.
     pub(super) fn of_shape(&self, name: &str, config: Gpt2Config) -> Result<Model, Error> {
-        let source = ModelSource::Preset { name: name.to_owned(), config: Box::new(config.clone()), looked: Vec::new() };
-        Ok(Model { config, name: name.to_owned(), source, from_scratch: true, tokenizer: self.tokenizer_folder()? })
+        let source = ModelSource::Preset {
+            name: name.to_owned(),
+            config: Box::new(config.clone()),
+            looked: Vec::new(),
+        };
+        Ok(Model {
+            config,
+            name: name.to_owned(),
+            source,
+            from_scratch: true,
+            tokenizer: self.tokenizer_folder()?,
+        })
     }
 
     fn tokenizer_folder(&self) -> Result<Option<PathBuf>, Error> {
-        let Some(dir) = self.tokenizer_name.as_ref().map(PathBuf::from) else { return Ok(None) };
+        let Some(dir) = self.tokenizer_name.as_ref().map(PathBuf::from) else {
+            return Ok(None);
+        };
         if dir.is_dir() {
             Ok(Some(dir))
         } else {
-            Err(Error::failed(format!("--tokenizer_name {} is no folder", dir.display())))
+            Err(Error::failed(format!(
+                "--tokenizer_name {} is no folder",
+                dir.display()
+            )))
         }
     }
 }
@@ -101,7 +133,8 @@ impl Model {
     pub(super) fn tokenizer(&self) -> Result<Tokenizer, Error> {
         let Some(dir) = &self.tokenizer else {
             let message = format!("`{}` comes without a tokenizer", self.name);
-            return Err(Error::failed(message).with_hint("name a folder that has one with --tokenizer_name DIR"));
+            return Err(Error::failed(message)
+                .with_hint("name a folder that has one with --tokenizer_name DIR"));
         };
         let tokenizer = Tokenizer::load(dir)?;
         tokenizer.check_vocab(self.config.vocab_size)?;
@@ -110,6 +143,8 @@ impl Model {
 
     /// The tokenizer, if the model has one: for copying it next to saved weights.
     pub(super) fn tokenizer_if_any(&self) -> Option<Tokenizer> {
-        self.tokenizer.as_deref().and_then(|dir| Tokenizer::load(dir).ok())
+        self.tokenizer
+            .as_deref()
+            .and_then(|dir| Tokenizer::load(dir).ok())
     }
 }

@@ -32,21 +32,32 @@ impl IrSink for IrPrinter {
 /// Whether a file could be written at `path`, before there is anything to write.
 pub(super) fn check_writable_file(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
-        return Err(Error::failed(format!("cannot write {}: it is a directory", path.display())));
+        return Err(Error::failed(format!(
+            "cannot write {}: it is a directory",
+            path.display()
+        )));
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    probe(directory).map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    probe(directory)
+        .map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Creates the folder for results and makes sure that files can be written there.
 pub(super) fn prepare_directory(path: &Path) -> Result<(), Error> {
     atomic_file::create_directory(path)?;
-    probe(path).map_err(|error| Error::failed(format!("cannot write into {}: {error}", path.display())))
+    probe(path)
+        .map_err(|error| Error::failed(format!("cannot write into {}: {error}", path.display())))
 }
 
 /// Makes a file in `directory` and removes it again: the only question a file system answers truly.
 fn probe(directory: &Path) -> std::io::Result<()> {
     let path = directory.join(format!(".superstep-probe-{}", std::process::id()));
-    OpenOptions::new().write(true).create_new(true).open(&path)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
     std::fs::remove_file(path)
 }

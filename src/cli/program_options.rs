@@ -69,13 +69,20 @@ pub(super) struct OptimiserOptions {
 
 impl ProgramOptions {
     /// The settings these options give for a model; the command line goes before `ipu_config.json`.
-    pub(super) fn settings(&self, optimiser: &OptimiserOptions, config: &Gpt2Config) -> Result<TrainingSettings, Error> {
+    pub(super) fn settings(
+        &self,
+        optimiser: &OptimiserOptions,
+        config: &Gpt2Config,
+    ) -> Result<TrainingSettings, Error> {
         let ipu_config = match &self.ipu_config_name {
             Some(name) => IpuConfig::load(name)?,
             None => IpuConfig::default(),
         };
         let batch_size = self.batch_size.unwrap_or(1);
-        let accumulation = self.accumulation.or(ipu_config.gradient_accumulation_steps).unwrap_or(1);
+        let accumulation = self
+            .accumulation
+            .or(ipu_config.gradient_accumulation_steps)
+            .unwrap_or(1);
         Ok(TrainingSettings {
             machine: machine_named(self.machine.as_deref())?,
             block_size: config.block_size(self.block_size)?,
@@ -91,21 +98,35 @@ impl ProgramOptions {
     /// Refuses options that contradict a compiled program.
     pub(super) fn agree_with(&self, manifest: &Manifest, machine: &str) -> Result<(), Error> {
         agree("block_size", self.block_size, manifest.block_size)?;
-        agree("per_device_train_batch_size", self.batch_size, manifest.per_device_train_batch_size)?;
-        agree("gradient_accumulation_steps", self.accumulation, manifest.gradient_accumulation_steps)?;
+        agree(
+            "per_device_train_batch_size",
+            self.batch_size,
+            manifest.per_device_train_batch_size,
+        )?;
+        agree(
+            "gradient_accumulation_steps",
+            self.accumulation,
+            manifest.gradient_accumulation_steps,
+        )?;
         agree("loss_chunks", self.loss_chunks, manifest.loss_chunks)?;
         agree("machine", self.machine.clone(), machine.to_owned())?;
         if let Some(layers) = &self.layers_per_ipu
             && *layers != manifest.layers_per_ipu
         {
-            return Err(contradiction("layers_per_ipu", &format!("{layers:?}"), &format!("{:?}", manifest.layers_per_ipu)));
+            return Err(contradiction(
+                "layers_per_ipu",
+                &format!("{layers:?}"),
+                &format!("{:?}", manifest.layers_per_ipu),
+            ));
         }
         for (option, given) in [
             ("ipu_config_name", self.ipu_config_name.is_some()),
             ("print_ir_after", self.print_ir_after.is_some()),
         ] {
             if given {
-                return Err(Error::usage(format!("--{option} is for compiling; the program of --executable is compiled already")));
+                return Err(Error::usage(format!(
+                    "--{option} is for compiling; the program of --executable is compiled already"
+                )));
             }
         }
         Ok(())
@@ -127,39 +148,65 @@ impl OptimiserOptions {
 
     /// Refuses options that contradict the update rule of a compiled program.
     pub(super) fn agree_with(&self, compiled: &OptimiserSettings) -> Result<(), Error> {
-        agree("optim", self.optim.map(OptimiserKind::name), compiled.kind.name())?;
+        agree(
+            "optim",
+            self.optim.map(OptimiserKind::name),
+            compiled.kind.name(),
+        )?;
         agree("weight_decay", self.weight_decay, compiled.weight_decay)?;
         agree("adam_beta1", self.adam_beta1, compiled.beta1)?;
         agree("adam_beta2", self.adam_beta2, compiled.beta2)?;
         agree("adam_epsilon", self.adam_epsilon, compiled.epsilon)?;
         match (self.max_grad_norm, compiled.max_grad_norm) {
-            (Some(given), None) => Err(contradiction("max_grad_norm", &given.to_string(), "absent: it does not clip")),
+            (Some(given), None) => Err(contradiction(
+                "max_grad_norm",
+                &given.to_string(),
+                "absent: it does not clip",
+            )),
             (given, Some(norm)) => agree("max_grad_norm", given, norm),
             (None, None) => Ok(()),
         }
     }
 }
 
-fn agree<T: PartialEq + std::fmt::Display>(option: &str, given: Option<T>, compiled: T) -> Result<(), Error> {
+fn agree<T: PartialEq + std::fmt::Display>(
+    option: &str,
+    given: Option<T>,
+    compiled: T,
+) -> Result<(), Error> {
     match given {
-        Some(given) if given != compiled => Err(contradiction(option, &given.to_string(), &compiled.to_string())),
+        Some(given) if given != compiled => Err(contradiction(
+            option,
+            &given.to_string(),
+            &compiled.to_string(),
+        )),
         _ => Ok(()),
     }
 }
 
 fn contradiction(option: &str, given: &str, compiled: &str) -> Error {
-    Error::failed(format!("--{option} {given} contradicts the executable, which was compiled with {compiled}"))
-        .with_hint(format!("leave --{option} out, or compile again with it"))
+    Error::failed(format!(
+        "--{option} {given} contradicts the executable, which was compiled with {compiled}"
+    ))
+    .with_hint(format!("leave --{option} out, or compile again with it"))
 }
 
 /// A number that a check accepts, or what it must be.
 fn number(text: &str, accept: impl Fn(f64) -> bool, needs: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|&x: &f64| x.is_finite() && accept(x)).ok_or_else(|| format!("it must be {needs}"))
+    text.parse()
+        .ok()
+        .filter(|&x: &f64| x.is_finite() && accept(x))
+        .ok_or_else(|| format!("it must be {needs}"))
 }
 
 /// A count of something that must be there.
-pub(super) fn at_least_one<T: std::str::FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
-    text.parse().ok().filter(|n| *n != T::default()).ok_or_else(|| "it must be a whole number of at least 1".into())
+pub(super) fn at_least_one<T: std::str::FromStr + Default + PartialEq>(
+    text: &str,
+) -> Result<T, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n != T::default())
+        .ok_or_else(|| "it must be a whole number of at least 1".into())
 }
 
 pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
@@ -171,7 +218,11 @@ pub(super) fn above_zero(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn below_one(text: &str) -> Result<f64, String> {
-    number(text, |x| (0.0..1.0).contains(&x), "a number of at least 0 and below 1")
+    number(
+        text,
+        |x| (0.0..1.0).contains(&x),
+        "a number of at least 0 and below 1",
+    )
 }
 
 pub(super) fn ratio(text: &str) -> Result<f64, String> {
@@ -185,7 +236,10 @@ mod tests {
     #[test]
     fn contradictions_name_both_values() {
         let error = agree("block_size", Some(7), 24).unwrap_err();
-        assert!(error.to_string().contains("--block_size 7 contradicts"), "{error}");
+        assert!(
+            error.to_string().contains("--block_size 7 contradicts"),
+            "{error}"
+        );
         assert!(error.to_string().contains("24"), "{error}");
         agree("block_size", Some(24), 24).unwrap();
         agree("block_size", None, 24).unwrap();
@@ -193,7 +247,11 @@ mod tests {
 
     #[test]
     fn numbers_are_checked_when_they_are_read() {
-        assert!(at_least_zero("-1").is_err() && at_least_zero("nan").is_err() && at_least_zero("inf").is_err());
+        assert!(
+            at_least_zero("-1").is_err()
+                && at_least_zero("nan").is_err()
+                && at_least_zero("inf").is_err()
+        );
         assert!(above_zero("0").is_err() && below_one("1").is_err() && ratio("1.5").is_err());
         assert_eq!(ratio("1"), Ok(1.0));
         assert!(at_least_one::<u32>("0").is_err() && at_least_one::<u32>("-1").is_err());

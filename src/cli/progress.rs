@@ -21,9 +21,18 @@ impl Progress {
         // Hidden by itself when stderr is no terminal.
         let bar = ProgressBar::new(steps);
         let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let logging_steps = logging_steps.unwrap_or(steps.div_ceil(LINES_DEFAULT)).max(1);
-        Progress { bar, steps, logging_steps, header_is_due: true }
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        let logging_steps = logging_steps
+            .unwrap_or(steps.div_ceil(LINES_DEFAULT))
+            .max(1);
+        Progress {
+            bar,
+            steps,
+            logging_steps,
+            header_is_due: true,
+        }
     }
 
     pub(super) fn step(&mut self, metrics: &StepMetrics) {
@@ -67,5 +76,9 @@ fn line(metrics: &StepMetrics) -> String {
 
 /// Three significant digits are plenty for a rate.
 fn rounded(rate: f64) -> String {
-    if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+    if rate < 100.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
 }

@@ -16,7 +16,9 @@ pub(super) fn snake_case(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
                         None => (option, None),
                     };
                     let name = name.replace('-', "_");
-                    value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}")).into()
+                    value
+                        .map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
+                        .into()
                 }
                 _ => argument,
             }
@@ -32,10 +34,20 @@ mod tests {
     fn only_names_change() {
         let spelled = |text: &str| {
             let words = snake_case(text.split(' ').map(OsString::from));
-            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+            words
+                .into_iter()
+                .map(|word| word.into_string().unwrap())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        assert_eq!(spelled("x --block-size 3 --train_file a-b"), "x --block_size 3 --train_file a-b");
-        assert_eq!(spelled("--max-steps=1 --out-dir=a-b=c-d"), "--max_steps=1 --out_dir=a-b=c-d");
+        assert_eq!(
+            spelled("x --block-size 3 --train_file a-b"),
+            "x --block_size 3 --train_file a-b"
+        );
+        assert_eq!(
+            spelled("--max-steps=1 --out-dir=a-b=c-d"),
+            "--max_steps=1 --out_dir=a-b=c-d"
+        );
         assert_eq!(spelled("-o a-b -- --x-y"), "-o a-b -- --x-y");
     }
 }

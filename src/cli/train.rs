@@ -10,7 +10,9 @@ use super::data_options::DataFile;
 use super::eval::{EvalSettings, run_evaluation};
 use super::model_options::{Model, ModelOptions};
 use super::output::{IrPrinter, note, prepare_directory, say};
-use super::program_options::{OptimiserOptions, ProgramOptions, above_zero, at_least_one, at_least_zero, ratio};
+use super::program_options::{
+    OptimiserOptions, ProgramOptions, above_zero, at_least_one, at_least_zero, ratio,
+};
 use super::progress::Progress;
 use crate::compile::{Compiled, compile_training, open};
 use crate::data::{DataError, SampleOrder, TokenBlocks};
@@ -44,7 +46,11 @@ pub(super) struct Options {
 #[command(next_help_heading = "Data")]
 struct DataOptions {
     /// Text to train on: tokenised as one stream, cut into blocks.
-    #[arg(long = "train_file", value_name = "TEXT", conflicts_with = "train_tokens")]
+    #[arg(
+        long = "train_file",
+        value_name = "TEXT",
+        conflicts_with = "train_tokens"
+    )]
     train_file: Option<PathBuf>,
     /// Token ids to train on, .npy or .json; the last axis is the sequence.
     #[arg(long = "train_tokens", value_name = "TOKENS")]
@@ -113,8 +119,10 @@ struct OutputOptions {
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
-        let data = DataFile::given(&self.data.train_file, &self.data.train_tokens)
-            .ok_or_else(|| Error::usage("no data: give --train_file TEXT or --train_tokens TOKENS"))?;
+        let data =
+            DataFile::given(&self.data.train_file, &self.data.train_tokens).ok_or_else(|| {
+                Error::usage("no data: give --train_file TEXT or --train_tokens TOKENS")
+            })?;
         if self.output.do_eval && self.data.validation_file.is_none() {
             return Err(Error::usage("--do_eval needs a --validation_file"));
         }
@@ -123,10 +131,15 @@ impl Options {
         }
         let (model, loaded) = self.model_and_executable()?;
         let weights = model.weights(self.schedule.seed)?;
-        let block_size = loaded.as_ref().map(|c| c.manifest.block_size).or(self.program.block_size);
+        let block_size = loaded
+            .as_ref()
+            .map(|c| c.manifest.block_size)
+            .or(self.program.block_size);
         let blocks = data.load(&model, block_size)?;
         let validation = match &self.data.validation_file {
-            Some(path) if self.output.do_eval => Some(DataFile::by_name(path).load(&model, Some(blocks.block_size()))?),
+            Some(path) if self.output.do_eval => {
+                Some(DataFile::by_name(path).load(&model, Some(blocks.block_size()))?)
+            }
             _ => None,
         };
         let compiled = match loaded {
@@ -136,7 +149,12 @@ impl Options {
         let machine = compiled.program.machine.clone();
         let trained = self.train(&model, compiled, &weights, &blocks)?;
         if let Some(directory) = &self.output.output_dir {
-            save_pretrained(directory, &model.config, &trained, model.tokenizer_if_any().as_ref())?;
+            save_pretrained(
+                directory,
+                &model.config,
+                &trained,
+                model.tokenizer_if_any().as_ref(),
+            )?;
             say(format_args!("saved the model in {}", directory.display()));
         }
         if let Some(validation) = validation {
@@ -158,13 +176,18 @@ impl Options {
         };
         let compiled = open(path)?;
         let manifest = &compiled.manifest;
-        self.program.agree_with(manifest, &compiled.program.machine.name)?;
+        self.program
+            .agree_with(manifest, &compiled.program.machine.name)?;
         self.optimiser.agree_with(&manifest.optimiser)?;
         let config = manifest.model_config()?;
         let model = if self.model.is_given() {
             let model = self.model.load()?;
             if model.config.parameters() != config.parameters() {
-                let message = format!("{} is another shape of model than the one compiled into {}", model.name, path.display());
+                let message = format!(
+                    "{} is another shape of model than the one compiled into {}",
+                    model.name,
+                    path.display()
+                );
                 return Err(Error::failed(message).with_hint("compile it with `superstep compile`"));
             }
             model
@@ -179,15 +202,28 @@ impl Options {
         settings.block_size = block_size;
         let start = Instant::now();
         let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)?;
-        say(format_args!("compiled in {:.2} s\n", start.elapsed().as_secs_f64()));
+        say(format_args!(
+            "compiled in {:.2} s\n",
+            start.elapsed().as_secs_f64()
+        ));
         Ok(compiled)
     }
 
-    fn train(&self, model: &Model, compiled: Compiled, weights: &Weights, blocks: &TokenBlocks) -> Result<Weights, Error> {
+    fn train(
+        &self,
+        model: &Model,
+        compiled: Compiled,
+        weights: &Weights,
+        blocks: &TokenBlocks,
+    ) -> Result<Weights, Error> {
         let report = Report::new(&compiled)?;
         say(summary(&report));
         let manifest = &compiled.manifest;
-        let order = self.order(blocks, manifest.per_device_train_batch_size, manifest.gradient_accumulation_steps as usize)?;
+        let order = self.order(
+            blocks,
+            manifest.per_device_train_batch_size,
+            manifest.gradient_accumulation_steps as usize,
+        )?;
         let steps = self.schedule.steps(order.steps_per_epoch());
         let schedule = self.schedule.schedule(steps);
         say(format_args!(
@@ -204,13 +240,20 @@ impl Options {
             seed: self.schedule.seed,
             simulated_seconds: report.time.seconds_per_update,
         };
-        let mut metrics = self.output.output_dir.as_deref().map(metrics_file).transpose()?;
+        let mut metrics = self
+            .output
+            .output_dir
+            .as_deref()
+            .map(metrics_file)
+            .transpose()?;
         let mut session = Session::load(Arc::new(compiled.program), weights, self.output.threads)?;
         let mut progress = Progress::new(steps, self.output.logging_steps);
         let start = Instant::now();
         let outcome = run.run(&mut session, &mut |step| {
             if let Some(metrics) = &mut metrics {
-                metrics.append(step).map_err(|e| Error::failed(format!("cannot write {}: {e}", metrics.path().display())))?;
+                metrics.append(step).map_err(|e| {
+                    Error::failed(format!("cannot write {}: {e}", metrics.path().display()))
+                })?;
             }
             progress.step(step);
             Ok(())
@@ -225,15 +268,22 @@ impl Options {
         session.weights(&model.config)
     }
 
-    fn order(&self, blocks: &TokenBlocks, batch: usize, accumulation: usize) -> Result<SampleOrder, Error> {
+    fn order(
+        &self,
+        blocks: &TokenBlocks,
+        batch: usize,
+        accumulation: usize,
+    ) -> Result<SampleOrder, Error> {
         let needed = batch * accumulation;
         let seed = self.data.shuffle.then_some(self.schedule.seed);
-        let order = SampleOrder::new(blocks.len(), needed, seed).ok_or_else(|| DataError::TooFewSamples {
-            path: blocks.path().to_path_buf(),
-            samples: blocks.len(),
-            needed,
-            batch,
-            accumulation,
+        let order = SampleOrder::new(blocks.len(), needed, seed).ok_or_else(|| {
+            DataError::TooFewSamples {
+                path: blocks.path().to_path_buf(),
+                samples: blocks.len(),
+                needed,
+                batch,
+                accumulation,
+            }
         })?;
         if order.left_out() > 0 {
             note(format_args!(
@@ -255,17 +305,25 @@ impl ScheduleOptions {
     }
 
     fn schedule(&self, steps: u64) -> Schedule {
-        let warmup = if self.warmup_steps > 0 { Warmup::Steps(self.warmup_steps) } else { Warmup::Ratio(self.warmup_ratio) };
+        let warmup = if self.warmup_steps > 0 {
+            Warmup::Steps(self.warmup_steps)
+        } else {
+            Warmup::Ratio(self.warmup_ratio)
+        };
         Schedule::new(self.lr_scheduler_type, self.learning_rate, steps, warmup)
     }
 }
 
 fn metrics_file(directory: &Path) -> Result<MetricsFile, Error> {
     let path = directory.join("metrics.jsonl");
-    MetricsFile::create(&path).map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
+    MetricsFile::create(&path)
+        .map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())))
 }
 
 /// A number of steps; as in run_clm.py, a negative one leaves it to the epochs.
 fn steps(text: &str) -> Result<i64, String> {
-    text.parse().ok().filter(|&steps| steps != 0).ok_or_else(|| "it must be a whole number of at least 1".into())
+    text.parse()
+        .ok()
+        .filter(|&steps| steps != 0)
+        .ok_or_else(|| "it must be a whole number of at least 1".into())
 }

@@ -24,11 +24,16 @@ pub struct TokenBlocks {
 
 /// Reads `.npy` or `.json` by the ending of the name.
 pub fn read_tokens(path: &Path) -> Result<TokenArray, DataError> {
-    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let extension = path
+        .extension()
+        .and_then(OsStr::to_str)
+        .map(str::to_ascii_lowercase);
     match extension.as_deref() {
         Some("npy") => npy::parse(&file::read(path)?, path),
         Some("json") => json::parse(&file::read(path)?, path),
-        _ => Err(DataError::Extension { path: path.to_path_buf() }),
+        _ => Err(DataError::Extension {
+            path: path.to_path_buf(),
+        }),
     }
 }
 
@@ -45,24 +50,51 @@ impl TokenArray {
     /// Samples of `asked` tokens, or of the natural length with `default` as the most for a stream.
     ///
     /// Leading axes are flattened in order. A flat list is one stream: it is cut into blocks, and what is left at the end is dropped.
-    pub fn into_blocks(self, asked: Option<usize>, default: usize, vocab_size: usize) -> Result<TokenBlocks, DataError> {
+    pub fn into_blocks(
+        self,
+        asked: Option<usize>,
+        default: usize,
+        vocab_size: usize,
+    ) -> Result<TokenBlocks, DataError> {
         let TokenArray { path, shape, ids } = self;
         let length = shape.last().copied().unwrap_or(0);
-        let natural = TokenArray { path: PathBuf::new(), shape: shape.clone(), ids: Vec::new() }.natural_block_size(default);
+        let natural = TokenArray {
+            path: PathBuf::new(),
+            shape: shape.clone(),
+            ids: Vec::new(),
+        }
+        .natural_block_size(default);
         let block_size = asked.unwrap_or(natural);
         if shape.len() > 1 && length != block_size {
-            return Err(DataError::BlockSize { path, found: length, block_size });
+            return Err(DataError::BlockSize {
+                path,
+                found: length,
+                block_size,
+            });
         }
         if block_size == 0 || ids.len() < block_size {
-            return Err(DataError::TooShort { path, tokens: ids.len(), block_size });
+            return Err(DataError::TooShort {
+                path,
+                tokens: ids.len(),
+                block_size,
+            });
         }
         let kept = ids.len() / block_size * block_size;
         let limit = u32::try_from(vocab_size.min(i32::MAX as usize)).unwrap_or(u32::MAX);
         if let Some(index) = ids[..kept].iter().position(|&id| id >= limit) {
-            return Err(DataError::OutOfVocabulary { path, index, id: ids[index], vocab_size });
+            return Err(DataError::OutOfVocabulary {
+                path,
+                index,
+                id: ids[index],
+                vocab_size,
+            });
         }
         let ids = ids[..kept].iter().map(|&id| id as i32).collect();
-        Ok(TokenBlocks { path, block_size, ids })
+        Ok(TokenBlocks {
+            path,
+            block_size,
+            ids,
+        })
     }
 }
 
@@ -99,7 +131,11 @@ mod tests {
 
     fn array(shape: &[usize]) -> TokenArray {
         let count = shape.iter().product::<usize>() as u32;
-        TokenArray { path: "t.npy".into(), shape: shape.to_vec(), ids: (0..count).collect() }
+        TokenArray {
+            path: "t.npy".into(),
+            shape: shape.to_vec(),
+            ids: (0..count).collect(),
+        }
     }
 
     #[test]
@@ -112,17 +148,46 @@ mod tests {
     #[test]
     fn a_flat_list_is_a_stream() {
         let blocks = array(&[23]).into_blocks(Some(5), 1024, 24).unwrap();
-        assert_eq!((blocks.len(), blocks.sample(3)), (4, &[15, 16, 17, 18, 19][..]));
+        assert_eq!(
+            (blocks.len(), blocks.sample(3)),
+            (4, &[15, 16, 17, 18, 19][..])
+        );
         assert_eq!(array(&[23]).into_blocks(None, 7, 24).unwrap().len(), 3);
-        assert_eq!(array(&[23]).into_blocks(None, 1024, 24).unwrap().block_size(), 23);
+        assert_eq!(
+            array(&[23])
+                .into_blocks(None, 1024, 24)
+                .unwrap()
+                .block_size(),
+            23
+        );
     }
 
     #[test]
     fn what_cannot_be_cut_is_refused() {
         let error = |a: TokenArray, asked, vocab| a.into_blocks(asked, 1024, vocab).unwrap_err();
-        assert!(matches!(error(array(&[2, 4]), Some(3), 99), DataError::BlockSize { found: 4, block_size: 3, .. }));
-        assert!(matches!(error(array(&[3]), Some(4), 99), DataError::TooShort { tokens: 3, .. }));
-        assert!(matches!(error(array(&[2, 0]), None, 99), DataError::TooShort { tokens: 0, .. }));
-        assert!(matches!(error(array(&[2, 4]), None, 7), DataError::OutOfVocabulary { index: 7, id: 7, .. }));
+        assert!(matches!(
+            error(array(&[2, 4]), Some(3), 99),
+            DataError::BlockSize {
+                found: 4,
+                block_size: 3,
+                ..
+            }
+        ));
+        assert!(matches!(
+            error(array(&[3]), Some(4), 99),
+            DataError::TooShort { tokens: 3, .. }
+        ));
+        assert!(matches!(
+            error(array(&[2, 0]), None, 99),
+            DataError::TooShort { tokens: 0, .. }
+        ));
+        assert!(matches!(
+            error(array(&[2, 4]), None, 7),
+            DataError::OutOfVocabulary {
+                index: 7,
+                id: 7,
+                ..
+            }
+        ));
     }
 }

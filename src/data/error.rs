@@ -8,7 +8,10 @@ use crate::frontend::FrontendError;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{} is a directory, not a file", path.display())]
     Directory { path: PathBuf },
     /// Neither `.npy` nor `.json`.
@@ -17,23 +20,49 @@ pub enum DataError {
     #[error("{} is no usable .npy file: {reason}", path.display())]
     Npy { path: PathBuf, reason: String },
     #[error("{} is not valid JSON: {source}", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("{} holds no array of token ids: {reason}", path.display())]
     Shape { path: PathBuf, reason: String },
     #[error("{}: {value} at position {index} is no token id", path.display())]
-    NotAnId { path: PathBuf, index: usize, value: String },
+    NotAnId {
+        path: PathBuf,
+        index: usize,
+        value: String,
+    },
     #[error("{}: token id {id} at position {index} is outside the model's vocabulary of {vocab_size}", path.display())]
-    OutOfVocabulary { path: PathBuf, index: usize, id: u32, vocab_size: usize },
+    OutOfVocabulary {
+        path: PathBuf,
+        index: usize,
+        id: u32,
+        vocab_size: usize,
+    },
     #[error("{} is not UTF-8 text: the first bad byte is at offset {offset}", path.display())]
     NotUtf8 { path: PathBuf, offset: usize },
     #[error("{} holds no text", path.display())]
     EmptyText { path: PathBuf },
     #[error("{} has {tokens} tokens, not enough for one block of {block_size}", path.display())]
-    TooShort { path: PathBuf, tokens: usize, block_size: usize },
+    TooShort {
+        path: PathBuf,
+        tokens: usize,
+        block_size: usize,
+    },
     #[error("{} holds sequences of {found} tokens, but the block size is {block_size}", path.display())]
-    BlockSize { path: PathBuf, found: usize, block_size: usize },
+    BlockSize {
+        path: PathBuf,
+        found: usize,
+        block_size: usize,
+    },
     #[error("{} gives {samples} samples, but one optimiser step needs {needed}: {batch} per micro-batch × {accumulation} accumulation steps", path.display())]
-    TooFewSamples { path: PathBuf, samples: usize, needed: usize, batch: usize, accumulation: usize },
+    TooFewSamples {
+        path: PathBuf,
+        samples: usize,
+        needed: usize,
+        batch: usize,
+        accumulation: usize,
+    },
     #[error(transparent)]
     Frontend(#[from] FrontendError),
 }

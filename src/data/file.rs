@@ -7,7 +7,12 @@ use super::DataError;
 /// The bytes of `path`. A pipe is as good as a file; a directory is refused by name.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     if path.is_dir() {
-        return Err(DataError::Directory { path: path.to_path_buf() });
+        return Err(DataError::Directory {
+            path: path.to_path_buf(),
+        });
     }
-    std::fs::read(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })
+    std::fs::read(path).map_err(|source| DataError::Read {
+        path: path.to_path_buf(),
+        source,
+    })
 }

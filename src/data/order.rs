@@ -22,7 +22,13 @@ impl SampleOrder {
             return None;
         }
         let order = permutation(samples, seed, 0);
-        Some(SampleOrder { samples, samples_per_step, seed, epoch: 0, order })
+        Some(SampleOrder {
+            samples,
+            samples_per_step,
+            seed,
+            epoch: 0,
+            order,
+        })
     }
 
     /// Optimiser steps in an epoch, at least one.
@@ -66,7 +72,9 @@ mod tests {
 
     fn epoch_of(order: &mut SampleOrder, epoch: u64) -> Vec<u32> {
         let steps = order.steps_per_epoch();
-        (0..steps).flat_map(|i| order.step(epoch * steps + i).to_vec()).collect()
+        (0..steps)
+            .flat_map(|i| order.step(epoch * steps + i).to_vec())
+            .collect()
     }
 
     #[test]
@@ -90,6 +98,9 @@ mod tests {
         let mut again = SampleOrder::new(24, 4, Some(42)).unwrap();
         assert_eq!(epoch_of(&mut again, 1), second);
         assert_eq!(epoch_of(&mut again, 0), first);
-        assert_ne!(epoch_of(&mut SampleOrder::new(24, 4, Some(43)).unwrap(), 0), first);
+        assert_ne!(
+            epoch_of(&mut SampleOrder::new(24, 4, Some(43)).unwrap(), 0),
+            first
+        );
     }
 }

@@ -22,7 +22,11 @@ pub fn bytes(n: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{n} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// `12.3 µs`, `4.56 ms`, `7.89 s`: three digits.
@@ -59,7 +63,11 @@ pub fn count(n: u64) -> String {
 
 /// `34.5 %` of a whole; a whole of 0 has no share.
 pub fn share(part: u64, whole: u64) -> String {
-    if whole == 0 { "–".into() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
+    if whole == 0 {
+        "–".into()
+    } else {
+        format!("{:.1} %", 100.0 * part as f64 / whole as f64)
+    }
 }
 
 #[cfg(test)]
@@ -68,11 +76,26 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_exact_enough() {
-        assert_eq!([grouped(7), grouped(1234), grouped(1_234_567)], ["7", "1,234", "1,234,567"]);
-        assert_eq!([bytes(96), bytes(12_800), bytes(638_976)], ["96 B", "12.5 KiB", "624.0 KiB"]);
-        assert_eq!([seconds(1.5), seconds(0.0123), seconds(4.56e-5)], ["1.50 s", "12.3 ms", "45.6 µs"]);
-        assert_eq!([three_digits(0.5), three_digits(12.34), three_digits(1234.5)], ["0.50", "12.3", "1,235"]);
-        assert_eq!([count(999), count(12_345), count(124_439_808)], ["999", "12.3 k", "124.4 M"]);
+        assert_eq!(
+            [grouped(7), grouped(1234), grouped(1_234_567)],
+            ["7", "1,234", "1,234,567"]
+        );
+        assert_eq!(
+            [bytes(96), bytes(12_800), bytes(638_976)],
+            ["96 B", "12.5 KiB", "624.0 KiB"]
+        );
+        assert_eq!(
+            [seconds(1.5), seconds(0.0123), seconds(4.56e-5)],
+            ["1.50 s", "12.3 ms", "45.6 µs"]
+        );
+        assert_eq!(
+            [three_digits(0.5), three_digits(12.34), three_digits(1234.5)],
+            ["0.50", "12.3", "1,235"]
+        );
+        assert_eq!(
+            [count(999), count(12_345), count(124_439_808)],
+            ["999", "12.3 k", "124.4 M"]
+        );
         assert_eq!([share(1, 3), share(1, 0)], ["33.3 %", "–"]);
     }
 }

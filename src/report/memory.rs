@@ -65,19 +65,34 @@ pub struct ResidentVariable {
 
 impl MemoryReport {
     pub fn new(program: &Program) -> MemoryReport {
-        MemoryReport { ipus: (0..program.ipus).map(|ipu| IpuMemory::new(program, IpuId(ipu))).collect() }
+        MemoryReport {
+            ipus: (0..program.ipus)
+                .map(|ipu| IpuMemory::new(program, IpuId(ipu)))
+                .collect(),
+        }
     }
 
     /// Bytes of the fullest tile of all.
     pub fn max_tile_bytes(&self) -> u64 {
-        self.ipus.iter().map(|ipu| ipu.max_tile_bytes).max().unwrap_or(0)
+        self.ipus
+            .iter()
+            .map(|ipu| ipu.max_tile_bytes)
+            .max()
+            .unwrap_or(0)
     }
 }
 
 impl IpuMemory {
     fn new(program: &Program, ipu: IpuId) -> IpuMemory {
-        let here: Vec<&Variable> = program.variables.iter().filter(|v| program.grid(v.grid).ipu == ipu).collect();
-        let items: Vec<Item> = here.iter().map(|variable| item(program, variable)).collect();
+        let here: Vec<&Variable> = program
+            .variables
+            .iter()
+            .filter(|v| program.grid(v.grid).ipu == ipu)
+            .collect();
+        let items: Vec<Item> = here
+            .iter()
+            .map(|variable| item(program, variable))
+            .collect();
         let tiles = program.machine.tiles_per_ipu as usize;
         let peaks = peaks(&items, tiles);
         let used: Vec<usize> = (0..tiles).filter(|&tile| peaks[tile].0 > 0).collect();
@@ -85,19 +100,32 @@ impl IpuMemory {
 
         let mut by_category = BTreeMap::from([(RESERVED, reserved * used.len() as u64)]);
         for (variable, item) in here.iter().zip(&items) {
-            let bytes: u64 = item.memories.ones().filter(|&t| lives_at(item, peaks[t].1)).map(|_| item.size).sum();
+            let bytes: u64 = item
+                .memories
+                .ones()
+                .filter(|&t| lives_at(item, peaks[t].1))
+                .map(|_| item.size)
+                .sum();
             *by_category.entry(variable.category.name()).or_insert(0) += bytes;
         }
         by_category.retain(|_, bytes| *bytes > 0);
 
         let mut fullest = used.clone();
         fullest.sort_by_key(|&tile| (std::cmp::Reverse(peaks[tile].0), tile));
-        let named = fullest.iter().take(NAMED).map(|&tile| tile_memory(&here, &items, tile, peaks[tile], reserved));
+        let named = fullest
+            .iter()
+            .take(NAMED)
+            .map(|&tile| tile_memory(&here, &items, tile, peaks[tile], reserved));
         IpuMemory {
             ipu: ipu.0,
             tiles_used: used.len() as u32,
             max_tile_bytes: fullest.first().map_or(0, |&tile| peaks[tile].0 + reserved),
-            highest_address: here.iter().zip(&items).map(|(v, i)| u64::from(v.address) + i.size).max().unwrap_or(0),
+            highest_address: here
+                .iter()
+                .zip(&items)
+                .map(|(v, i)| u64::from(v.address) + i.size)
+                .max()
+                .unwrap_or(0),
             total_bytes: used.iter().map(|&tile| peaks[tile].0 + reserved).sum(),
             by_category,
             fullest_tiles: named.collect(),
@@ -109,14 +137,24 @@ fn item(program: &Program, variable: &Variable) -> Item {
     let grid = program.grid(variable.grid);
     let mut memories = FixedBitSet::with_capacity(program.machine.tiles_per_ipu as usize);
     memories.extend(grid.iter().map(|(_, tile)| tile.index()));
-    Item { size: variable.tile_bytes(grid) as u64, live: variable.live.unwrap_or((0, u32::MAX - 1)), memories }
+    Item {
+        size: variable.tile_bytes(grid) as u64,
+        live: variable.live.unwrap_or((0, u32::MAX - 1)),
+        memories,
+    }
 }
 
 fn lives_at(item: &Item, step: u32) -> bool {
     (item.live.0..=item.live.1).contains(&step)
 }
 
-fn tile_memory(here: &[&Variable], items: &[Item], tile: usize, peak: (u64, u32), reserved: u64) -> TileMemory {
+fn tile_memory(
+    here: &[&Variable],
+    items: &[Item],
+    tile: usize,
+    peak: (u64, u32),
+    reserved: u64,
+) -> TileMemory {
     let mut by_category = BTreeMap::from([(RESERVED, reserved)]);
     let mut residents: BTreeMap<(&str, &TensorType), (u64, u64)> = BTreeMap::new();
     for (variable, item) in here.iter().zip(items) {
@@ -129,10 +167,21 @@ fn tile_memory(here: &[&Variable], items: &[Item], tile: usize, peak: (u64, u32)
     }
     let mut largest: Vec<ResidentVariable> = residents
         .into_iter()
-        .map(|((name, ty), (count, bytes))| ResidentVariable { name: name.into(), ty: ty.to_string(), count, bytes })
+        .map(|((name, ty), (count, bytes))| ResidentVariable {
+            name: name.into(),
+            ty: ty.to_string(),
+            count,
+            bytes,
+        })
         .collect();
     by_category.retain(|_, bytes| *bytes > 0);
     largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     largest.truncate(NAMED);
-    TileMemory { tile: tile as u32, bytes: peak.0 + reserved, step: peak.1, by_category, largest }
+    TileMemory {
+        tile: tile as u32,
+        bytes: peak.0 + reserved,
+        step: peak.1,
+        by_category,
+        largest,
+    }
 }

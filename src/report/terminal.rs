@@ -10,55 +10,88 @@ use super::{Report, StageReport};
 
 /// What was compiled and how fast it is, on a dozen lines.
 pub fn summary(report: &Report) -> String {
-    let Report { model, machine, pod, memory, time, .. } = report;
+    let Report {
+        model,
+        machine,
+        pod,
+        memory,
+        time,
+        ..
+    } = report;
     let mut lines = vec![
-        ("model", format!(
-            "{}: {} parameters, {} layers, width {}, vocabulary {}",
-            model.name,
-            count(model.parameters),
-            model.n_layer,
-            model.n_embd,
-            grouped(model.vocab_size as u64),
-        )),
-        ("step", format!(
-            "{} × {} samples of {} tokens, {}",
-            model.gradient_accumulation_steps, model.per_device_train_batch_size, model.block_size, model.optimiser,
-        )),
-        ("machine", format!(
-            "{}: {} of {} IPUs, {} tiles each at {} GHz",
-            machine.name,
-            pod.ipus_per_replica,
-            machine.ipus,
-            grouped(machine.tiles_per_ipu.into()),
-            machine.clock_hz / 1e9,
-        )),
+        (
+            "model",
+            format!(
+                "{}: {} parameters, {} layers, width {}, vocabulary {}",
+                model.name,
+                count(model.parameters),
+                model.n_layer,
+                model.n_embd,
+                grouped(model.vocab_size as u64),
+            ),
+        ),
+        (
+            "step",
+            format!(
+                "{} × {} samples of {} tokens, {}",
+                model.gradient_accumulation_steps,
+                model.per_device_train_batch_size,
+                model.block_size,
+                model.optimiser,
+            ),
+        ),
+        (
+            "machine",
+            format!(
+                "{}: {} of {} IPUs, {} tiles each at {} GHz",
+                machine.name,
+                pod.ipus_per_replica,
+                machine.ipus,
+                grouped(machine.tiles_per_ipu.into()),
+                machine.clock_hz / 1e9,
+            ),
+        ),
     ];
     for ipu in &memory.ipus {
-        let layers = pod.stages.iter().find(|stage| stage.ipu == ipu.ipu).map(layers).unwrap_or_default();
-        lines.push(("", format!(
-            "IPU {}: {layers}{} tiles, {}, fullest tile {} of {} ({})",
-            ipu.ipu,
-            grouped(ipu.tiles_used.into()),
-            bytes(ipu.total_bytes),
-            bytes(ipu.max_tile_bytes),
-            bytes(machine.tile_memory.into()),
-            share(ipu.max_tile_bytes, machine.tile_memory.into()),
-        )));
+        let layers = pod
+            .stages
+            .iter()
+            .find(|stage| stage.ipu == ipu.ipu)
+            .map(layers)
+            .unwrap_or_default();
+        lines.push((
+            "",
+            format!(
+                "IPU {}: {layers}{} tiles, {}, fullest tile {} of {} ({})",
+                ipu.ipu,
+                grouped(ipu.tiles_used.into()),
+                bytes(ipu.total_bytes),
+                bytes(ipu.max_tile_bytes),
+                bytes(machine.tile_memory.into()),
+                share(ipu.max_tile_bytes, machine.tile_memory.into()),
+            ),
+        ));
     }
     let cycles = time.cycles_per_update;
-    lines.push(("time", format!(
-        "{} cycles = {} an optimiser step: compute {}, exchange {}, sync {}",
-        grouped(cycles),
-        seconds(time.seconds_per_update),
-        share(time.compute_cycles, cycles),
-        share(time.exchange_cycles, cycles),
-        share(time.sync_cycles, cycles),
-    )));
-    lines.push(("throughput", format!(
-        "{} samples/s, {} tokens/s",
-        three_digits(time.samples_per_second),
-        three_digits(time.tokens_per_second),
-    )));
+    lines.push((
+        "time",
+        format!(
+            "{} cycles = {} an optimiser step: compute {}, exchange {}, sync {}",
+            grouped(cycles),
+            seconds(time.seconds_per_update),
+            share(time.compute_cycles, cycles),
+            share(time.exchange_cycles, cycles),
+            share(time.sync_cycles, cycles),
+        ),
+    ));
+    lines.push((
+        "throughput",
+        format!(
+            "{} samples/s, {} tokens/s",
+            three_digits(time.samples_per_second),
+            three_digits(time.tokens_per_second),
+        ),
+    ));
     aligned(&lines)
 }
 
@@ -66,10 +99,17 @@ pub fn summary(report: &Report) -> String {
 pub fn full(report: &Report, ops: usize) -> String {
     let parts = [
         summary(report),
-        format!("memory at each tile's fullest point\n{}", memory_table(report)),
+        format!(
+            "memory at each tile's fullest point\n{}",
+            memory_table(report)
+        ),
         fullest_tiles(report),
         format!("cycles of an optimiser step\n{}", time_table(report)),
-        format!("ops, all micro-batches of a step{}\n{}", shown(report.ops.len(), ops), op_table(report, ops)),
+        format!(
+            "ops, all micro-batches of a step{}\n{}",
+            shown(report.ops.len(), ops),
+            op_table(report, ops)
+        ),
         format!("compile time\n{}", pass_table(report)),
     ];
     parts.join("\n\n")
@@ -78,22 +118,42 @@ pub fn full(report: &Report, ops: usize) -> String {
 /// Seconds of every pass.
 pub fn pass_table(report: &Report) -> String {
     let total: f64 = report.passes.iter().map(|pass| pass.seconds).sum();
-    let rows = report.passes.iter().map(|pass| vec![pass.name.clone(), seconds(pass.seconds)]);
-    table(&["pass", "time"], rows.chain([vec!["all passes".into(), seconds(total)]]), 1)
+    let rows = report
+        .passes
+        .iter()
+        .map(|pass| vec![pass.name.clone(), seconds(pass.seconds)]);
+    table(
+        &["pass", "time"],
+        rows.chain([vec!["all passes".into(), seconds(total)]]),
+        1,
+    )
 }
 
 fn memory_table(report: &Report) -> String {
     let ipus = &report.memory.ipus;
-    let mut categories: Vec<&str> = ipus.iter().flat_map(|ipu| ipu.by_category.keys().copied()).collect();
+    let mut categories: Vec<&str> = ipus
+        .iter()
+        .flat_map(|ipu| ipu.by_category.keys().copied())
+        .collect();
     categories.sort_unstable_by_key(|&category| (category == RESERVED, category));
     categories.dedup();
-    let header: Vec<String> = ["".to_owned()].into_iter().chain(ipus.iter().map(|i| format!("IPU {}", i.ipu))).collect();
+    let header: Vec<String> = ["".to_owned()]
+        .into_iter()
+        .chain(ipus.iter().map(|i| format!("IPU {}", i.ipu)))
+        .collect();
     let row = |name: &str, cell: &dyn Fn(&IpuMemory) -> String| -> Vec<String> {
-        [name.replace('_', " ")].into_iter().chain(ipus.iter().map(cell)).collect()
+        [name.replace('_', " ")]
+            .into_iter()
+            .chain(ipus.iter().map(cell))
+            .collect()
     };
     let mut rows: Vec<Vec<String>> = categories
         .into_iter()
-        .map(|category| row(category, &|ipu| bytes(ipu.by_category.get(category).copied().unwrap_or(0))))
+        .map(|category| {
+            row(category, &|ipu| {
+                bytes(ipu.by_category.get(category).copied().unwrap_or(0))
+            })
+        })
         .collect();
     rows.push(row("all", &|ipu| bytes(ipu.total_bytes)));
     rows.push(row("tiles used", &|ipu| grouped(ipu.tiles_used.into())));
@@ -107,23 +167,46 @@ fn fullest_tiles(report: &Report) -> String {
     let mut text = String::from("fullest tiles");
     for ipu in &report.memory.ipus {
         for tile in &ipu.fullest_tiles {
-            let _ = write!(text, "\n  IPU {} tile {:<5}{}", ipu.ipu, tile.tile, tile_line(tile));
+            let _ = write!(
+                text,
+                "\n  IPU {} tile {:<5}{}",
+                ipu.ipu,
+                tile.tile,
+                tile_line(tile)
+            );
         }
     }
     text
 }
 
 fn tile_line(tile: &TileMemory) -> String {
-    let times = |count: u64| if count > 1 { format!(" × {count}") } else { String::new() };
-    let largest: Vec<String> =
-        tile.largest.iter().map(|v| format!("{} {}{} ({})", v.name, v.ty, times(v.count), bytes(v.bytes))).collect();
-    format!("{:>10} at step {}: {}", bytes(tile.bytes), tile.step, largest.join(", "))
+    let times = |count: u64| {
+        if count > 1 {
+            format!(" × {count}")
+        } else {
+            String::new()
+        }
+    };
+    let largest: Vec<String> = tile
+        .largest
+        .iter()
+        .map(|v| format!("{} {}{} ({})", v.name, v.ty, times(v.count), bytes(v.bytes)))
+        .collect();
+    format!(
+        "{:>10} at step {}: {}",
+        bytes(tile.bytes),
+        tile.step,
+        largest.join(", ")
+    )
 }
 
 fn time_table(report: &Report) -> String {
     let time = &report.time;
     let total = time.cycles_per_update;
-    let rows = time.by_kind().into_iter().map(|(kind, cycles)| vec![kind.into(), grouped(cycles), share(cycles, total)]);
+    let rows = time
+        .by_kind()
+        .into_iter()
+        .map(|(kind, cycles)| vec![kind.into(), grouped(cycles), share(cycles, total)]);
     let micro_batch = ("a micro-batch".to_owned(), time.cycles_per_micro_batch);
     let whole = [("all".to_owned(), total), micro_batch]
         .into_iter()
@@ -146,11 +229,29 @@ fn op_table(report: &Report, limit: usize) -> String {
             grouped(op.tiles.into()),
         ]
     });
-    table(&["op", "kind", "phase", "IPU", "cycles", "share", "flop", "exchanged", "tiles"], rows, 3)
+    table(
+        &[
+            "op",
+            "kind",
+            "phase",
+            "IPU",
+            "cycles",
+            "share",
+            "flop",
+            "exchanged",
+            "tiles",
+        ],
+        rows,
+        3,
+    )
 }
 
 fn shown(all: usize, limit: usize) -> String {
-    if all > limit { format!(": the {limit} with the most cycles of {all}") } else { String::new() }
+    if all > limit {
+        format!(": the {limit} with the most cycles of {all}")
+    } else {
+        String::new()
+    }
 }
 
 fn layers(stage: &StageReport) -> String {
@@ -162,9 +263,15 @@ fn layers(stage: &StageReport) -> String {
 }
 
 /// Columns without lines, two spaces apart; those from `numbers_from` on are aligned to the right.
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers_from: usize) -> String {
+fn table(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    numbers_from: usize,
+) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
     rows.into_iter().for_each(|row| {
         table.add_row(row);
     });
@@ -174,12 +281,19 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers_f
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `name   value`, values in one column.
 fn aligned(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|line| line.0.len()).max().unwrap_or(0);
-    let lines: Vec<String> = lines.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
+    let lines: Vec<String> = lines
+        .iter()
+        .map(|(name, value)| format!("{name:<width$}  {value}"))
+        .collect();
     lines.join("\n")
 }

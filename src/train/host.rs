@@ -53,7 +53,10 @@ impl<'a> StepHost<'a> {
     pub fn results(&self) -> Result<(f64, f64), String> {
         let expected = self.samples.len() / self.batch_size;
         if self.losses.len() != expected {
-            return Err(format!("the program gave {} losses for {expected} micro-batches", self.losses.len()));
+            return Err(format!(
+                "the program gave {} losses for {expected} micro-batches",
+                self.losses.len()
+            ));
         }
         let grad_norm = self.grad_norm.ok_or("the program gave no gradient norm")?;
         let sum: f64 = self.losses.iter().map(|&loss| f64::from(loss)).sum();
@@ -62,7 +65,10 @@ impl<'a> StepHost<'a> {
 
     /// The samples of micro-batch `i`.
     fn micro_batch(&self, i: usize) -> Result<&'a [u32], HostError> {
-        self.samples.chunks_exact(self.batch_size).nth(i).ok_or(HostError::End)
+        self.samples
+            .chunks_exact(self.batch_size)
+            .nth(i)
+            .ok_or(HostError::End)
     }
 
     fn micro_batches(&self) -> u64 {
@@ -76,12 +82,22 @@ impl Host for StepHost<'_> {
             "tokens" => {
                 let samples = self.micro_batch(self.tokens_fed)?;
                 self.tokens_fed += 1;
-                fill(into, samples.iter().flat_map(|&i| self.blocks.sample(i as usize).iter().copied()))
+                fill(
+                    into,
+                    samples
+                        .iter()
+                        .flat_map(|&i| self.blocks.sample(i as usize).iter().copied()),
+                )
             }
             "labels" => {
                 let samples = self.micro_batch(self.labels_fed)?;
                 self.labels_fed += 1;
-                fill(into, samples.iter().flat_map(|&i| shifted(self.blocks.sample(i as usize))))
+                fill(
+                    into,
+                    samples
+                        .iter()
+                        .flat_map(|&i| shifted(self.blocks.sample(i as usize))),
+                )
             }
             "seed" => {
                 // A function of (seed, step, micro-batch), so that a step can be repeated on its own.
@@ -97,7 +113,10 @@ impl Host for StepHost<'_> {
 
     fn take(&mut self, stream: &str, from: &[u8]) -> Result<(), HostError> {
         let scalar = from.try_into().map(f32::from_le_bytes);
-        let scalar = scalar.map_err(|_| HostError::Bytes { expected: from.len(), found: size_of::<f32>() })?;
+        let scalar = scalar.map_err(|_| HostError::Bytes {
+            expected: from.len(),
+            found: size_of::<f32>(),
+        })?;
         match stream {
             "loss" => self.losses.push(scalar),
             "grad_norm" => self.grad_norm = Some(scalar),
@@ -109,11 +128,18 @@ impl Host for StepHost<'_> {
 
 /// Labels of a sample: each position's successor; the last has none.
 pub fn shifted(sample: &[i32]) -> impl Iterator<Item = i32> + '_ {
-    sample.iter().skip(1).copied().chain(std::iter::once(IGNORED))
+    sample
+        .iter()
+        .skip(1)
+        .copied()
+        .chain(std::iter::once(IGNORED))
 }
 
 /// Writes 32-bit values as the stream's bytes; the counts must agree.
-pub fn fill<T: bytemuck::NoUninit>(into: &mut [u8], values: impl Iterator<Item = T>) -> Result<(), HostError> {
+pub fn fill<T: bytemuck::NoUninit>(
+    into: &mut [u8],
+    values: impl Iterator<Item = T>,
+) -> Result<(), HostError> {
     let width = size_of::<T>();
     let expected = into.len();
     let mut found = 0;
@@ -123,7 +149,11 @@ pub fn fill<T: bytemuck::NoUninit>(into: &mut [u8], values: impl Iterator<Item =
         }
         found += width;
     }
-    if found == expected { Ok(()) } else { Err(HostError::Bytes { expected, found }) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(HostError::Bytes { expected, found })
+    }
 }
 
 #[cfg(test)]
@@ -132,12 +162,19 @@ mod tests {
     use crate::data::TokenArray;
 
     fn blocks() -> TokenBlocks {
-        let array = TokenArray { path: "t".into(), shape: vec![4, 3], ids: (0..12).collect() };
+        let array = TokenArray {
+            path: "t".into(),
+            shape: vec![4, 3],
+            ids: (0..12).collect(),
+        };
         array.into_blocks(None, 3, 12).unwrap()
     }
 
     fn words(bytes: &[u8]) -> Vec<i32> {
-        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+        bytes
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -151,8 +188,17 @@ mod tests {
         assert_eq!(words(&bytes), [3, 4, 5, 6, 7, 8]);
         host.feed("labels", &mut bytes).unwrap();
         assert_eq!(words(&bytes), [10, 11, IGNORED, 1, 2, IGNORED]);
-        assert!(matches!(host.feed("tokens", &mut bytes), Err(HostError::End)));
-        assert!(matches!(host.feed("labels", &mut [0; 4]), Err(HostError::Bytes { expected: 4, found: 24 })));
+        assert!(matches!(
+            host.feed("tokens", &mut bytes),
+            Err(HostError::End)
+        ));
+        assert!(matches!(
+            host.feed("labels", &mut [0; 4]),
+            Err(HostError::Bytes {
+                expected: 4,
+                found: 24
+            })
+        ));
         assert!(host.feed("colour", &mut bytes).is_err());
     }
 

@@ -35,7 +35,10 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Starts an empty file.
     pub fn create(path: &Path) -> io::Result<MetricsFile> {
-        Ok(MetricsFile { path: path.to_path_buf(), file: File::create(path)? })
+        Ok(MetricsFile {
+            path: path.to_path_buf(),
+            file: File::create(path)?,
+        })
     }
 
     pub fn path(&self) -> &Path {

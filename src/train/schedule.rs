@@ -45,7 +45,12 @@ impl Schedule {
             Warmup::Steps(steps) => steps,
             Warmup::Ratio(ratio) => (ratio * steps as f64).ceil() as u64,
         };
-        Schedule { kind, base, steps, warmup_steps }
+        Schedule {
+            kind,
+            base,
+            steps,
+            warmup_steps,
+        }
     }
 
     /// The rate of step `k`, counted from 0.
@@ -58,7 +63,9 @@ impl Schedule {
         self.base
             * match self.kind {
                 LrScheduler::Linear => ((n - k) / after_warmup).max(0.0),
-                LrScheduler::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * (k - w) / after_warmup).cos())).max(0.0),
+                LrScheduler::Cosine => {
+                    (0.5 * (1.0 + (std::f64::consts::PI * (k - w) / after_warmup).cos())).max(0.0)
+                }
                 LrScheduler::Constant => 1.0,
             }
     }
@@ -74,13 +81,22 @@ mod tests {
     }
 
     fn close(a: &[f64], b: &[f64]) {
-        assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12), "{a:?} {b:?}");
+        assert!(
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12),
+            "{a:?} {b:?}"
+        );
     }
 
     #[test]
     fn linear_warms_up_and_falls() {
-        close(&rates(LrScheduler::Linear, 6, Warmup::Steps(2)), &[0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
-        close(&rates(LrScheduler::Linear, 4, Warmup::Steps(0)), &[1.0, 0.75, 0.5, 0.25]);
+        close(
+            &rates(LrScheduler::Linear, 6, Warmup::Steps(2)),
+            &[0.0, 0.5, 1.0, 0.75, 0.5, 0.25],
+        );
+        close(
+            &rates(LrScheduler::Linear, 4, Warmup::Steps(0)),
+            &[1.0, 0.75, 0.5, 0.25],
+        );
     }
 
     #[test]
@@ -90,14 +106,29 @@ mod tests {
             &rates(LrScheduler::Cosine, 5, Warmup::Steps(1)),
             &[0.0, 1.0, 0.5 * (1.0 + half), 0.5, 0.5 * (1.0 - half)],
         );
-        close(&rates(LrScheduler::Constant, 3, Warmup::Steps(2)), &[0.0, 0.5, 1.0]);
+        close(
+            &rates(LrScheduler::Constant, 3, Warmup::Steps(2)),
+            &[0.0, 0.5, 1.0],
+        );
     }
 
     #[test]
     fn ratios_round_up_and_extremes_stay_finite() {
-        assert_eq!(Schedule::new(LrScheduler::Linear, 1.0, 11, Warmup::Ratio(0.1)).warmup_steps, 2);
-        assert_eq!(Schedule::new(LrScheduler::Linear, 1.0, 50, Warmup::Ratio(0.1)).warmup_steps, 5);
-        close(&rates(LrScheduler::Linear, 2, Warmup::Ratio(1.0)), &[0.0, 0.5]);
-        close(&rates(LrScheduler::Cosine, 2, Warmup::Steps(9)), &[0.0, 1.0 / 9.0]);
+        assert_eq!(
+            Schedule::new(LrScheduler::Linear, 1.0, 11, Warmup::Ratio(0.1)).warmup_steps,
+            2
+        );
+        assert_eq!(
+            Schedule::new(LrScheduler::Linear, 1.0, 50, Warmup::Ratio(0.1)).warmup_steps,
+            5
+        );
+        close(
+            &rates(LrScheduler::Linear, 2, Warmup::Ratio(1.0)),
+            &[0.0, 0.5],
+        );
+        close(
+            &rates(LrScheduler::Cosine, 2, Warmup::Steps(9)),
+            &[0.0, 1.0 / 9.0],
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! Runs the built program as a user does.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,7 +32,14 @@ impl Run {
     pub fn fails(self, code: i32, what: &str) -> Run {
         let shown = format!("stdout:\n{}\nstderr:\n{}", self.out, self.err);
         assert_eq!(self.code, code, "{shown}");
-        assert_eq!(self.err.lines().filter(|line| line.starts_with("error:")).count(), 1, "{shown}");
+        assert_eq!(
+            self.err
+                .lines()
+                .filter(|line| line.starts_with("error:"))
+                .count(),
+            1,
+            "{shown}"
+        );
         assert!(self.err.contains(what), "no {what:?} in\n{shown}");
         for word in ["panicked", "internal error", "RUST_BACKTRACE"] {
             assert!(!self.err.contains(word), "{shown}");
@@ -44,7 +51,10 @@ impl Run {
 /// Runs `superstep` with these arguments, away from any Hugging Face cache of the user.
 pub fn superstep<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_superstep"));
-    command.args(arguments).env("HF_HUB_CACHE", "/nonexistent").env_remove("RUST_BACKTRACE");
+    command
+        .args(arguments)
+        .env("HF_HUB_CACHE", "/nonexistent")
+        .env_remove("RUST_BACKTRACE");
     Run::of(command.output().expect("the program starts"))
 }
 
@@ -53,7 +63,14 @@ pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
     let mut paths = paths.iter();
     line.split_whitespace()
         .map(|word| match word.contains("{}") {
-            true => word.replace("{}", paths.next().expect("a path for every {}").to_str().expect("UTF-8")),
+            true => word.replace(
+                "{}",
+                paths
+                    .next()
+                    .expect("a path for every {}")
+                    .to_str()
+                    .expect("UTF-8"),
+            ),
             false => word.to_owned(),
         })
         .collect()
@@ -61,7 +78,9 @@ pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
 
 /// A file or folder of the reference data.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// A folder with the tiny reference model and a tokenizer of single bytes, whose ids it has.
@@ -82,8 +101,17 @@ pub fn write_byte_tokenizer(dir: &Path) {
     let entries: Vec<String> = printable
         .chain(moved)
         .enumerate()
-        .map(|(id, letter)| format!("{}: {id}", serde_json::to_string(&letter.to_string()).unwrap()))
+        .map(|(id, letter)| {
+            format!(
+                "{}: {id}",
+                serde_json::to_string(&letter.to_string()).unwrap()
+            )
+        })
         .collect();
-    std::fs::write(dir.join("vocab.json"), format!("{{{}}}", entries.join(", "))).unwrap();
+    std::fs::write(
+        dir.join("vocab.json"),
+        format!("{{{}}}", entries.join(", ")),
+    )
+    .unwrap();
     std::fs::write(dir.join("merges.txt"), "#version: 0.2\n").unwrap();
 }

@@ -15,9 +15,15 @@ const BYTES: usize = 256;
 
 /// The tokenizer with `vocab_size` tokens: 256 bytes, merges, and the end of a text.
 pub(super) fn tokenizer(vocab_size: usize) -> Result<Tokenizer, Error> {
-    let merges: Vec<&str> = merges().take(vocab_size.saturating_sub(BYTES + 1)).collect();
-    let folder = tempfile::tempdir().map_err(|error| Error::failed(format!("cannot make a temporary folder: {error}")))?;
-    atomic_file::write(&folder.path().join("vocab.json"), vocab_json(&merges).as_bytes())?;
+    let merges: Vec<&str> = merges()
+        .take(vocab_size.saturating_sub(BYTES + 1))
+        .collect();
+    let folder = tempfile::tempdir()
+        .map_err(|error| Error::failed(format!("cannot make a temporary folder: {error}")))?;
+    atomic_file::write(
+        &folder.path().join("vocab.json"),
+        vocab_json(&merges).as_bytes(),
+    )?;
     let mut text = String::from("#version: 0.2\n");
     for merge in merges {
         let _ = writeln!(text, "{merge}");
@@ -27,15 +33,19 @@ pub(super) fn tokenizer(vocab_size: usize) -> Result<Tokenizer, Error> {
 }
 
 fn merges() -> impl Iterator<Item = &'static str> {
-    MERGES.lines().filter(|line| !line.is_empty() && !line.starts_with("#version"))
+    MERGES
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with("#version"))
 }
 
 fn vocab_json(merges: &[&str]) -> String {
     let bytes = byte_letters().map(String::from);
     let pairs = merges.iter().map(|merge| merge.replace(' ', ""));
     let tokens = bytes.chain(pairs).chain([END_OF_TEXT.to_owned()]);
-    let map: serde_json::Map<String, serde_json::Value> =
-        tokens.enumerate().map(|(id, token)| (token, id.into())).collect();
+    let map: serde_json::Map<String, serde_json::Value> = tokens
+        .enumerate()
+        .map(|(id, token)| (token, id.into()))
+        .collect();
     serde_json::Value::Object(map).to_string()
 }
 
@@ -57,7 +67,14 @@ mod tests {
         assert_eq!(small.vocab_size(), 300);
         assert_eq!(small.token_id(END_OF_TEXT), Some(299));
         // From GPT-2's vocab.json.
-        for (token, id) in [("!", 0), ("~", 93), ("\u{a1}", 94), ("\u{100}", 188), ("\u{120}t", 256), ("he", 258)] {
+        for (token, id) in [
+            ("!", 0),
+            ("~", 93),
+            ("\u{a1}", 94),
+            ("\u{100}", 188),
+            ("\u{120}t", 256),
+            ("he", 258),
+        ] {
             assert_eq!(small.token_id(token), Some(id), "{token}");
         }
         let text = "the hat — naïve, 7 œufs\n";
