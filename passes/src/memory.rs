@@ -1,5 +1,7 @@
 //! Memory: live ranges of all variables over the steps of the program, and addresses on every tile, or the error that says which tile is too full.
 
+use std::fmt;
+
 use fixedbitset::FixedBitSet;
 use superstep_ir::ids::{IpuId, TileId, VarId};
 use superstep_ir::program::{Program, Step};
@@ -20,7 +22,6 @@ pub struct Resident {
 
 /// A tile that cannot hold what the program puts there.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{tile} of {ipu} overflows by {} bytes at step {step} `{at}`: {needed} bytes needed, {available} available", needed - available)]
 pub struct Overflow {
     pub ipu: IpuId,
     pub tile: TileId,
@@ -32,6 +33,39 @@ pub struct Overflow {
     pub available: u64,
     /// What lies on the tile then, largest first.
     pub residents: Vec<Resident>,
+}
+
+/// Residents that the message names.
+const NAMED: usize = 6;
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let over = self.needed.saturating_sub(self.available);
+        write!(
+            f,
+            "{} of {} overflows by {over} bytes at step {} `{}`: ",
+            self.tile, self.ipu, self.step, self.at
+        )?;
+        write!(
+            f,
+            "{} bytes needed, {} available; the largest there:",
+            self.needed, self.available
+        )?;
+        for r in self.residents.iter().take(NAMED) {
+            write!(
+                f,
+                "\n  {:>9}  {:<40} {:<24} ",
+                r.bytes,
+                r.name,
+                r.ty.to_string()
+            )?;
+            match r.live {
+                Some((first, last)) => write!(f, "steps {first}..{last}")?,
+                None => write!(f, "always live")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How close the addresses come to what no placement can undercut.

@@ -87,11 +87,14 @@ impl<'g> Scheduler<'g> {
         made as i64 - freed as i64
     }
 
+    /// The ready op that leaves the least alive. Of ops that add the same amount the youngest goes first: the backward pass undoes the youngest
+    /// first, so what it adds up in that order need not wait (the row blocks of the head, each with logits of its own).
     fn next(&self) -> Option<OpId> {
-        self.ready
-            .keys()
-            .copied()
-            .min_by_key(|&op| (self.growth(op), op))
+        let rank = |op: OpId| {
+            let growth = self.growth(op);
+            (growth, if growth > 0 { u32::MAX - op.0 } else { op.0 })
+        };
+        self.ready.keys().copied().min_by_key(|&op| rank(op))
     }
 
     fn done(&mut self, op: OpId) {

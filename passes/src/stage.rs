@@ -90,10 +90,11 @@ pub fn least_ipus(module: &Module, machine: &Machine) -> u32 {
         .unwrap_or(machine.ipus)
 }
 
-/// Bytes that each layer, and everything outside layers, keeps: state, and forward values that backward ops read.
+/// Bytes that each layer, and everything outside layers, keeps: state, and forward values that backward ops read. Outside layers only the largest
+/// such value counts: the head works through its row blocks one by one.
 fn estimated_bytes(module: &Module, layers: u32) -> (Vec<u64>, u64) {
     let mut per_layer = vec![0u64; layers as usize];
-    let mut rest = 0u64;
+    let (mut rest, mut largest) = (0u64, 0u64);
     let mut states = std::collections::BTreeSet::new();
     for graph in &module.graphs {
         for op in graph.ops() {
@@ -120,11 +121,12 @@ fn estimated_bytes(module: &Module, layers: u32) -> (Vec<u64>, u64) {
             };
             match node.place.layer {
                 Some(layer) => per_layer[layer as usize] += bytes,
-                None => rest += bytes,
+                None if matches!(node.op, Op::Parameter { .. }) => rest += bytes,
+                None => largest = largest.max(bytes),
             }
         }
     }
-    (per_layer, rest)
+    (per_layer, rest + largest)
 }
 
 /// Writes IPU and stage into every op.

@@ -71,7 +71,11 @@ impl OpLowering<'_, '_, '_> {
         let inputs = [whole(logits.variable), whole(labels)];
         self.compute("pick", Codelet::PickLabel, grid, &inputs, &[whole(picked)]);
 
-        let rows = self.g.lw.spread(self.ipu, &Shape::new(&[n]));
+        // A row on each tile: what is gathered for it, an entry for every part of the classes, is much more than the row's own result.
+        let rows = self
+            .g
+            .lw
+            .layout_by_parts(self.ipu, 0, &[n.min(self.g.lw.tiles())]);
         let parts = self.g.lw.shape_of(max)[0];
         let gathered = Layout::new(rows.grid, [Cut::none(), rows.cuts[0].clone()]);
         let mut moves = Vec::new();

@@ -91,7 +91,8 @@ fn search(machine: &Machine, problem: &MatmulProblem) -> MatmulPlan {
     let mut best: Option<MatmulPlan> = None;
     let mut consider = |plan: MatmulPlan| {
         let rank = |p: &MatmulPlan| {
-            let over = p.temporary_bytes.saturating_sub(problem.budget);
+            let over = p.temporary_bytes.saturating_sub(problem.budget)
+                + wasted_at_rest(machine, problem, p);
             (over, p.cycles, p.temporary_bytes, p.g * p.m * p.n * p.k)
         };
         if best.as_ref().is_none_or(|b| rank(&plan) < rank(b)) {
@@ -114,6 +115,18 @@ fn search(machine: &Machine, problem: &MatmulProblem) -> MatmulPlan {
     best.expect("at least the unsplit plan is considered")
 }
 
+/// Bytes a tile that a weight resting on the plan's grid takes beyond a fair share (and a sixteenth), if that share is large: the weight, its
+/// accumulator and its moments all rest there.
+fn wasted_at_rest(machine: &Machine, problem: &MatmulProblem, plan: &MatmulPlan) -> Bytes {
+    let fair = problem.k * problem.n * problem.dtype.bytes() / machine.tiles_per_ipu as usize;
+    if !problem.b_is_placed_here || fair * 32 < machine.tile_memory as usize {
+        return 0;
+    }
+    let columns = problem.n.div_ceil(GRAIN_N).div_ceil(plan.n) * GRAIN_N;
+    let rest = ceil_div(problem.k, plan.k * plan.m) * columns * problem.dtype.bytes();
+    (4 * rest.saturating_sub(fair + fair / 16)) as Bytes
+}
+
 /// Splits of the rows worth a look: the largest that fits, and those down to a quarter of it.
 fn row_splits(m: usize, limit: usize) -> Vec<usize> {
     let all = part_counts(m, limit);
@@ -132,14 +145,9 @@ fn serial_variants(
     consider: &mut impl FnMut(MatmulPlan),
 ) {
     for serial_m in [1usize, 2, 4, 8, 16, 32] {
-        if !problem.m.is_multiple_of(serial_m)
-            || problem.m / serial_m < m
-            || (serial_m > 1 && problem.fixed.is_some())
-        {
-            continue;
-        }
-        if serial_m > 1 && problem.result_moves {
-            continue;
+        let divides = problem.m.is_multiple_of(serial_m) && problem.m / serial_m >= m;
+        if serial_m > 1 && (!divides || problem.fixed.is_some() || problem.result_moves) {
+            break;
         }
         for serial_k in [1usize, 2, 4, 8, 16, 32, 64] {
             if serial_k > 1 && problem.k / serial_k < k * GRAIN_K {

@@ -1,0 +1,233 @@
+//! Golden training runs through the tile program: logits, losses, every gradient, the trajectory and the final weights.
+
+mod support;
+
+use superstep_ir::graph::Module;
+use superstep_runtime::Engine;
+use support::{Feed, Golden, compiled, engine, judged, machine, relative_l2, state, tensors};
+
+const LOSS: f64 = 1e-5;
+const RELATIVE: f64 = 1e-5;
+
+/// Trains `golden` to its end on IPUs with these layers; checks loss and gradient norm of every step. Returns the engine.
+fn train(
+    golden: &Golden,
+    section: &str,
+    layers: &[u32],
+    tiles: u32,
+    threads: usize,
+    chunks: usize,
+) -> Engine {
+    let hyper = golden.hyper(if section == "train" { "" } else { section });
+    let module = golden.training_module(&hyper, chunks);
+    let program = compiled(
+        module,
+        &machine(layers.len() as u32, tiles),
+        layers,
+        hyper.accumulation,
+    )
+    .program;
+    let mut engine = engine(program, &golden.weights, threads);
+    let mut feed = Feed::new(golden.seq);
+    let expected = &golden.expected[section];
+    for (step, micro_batches) in golden.tokens.iter().take(hyper.steps).enumerate() {
+        feed.micro_batches.extend(micro_batches.iter().cloned());
+        feed.learning_rate = hyper.lr_at(step) as f32;
+        feed.taken.clear();
+        engine.run(&mut feed).expect("step");
+        let losses = &feed.taken["loss"];
+        let loss = losses.iter().map(|l| f64::from(l[0])).sum::<f64>() / losses.len() as f64;
+        let want = expected["loss"][step].as_f64().expect("loss");
+        assert!(
+            (loss - want).abs() <= LOSS,
+            "step {step}: loss {loss}, expected {want}"
+        );
+        let norm = f64::from(feed.taken["grad_norm"][0][0]);
+        if let Some(want) = expected["grad_norm"][step].as_f64() {
+            assert!(
+                (norm / want - 1.0).abs() <= RELATIVE,
+                "step {step}: gradient norm {norm}, expected {want}"
+            );
+        }
+    }
+    engine
+}
+
+fn check_states(
+    engine: &Engine,
+    golden: &Golden,
+    file: &str,
+    prefix: &str,
+    scale: f32,
+    tolerance: f64,
+) {
+    for (name, want) in tensors(&golden.folder.join(file)) {
+        let got: Vec<f32> = state(engine, &format!("{prefix}{name}"), want.len())
+            .iter()
+            .map(|x| x * scale)
+            .collect();
+        let off = relative_l2(&judged(&name, &got), &judged(&name, &want));
+        assert!(off <= tolerance, "{file}: {name} is off by {off:e}");
+    }
+}
+
+#[test]
+fn tiny_trains_to_the_golden_weights_on_one_ipu() {
+    let golden = Golden::load("tiny");
+    let engine = train(&golden, "train", &[2], 1472, 2, 1);
+    check_states(
+        &engine,
+        &golden,
+        "weights_final.safetensors",
+        "",
+        1.0,
+        RELATIVE,
+    );
+}
+
+#[test]
+fn tiny_trains_to_the_golden_weights_over_two_and_four_ipus() {
+    let golden = Golden::load("tiny");
+    for layers in [&[1, 1][..], &[0, 1, 1, 0]] {
+        let engine = train(&golden, "train", layers, 1472, 2, 2);
+        check_states(
+            &engine,
+            &golden,
+            "weights_final.safetensors",
+            "",
+            1.0,
+            RELATIVE,
+        );
+    }
+}
+
+#[test]
+fn tiny_trains_the_same_on_few_tiles_and_odd_counts() {
+    let golden = Golden::load("tiny");
+    for tiles in [5, 16, 101] {
+        let engine = train(&golden, "train", &[2], tiles, 2, 1);
+        check_states(
+            &engine,
+            &golden,
+            "weights_final.safetensors",
+            "",
+            1.0,
+            RELATIVE,
+        );
+    }
+}
+
+#[test]
+fn clipping_follows_the_golden_run() {
+    train(&Golden::load("tiny"), "train_clipped", &[2], 64, 2, 1);
+}
+
+/// After one step from zero moments, `exp_avg` is a tenth of the gradient.
+#[test]
+fn every_gradient_of_tiny_is_golden() {
+    let golden = Golden::load("tiny");
+    let mut hyper = golden.hyper("");
+    for (accumulation, file) in [
+        (4, "grads_step0.safetensors"),
+        (1, "grads_micro0.safetensors"),
+    ] {
+        hyper.accumulation = accumulation;
+        let module = golden.training_module(&hyper, 1);
+        let program = compiled(module, &machine(1, 1472), &[2], accumulation).program;
+        let mut engine = engine(program, &golden.weights, 2);
+        let mut feed = Feed::new(golden.seq);
+        feed.micro_batches
+            .extend(golden.tokens[0].iter().take(accumulation as usize).cloned());
+        engine.run(&mut feed).expect("step");
+        check_states(&engine, &golden, file, "exp_avg.", 10.0, RELATIVE);
+    }
+}
+
+#[test]
+fn logits_of_tiny_are_golden() {
+    let golden = Golden::load("tiny");
+    let module = Module {
+        graphs: vec![golden.forward(true, true, 1)],
+    };
+    let program = compiled(module, &machine(1, 1472), &[2], 1).program;
+    let mut engine = engine(program, &golden.weights, 2);
+    let mut feed = Feed::new(golden.seq);
+    feed.micro_batches.push_back(golden.tokens[0][0].clone());
+    engine.run(&mut feed).expect("forward");
+    let loss = f64::from(feed.taken["loss"][0][0]);
+    let want = golden.expected["first_micro_batch"]["loss"]
+        .as_f64()
+        .expect("loss");
+    assert!((loss - want).abs() <= LOSS, "loss {loss}, expected {want}");
+    let off = relative_l2(
+        &feed.taken["logits"][0],
+        &tensors(&golden.folder.join("forward.safetensors"))["logits"],
+    );
+    assert!(off <= 3e-6, "logits are off by {off:e}");
+}
+
+#[test]
+fn small4_follows_the_golden_run_over_one_two_and_four_ipus() {
+    let golden = Golden::load("small4");
+    for layers in [&[4][..], &[2, 2], &[1, 1, 1, 1]] {
+        let engine = train(&golden, "train", layers, 1472, 2, 1);
+        for (name, want) in golden.expected["train"]["weights_final"]
+            .as_object()
+            .expect("weights")
+        {
+            check_summary(&engine, name, want);
+        }
+    }
+}
+
+/// L2 norm and top-left slice of a tensor.
+fn check_summary(engine: &Engine, name: &str, want: &serde_json::Value) {
+    let shape: Vec<usize> = serde_json::from_value(want["shape"].clone()).expect("shape");
+    let short = name.replacen("transformer.", "", 1);
+    let got = state(engine, &short, shape.iter().product());
+    let l2 = got
+        .iter()
+        .map(|&x| f64::from(x).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    let expected = want["l2"].as_f64().expect("l2");
+    assert!(
+        (l2 / expected - 1.0).abs() <= RELATIVE,
+        "{name}: norm {l2}, expected {expected}"
+    );
+    let columns = shape.last().copied().unwrap_or(1);
+    if name.ends_with("attn.c_attn.bias") {
+        return;
+    }
+    for (r, row) in want["slice"].as_array().expect("slice").iter().enumerate() {
+        let values: Vec<f64> = match row {
+            serde_json::Value::Array(row) => {
+                row.iter().filter_map(serde_json::Value::as_f64).collect()
+            }
+            single => single.as_f64().into_iter().collect(),
+        };
+        for (c, want) in values.iter().enumerate() {
+            let got = f64::from(got[r * if row.is_array() { columns } else { 1 } + c]);
+            assert!(
+                (got - want).abs() <= 1e-5,
+                "{name}[{r}, {c}] is {got}, expected {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_and_two_threads_train_to_the_same_bits() {
+    let golden = Golden::load("tiny");
+    let weights = |threads| {
+        let engine = train(&golden, "train", &[2], 1472, threads, 1);
+        let names = golden
+            .weights
+            .iter()
+            .map(|(name, t)| state(&engine, name, t.data.len()));
+        names.flatten().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    let first = weights(1);
+    assert!(first == weights(2), "thread count changes bits");
+    assert!(first == weights(2), "a second run changes bits");
+}

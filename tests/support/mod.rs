@@ -1,0 +1,294 @@
+//! Shared by the whole-system tests: fixtures, and a compiled model fed with fixture tokens.
+#![allow(dead_code)] // each test binary uses its own part of this
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use superstep::frontend::model::{GraphOptions, gpt2_graph};
+use superstep::frontend::{Gpt2Config, Weights, load_weights};
+use superstep_ir::graph::Module;
+use superstep_ir::machine::Machine;
+use superstep_ir::program::Program;
+use superstep_passes::training::{Moments, Optimiser, TrainingOptions, matrices, training_module};
+use superstep_passes::{CompileOptions, Compiled, compile};
+use superstep_runtime::HostError;
+use superstep_runtime::{Engine, EngineOptions, Host};
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+pub fn json(path: &Path) -> Json {
+    serde_json::from_slice(&std::fs::read(path).expect("fixture")).expect("fixture is JSON")
+}
+
+/// A golden case: model, weights, tokens `[steps][accumulation]` of one micro-batch each, and what is expected.
+pub struct Golden {
+    pub folder: PathBuf,
+    pub config: Gpt2Config,
+    pub weights: Weights,
+    pub tokens: Vec<Vec<Vec<i32>>>,
+    pub batch: usize,
+    pub seq: usize,
+    pub expected: Json,
+}
+
+impl Golden {
+    pub fn load(name: &str) -> Golden {
+        let folder = fixture(name);
+        let config = Gpt2Config::load(&folder).expect("fixture config");
+        let weights = load_weights(&folder, &config)
+            .expect("fixture weights")
+            .weights;
+        let tokens = json(&folder.join("tokens.json"));
+        let shape: Vec<usize> = serde_json::from_value(tokens["shape"].clone()).expect("shape");
+        let mut ids = Vec::new();
+        flatten(&tokens["ids"], &mut ids);
+        let micro = shape[2] * shape[3];
+        let tokens = ids
+            .chunks(micro * shape[1])
+            .map(|step| step.chunks(micro).map(<[i32]>::to_vec).collect())
+            .collect();
+        let expected = json(&folder.join("expected.json"));
+        Golden {
+            folder,
+            config,
+            weights,
+            tokens,
+            batch: shape[2],
+            seq: shape[3],
+            expected,
+        }
+    }
+
+    pub fn hyper(&self, section: &str) -> Hyper {
+        let h = if section.is_empty() {
+            &self.expected["hyper"]
+        } else {
+            &self.expected[section]["hyper"]
+        };
+        Hyper {
+            steps: h["steps"].as_u64().expect("steps") as usize,
+            accumulation: h["accumulation"].as_u64().expect("accumulation") as u32,
+            lr: h["lr"].as_f64().expect("lr"),
+            warmup_ratio: h["warmup_ratio"].as_f64().expect("warmup"),
+            weight_decay: h["weight_decay"].as_f64().expect("decay"),
+            clip: h["clip"].as_f64(),
+        }
+    }
+
+    pub fn forward(
+        &self,
+        labels: bool,
+        logits: bool,
+        loss_chunks: usize,
+    ) -> superstep_ir::graph::Graph {
+        let options = GraphOptions {
+            batch: self.batch,
+            seq: self.seq,
+            labels,
+            logits,
+            dropout: false,
+            loss_chunks,
+        };
+        gpt2_graph(&self.config, options).expect("fixture graph")
+    }
+
+    pub fn training_module(&self, hyper: &Hyper, loss_chunks: usize) -> Module {
+        let forward = self.forward(true, false, loss_chunks);
+        let options = TrainingOptions {
+            optimiser: Optimiser::AdamW {
+                moments: Moments {
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                },
+                weight_decay: hyper.weight_decay,
+            },
+            gradient_accumulation_steps: hyper.accumulation,
+            max_grad_norm: hyper.clip,
+            decayed: matrices(&forward),
+        };
+        training_module(&forward, &options).expect("training module")
+    }
+}
+
+pub struct Hyper {
+    pub steps: usize,
+    pub accumulation: u32,
+    pub lr: f64,
+    pub warmup_ratio: f64,
+    pub weight_decay: f64,
+    pub clip: Option<f64>,
+}
+
+impl Hyper {
+    pub fn lr_at(&self, step: usize) -> f64 {
+        let (n, w) = (
+            self.steps as f64,
+            (self.warmup_ratio * self.steps as f64).ceil(),
+        );
+        let k = step as f64;
+        if k < w {
+            self.lr * k / w
+        } else {
+            self.lr * (n - k) / (n - w)
+        }
+    }
+}
+
+fn flatten(v: &Json, out: &mut Vec<i32>) {
+    match v {
+        Json::Array(items) => items.iter().for_each(|i| flatten(i, out)),
+        number => out.push(number.as_i64().expect("token id") as i32),
+    }
+}
+
+/// A machine of `ipus` Mk2 chips with fewer tiles, so that small models still use many of them.
+pub fn machine(ipus: u32, tiles: u32) -> Machine {
+    Machine {
+        ipus,
+        tiles_per_ipu: tiles,
+        ..Machine::mk2()
+    }
+}
+
+pub fn compiled(
+    module: Module,
+    machine: &Machine,
+    layers_per_ipu: &[u32],
+    accumulation: u32,
+) -> Compiled {
+    let options = CompileOptions {
+        layers_per_ipu: Some(layers_per_ipu.to_vec()),
+        gradient_accumulation_steps: accumulation,
+    };
+    compile(module, machine, &options, vec![]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// An engine with weights written; other state starts at zero.
+pub fn engine(program: Program, weights: &Weights, threads: usize) -> Engine {
+    let mut engine = Engine::load(
+        Arc::new(program),
+        &EngineOptions {
+            threads,
+            portable: false,
+            poison: false,
+        },
+    )
+    .expect("load");
+    for (name, tensor) in weights.iter() {
+        engine.write_state(name, bytes(&tensor.data)).expect(name);
+    }
+    engine
+}
+
+pub fn bytes(data: &[f32]) -> &[u8] {
+    bytemuck::cast_slice(data)
+}
+
+pub fn state(engine: &Engine, name: &str, elements: usize) -> Vec<f32> {
+    let mut data = vec![0f32; elements];
+    engine
+        .read_state(name, bytemuck::cast_slice_mut(&mut data))
+        .expect(name);
+    data
+}
+
+/// Feeds micro-batches in order and keeps what comes out.
+#[derive(Default)]
+pub struct Feed {
+    pub micro_batches: std::collections::VecDeque<Vec<i32>>,
+    pub seq: usize,
+    pub learning_rate: f32,
+    pub taken: BTreeMap<String, Vec<Vec<f32>>>,
+}
+
+impl Feed {
+    pub fn new(seq: usize) -> Feed {
+        Feed {
+            seq,
+            ..Feed::default()
+        }
+    }
+}
+
+impl Host for Feed {
+    fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
+        match stream {
+            "tokens" => into.copy_from_slice(bytemuck::cast_slice(&self.micro_batches[0])),
+            "labels" => {
+                let labels = labels(&self.micro_batches[0], self.seq);
+                into.copy_from_slice(bytemuck::cast_slice(&labels));
+            }
+            "learning_rate" => into.copy_from_slice(&self.learning_rate.to_le_bytes()),
+            other => panic!("unexpected stream {other}"),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, stream: &str, from: &[u8]) -> Result<(), HostError> {
+        let values: Vec<f32> = from
+            .chunks(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        self.taken
+            .entry(stream.to_string())
+            .or_default()
+            .push(values);
+        if stream == "loss" {
+            self.micro_batches.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// The next token at every position; −100 at the last of each row.
+pub fn labels(tokens: &[i32], seq: usize) -> Vec<i32> {
+    tokens
+        .chunks(seq)
+        .flat_map(|row| row[1..].iter().copied().chain([-100]))
+        .collect()
+}
+
+/// `|a − e| / |e|`.
+pub fn relative_l2(a: &[f32], e: &[f32]) -> f64 {
+    assert_eq!(a.len(), e.len());
+    let sum = |f: &dyn Fn(usize) -> f64| (0..a.len()).map(f).sum::<f64>().sqrt();
+    let difference = sum(&|i| (f64::from(a[i]) - f64::from(e[i])).powi(2));
+    difference / (sum(&|i| f64::from(e[i]).powi(2)) + 1e-300)
+}
+
+/// Tensors of a safetensors fixture, names without `transformer.`.
+pub fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let file = std::fs::read(path).expect("fixture");
+    let parsed = safetensors::SafeTensors::deserialize(&file).expect("fixture is safetensors");
+    parsed
+        .iter()
+        .map(|(name, view)| {
+            let data = view
+                .data()
+                .chunks(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            (name.replacen("transformer.", "", 1), data)
+        })
+        .collect()
+}
+
+/// The parts of a tensor that float32 can be judged by: the key third of `attn.c_attn.bias` has gradient zero in exact arithmetic.
+pub fn judged(name: &str, data: &[f32]) -> Vec<f32> {
+    if !name.ends_with("attn.c_attn.bias") {
+        return data.to_vec();
+    }
+    let third = data.len() / 3;
+    data[..third]
+        .iter()
+        .chain(&data[2 * third..])
+        .copied()
+        .collect()
+}
