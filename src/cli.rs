@@ -72,17 +72,17 @@ impl Command {
 
 /// Runs the command line `arguments` (program name first): 0 when all went well, 1 after an error, 2 for a wrong command line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(spelling::snake_case(arguments)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to stdout, complaints to stderr; either may be a closed pipe, and then there is nobody to tell.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
-    };
-    failure::guarded(|| cli.command.run())
+    failure::guarded(|| {
+        let cli = match Cli::try_parse_from(spelling::snake_case(arguments)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help and version go to stdout, complaints to stderr; either may be a closed pipe, and then there is nobody to tell.
+                let _ = error.print();
+                let code = if error.use_stderr() { 2 } else { 0 };
+                return Ok(ExitCode::from(code));
+            }
+        };
+        cli.command.run()?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -36,6 +36,9 @@ pub trait IrSink {
 /// The logits of one chunk of rows may take this share of an IPU's memory, once as they are and once as their gradient.
 const LOGITS_SHARE: f64 = 0.05;
 
+/// How often the number of row chunks is doubled before a model counts as too large.
+const CHUNK_DOUBLINGS: u32 = 3;
+
 /// Compiles the training step of a model: all micro-batches and the update.
 pub fn compile_training(
     name: &str,
@@ -43,25 +46,7 @@ pub fn compile_training(
     settings: &TrainingSettings,
     sink: &mut dyn IrSink,
 ) -> Result<Compiled, Error> {
-    let machine = &settings.machine;
-    let loss_chunks = settings.loss_chunks.unwrap_or_else(|| {
-        loss_chunks(
-            settings.batch_size.saturating_mul(settings.block_size),
-            config.vocab_size,
-            machine,
-        )
-    });
-    let options = GraphOptions {
-        batch: settings.batch_size,
-        seq: settings.block_size,
-        labels: true,
-        logits: false,
-        dropout: true,
-        loss_chunks,
-    };
-    let forward = gpt2_graph(config, options)?;
-    let module = training_module(&forward, &training_options(config, settings))?;
-    let placed = run_passes(module, settings, sink)?;
+    let (placed, loss_chunks) = fit(config, settings, sink)?;
     let manifest = Manifest {
         kind: Manifest::TRAINING.into(),
         model: name.into(),
@@ -79,6 +64,50 @@ pub fn compile_training(
         manifest,
         program: placed.program,
     })
+}
+
+/// Compiles with the row chunks that were asked for, or with the fewest of a few numbers with which the model fits.
+fn fit(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    sink: &mut dyn IrSink,
+) -> Result<(Placed, usize), Error> {
+    let rows = settings.batch_size.saturating_mul(settings.block_size);
+    let mut chunks = match settings.loss_chunks {
+        Some(asked) => return Ok((compile_with(config, settings, asked, sink)?, asked)),
+        None => loss_chunks(rows, config.vocab_size, &settings.machine),
+    };
+    let mut outcome = compile_with(config, settings, chunks, sink);
+    for _ in 0..CHUNK_DOUBLINGS {
+        match outcome {
+            Err(error) if error.is_overflow() && chunks * 2 <= rows => {
+                chunks *= 2;
+                // An error with other chunks says no more than the first.
+                outcome = compile_with(config, settings, chunks, sink).map_err(|_| error);
+            }
+            outcome => return Ok((outcome?, chunks)),
+        }
+    }
+    Ok((outcome?, chunks))
+}
+
+fn compile_with(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    loss_chunks: usize,
+    sink: &mut dyn IrSink,
+) -> Result<Placed, Error> {
+    let options = GraphOptions {
+        batch: settings.batch_size,
+        seq: settings.block_size,
+        labels: true,
+        logits: false,
+        dropout: true,
+        loss_chunks,
+    };
+    let forward = gpt2_graph(config, options)?;
+    let module = training_module(&forward, &training_options(config, settings))?;
+    run_passes(module, settings, sink)
 }
 
 /// Compiles a forward pass with a loss over `batch` samples.

@@ -9,10 +9,6 @@ use crate::atomic_file::AtomicWriteError;
 use crate::data::DataError;
 use crate::frontend::FrontendError;
 use crate::frontend::model::ModelError;
-use crate::report::format::bytes;
-
-/// Variables named when a tile overflows.
-const RESIDENTS_SHOWN: usize = 5;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -82,34 +78,15 @@ impl Error {
         }
     }
 
-    /// More lines about the error, for those that a line does not tell enough of: what fills a tile that overflows.
-    pub fn details(&self) -> Vec<String> {
+    /// Whether more memory would have helped.
+    pub fn is_overflow(&self) -> bool {
         let Error::Compile(error) = self else {
-            return Vec::new();
+            return false;
         };
-        let CompileError::Placement(PlacementError::Overflow { overflow, .. }) = error.as_ref()
-        else {
-            return Vec::new();
-        };
-        let largest = overflow
-            .residents
-            .iter()
-            .take(RESIDENTS_SHOWN)
-            .map(|resident| {
-                let life = match resident.live {
-                    Some((first, last)) => format!("steps {first}..{last}"),
-                    None => "always live".into(),
-                };
-                format!(
-                    "{:>10}  {} {}, {life}",
-                    bytes(resident.bytes),
-                    resident.name,
-                    resident.ty
-                )
-            });
-        std::iter::once("the largest variables there:".to_owned())
-            .chain(largest)
-            .collect()
+        matches!(
+            error.as_ref(),
+            CompileError::Placement(PlacementError::Overflow { .. })
+        )
     }
 
     /// What might help, in a line.
@@ -117,8 +94,13 @@ impl Error {
         match self {
             Error::Failed { hint, .. } => hint.clone(),
             Error::Compile(error) => match error.as_ref() {
-                CompileError::Placement(PlacementError::Overflow { .. }) => {
-                    Some("a smaller --per_device_train_batch_size or --block_size, or more IPUs (--machine pod4, --layers_per_ipu)".into())
+                CompileError::Placement(PlacementError::Overflow { tried, ipus, .. }) => {
+                    let more = if tried < ipus {
+                        "--layers_per_ipu over more of the machine's IPUs"
+                    } else {
+                        "a machine with more IPUs (--machine pod16)"
+                    };
+                    Some(format!("try a smaller --per_device_train_batch_size or --block_size, or {more}"))
                 }
                 _ => None,
             },

@@ -61,7 +61,7 @@ fn compile_then_report_then_train_the_executable() {
     let json = folder.path().join("report.json");
     superstep(&words("report {} --json {}", &[&file, &json])).ok();
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    assert_eq!(report["model"]["parameters"], 43_840);
+    assert_eq!(report["model"]["parameters"], 43_904);
     assert_eq!(report["machine"]["tiles_per_ipu"], 1472);
     for pointer in [
         "/schema",

@@ -26,14 +26,14 @@ use crate::train::{LrScheduler, Schedule, TrainingRun, Warmup};
 mod vocabulary;
 
 const TEXT: &str = include_str!("../../tests/fixtures/text/austen.txt");
-const SHAPE: &str = "n_layer=4,n_head=4,n_embd=128,n_positions=128,vocab_size=2048,\
-                     bos_token_id=2047,eos_token_id=2047,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0";
+const SHAPE: &str = "n_layer=4,n_head=4,n_embd=128,n_positions=128,vocab_size=320,\
+                     bos_token_id=319,eos_token_id=319,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0";
 const SEED: u64 = 42;
 const BLOCK_SIZE: usize = 128;
 const BATCH_SIZE: usize = 4;
-const ACCUMULATION: u32 = 2;
-const STEPS: u64 = 150;
-const LEARNING_RATE: f64 = 3e-3;
+const ACCUMULATION: u32 = 1;
+const STEPS: u64 = 160;
+const LEARNING_RATE: f64 = 2e-3;
 const PROMPT: &str = "It was";
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use crate::error::Error;
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs a command; any error is printed once.
-pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
+pub(super) fn guarded(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         let what = info.payload_as_str().unwrap_or("no message");
         let place = info
@@ -21,13 +21,9 @@ pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{what}{place}"));
     }));
     match catch_unwind(AssertUnwindSafe(command)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            complain(
-                &error.to_string(),
-                &error.details(),
-                error.hint().as_deref(),
-            );
+            complain(&error.to_string(), error.hint().as_deref());
             ExitCode::from(error.exit_code())
         }
         Err(_) => {
@@ -38,7 +34,6 @@ pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
             let what = last.unwrap_or_else(|| "unknown".into()).replace('\n', " ");
             complain(
                 &format!("internal error: {what}"),
-                &[],
                 Some("this is a bug of superstep; your files are as they were"),
             );
             ExitCode::from(1)
@@ -46,13 +41,10 @@ pub(super) fn guarded(command: impl FnOnce() -> Result<(), Error>) -> ExitCode {
     }
 }
 
-fn complain(message: &str, details: &[String], hint: Option<&str>) {
+fn complain(message: &str, hint: Option<&str>) {
     let mut err = std::io::stderr().lock();
     // There is nowhere left to report a failure to report.
     let _ = writeln!(err, "error: {message}");
-    for line in details {
-        let _ = writeln!(err, "  {line}");
-    }
     if let Some(hint) = hint {
         let _ = writeln!(err, "  hint: {hint}");
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ipu_config::{IpuConfig, parse_layers};
+use super::ipu_config::{IpuConfig, LayerList, parse_layers};
 use crate::compile::machine_named;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
@@ -31,7 +31,7 @@ pub(super) struct ProgramOptions {
     pub(super) accumulation: Option<u32>,
     /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
     #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
-    pub(super) layers_per_ipu: Option<Vec<u32>>,
+    pub(super) layers_per_ipu: Option<LayerList>,
     /// An ipu_config.json, or a folder that has one.
     #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
     pub(super) ipu_config_name: Option<PathBuf>,
@@ -89,7 +89,11 @@ impl ProgramOptions {
             batch_size,
             accumulation,
             optimiser: optimiser.settings(),
-            layers_per_ipu: self.layers_per_ipu.clone().or(ipu_config.layers_per_ipu),
+            layers_per_ipu: self
+                .layers_per_ipu
+                .clone()
+                .map(|list| list.0)
+                .or(ipu_config.layers_per_ipu),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
         })
@@ -110,7 +114,7 @@ impl ProgramOptions {
         )?;
         agree("loss_chunks", self.loss_chunks, manifest.loss_chunks)?;
         agree("machine", self.machine.clone(), machine.to_owned())?;
-        if let Some(layers) = &self.layers_per_ipu
+        if let Some(LayerList(layers)) = &self.layers_per_ipu
             && *layers != manifest.layers_per_ipu
         {
             return Err(contradiction(
