@@ -108,7 +108,7 @@ impl Error {
             Error::Data(DataError::TooFewSamples { .. }) => {
                 Some("give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps".into())
             }
-            Error::Data(DataError::BlockSize { found, .. }) => Some(format!("--block_size {found}")),
+            Error::Data(DataError::BlockSize { found, .. }) => Some(format!("use --block_size {found}, in `superstep compile` too")),
             Error::Executable { .. } => Some("compile the model again with `superstep compile`".into()),
             _ => None,
         }

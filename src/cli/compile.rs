@@ -11,6 +11,7 @@ use super::program_options::{OptimiserOptions, ProgramOptions};
 use crate::compile::{compile_training, save};
 use crate::error::Error;
 use crate::report::Report;
+use crate::report::format::bytes;
 use crate::report::terminal::{pass_table, summary};
 
 #[derive(Debug, Args)]
@@ -38,10 +39,11 @@ impl Options {
         say(pass_table(&report));
         say(format_args!("compiled in {seconds:.2} s\n"));
         say(summary(&report));
-        let bytes = save(&compiled, &self.output)?;
+        let written = save(&compiled, &self.output)?;
         say(format_args!(
-            "\nwrote {} ({bytes} bytes)",
-            self.output.display()
+            "\nwrote {}, {}",
+            self.output.display(),
+            bytes(written as u64),
         ));
         Ok(())
     }

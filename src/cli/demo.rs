@@ -27,7 +27,7 @@ mod vocabulary;
 
 const TEXT: &str = include_str!("../../tests/fixtures/text/austen.txt");
 const SHAPE: &str = "n_layer=4,n_head=4,n_embd=128,n_positions=128,vocab_size=320,\
-                     bos_token_id=319,eos_token_id=319,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0";
+                     bos_token_id=319,eos_token_id=319,initializer_range=0.08,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0";
 const SEED: u64 = 42;
 const BLOCK_SIZE: usize = 128;
 const BATCH_SIZE: usize = 4;

@@ -18,9 +18,9 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(steps: u64, logging_steps: Option<u64>) -> Progress {
-        // Hidden by itself when stderr is no terminal.
+        // Hidden by itself when stderr is no terminal; cut to the width of the one it is.
         let bar = ProgressBar::new(steps);
-        let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
+        let template = "{bar:20} {pos}/{len}  {eta} left  {wide_msg}";
         bar.set_style(
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
@@ -37,7 +37,7 @@ impl Progress {
 
     pub(super) fn step(&mut self, metrics: &StepMetrics) {
         self.bar.set_message(format!(
-            "loss {:.4}  lr {:.2e}  {} tokens/s here  {:.1} samples/s simulated",
+            "loss {:.4}  lr {:.1e}  here {} tokens/s  simulated {:.1} samples/s",
             metrics.loss,
             metrics.learning_rate,
             rounded(metrics.tokens_per_second),
