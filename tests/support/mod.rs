@@ -1,5 +1,5 @@
 //! Shared by the whole-system tests: fixtures, and a compiled model fed with fixture tokens.
-#![allow(dead_code)] // each test binary uses its own part of this
+#![allow(dead_code, unreachable_pub)] // each test binary uses its own part of this
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ pub fn stage_split(costs: &[u64], stages: usize, base: u64) -> Vec<usize> {
     type Best = (u64, u128, usize);
     let square = |x: u64| u128::from(x) * u128::from(x);
     let mut best: Vec<Vec<Best>> = vec![vec![(u64::MAX, u128::MAX, 0); n + 1]; stages];
-    for to in 0..=n {
-        best[0][to] = (run(0, 0, to), square(run(0, 0, to)), 0);
+    for (to, first) in best[0].iter_mut().enumerate() {
+        *first = (run(0, 0, to), square(run(0, 0, to)), 0);
     }
     for stage in 1..stages {
         for to in 0..=n {
