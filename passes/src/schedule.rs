@@ -150,8 +150,8 @@ mod tests {
         let order = schedule(&graph);
         let at = |op: OpId| order.iter().position(|&o| o == op).unwrap();
         assert!(
-            at(exp[0].op) < at(wide[1].op),
-            "the first wide value is reduced before the second is made"
+            at(exp[1].op) < at(wide[0].op),
+            "one wide value is reduced before the other is made"
         );
     }
 }
