@@ -4,6 +4,7 @@ use superstep_ir::graph::build::Builder;
 use superstep_ir::graph::{Graph, Phase, Value};
 use superstep_ir::op::{BinaryOp, UnaryOp};
 use superstep_ir::types::{DType, TensorType};
+use superstep_ir::verify::graph::verify_module;
 
 use super::*;
 
@@ -80,6 +81,14 @@ fn gradients_run_onto_the_accumulator() {
     let head = graph.node(scatter).operands()[0].op;
     assert_eq!(*graph.op(head), Op::Binary(BinaryOp::Add));
     assert_eq!(graph.uses(*accum).len(), 1);
+}
+
+#[test]
+fn graphs_pass_the_verifier() {
+    for forward in [perceptron::graph(), gpt::graph()] {
+        let module = training_module(&forward, &options(&forward)).unwrap();
+        verify_module(&module).unwrap();
+    }
 }
 
 #[test]
