@@ -32,6 +32,7 @@ mod lexer;
 mod map_expr;
 mod names;
 mod op_parse;
+mod parser;
 mod program_names;
 mod program_print;
 mod tile_print;

@@ -3,21 +3,20 @@
 use rustc_hash::FxHashMap;
 
 use super::Parsed;
-use super::error::{ParseError, ParseErrorKind};
-use super::lexer::{Placed, Token, lex};
+use super::error::ParseErrorKind;
+use super::lexer::Token;
 use super::map_expr;
 use super::names::default_name;
 use super::op_parse::{Attribute, AttributeValue, OpParts, build_op};
+use super::parser::{Parse, Parser};
 use crate::graph::{Graph, Module, Phase, Place, Value};
 use crate::ids::{IpuId, StageId};
 use crate::op::MapExpr;
 use crate::op::infer::infer;
-use crate::types::{DType, Real, Shape, TensorType};
+use crate::types::{DType, Shape, TensorType};
 
 /// Most elements a tensor of a text may have; keeps every product of extents far from overflow.
 const ELEMENTS_MAX: usize = 1 << 40;
-
-pub(super) type Parse<T> = Result<T, ParseError>;
 
 /// Any number of graphs.
 pub(super) fn parse(text: &str) -> Parse<Parsed> {
@@ -47,13 +46,6 @@ pub(super) fn parse_one(text: &str) -> Parse<Graph> {
     }
 }
 
-/// The tokens of a text and how far they are used up.
-pub(super) struct Parser<'s> {
-    text: &'s str,
-    tokens: Vec<Placed<'s>>,
-    next: usize,
-}
-
 /// A statement as it stands in the text, operands resolved.
 struct Statement<'s> {
     results: Vec<(&'s str, usize)>,
@@ -70,142 +62,6 @@ struct Statement<'s> {
 type Values<'s> = FxHashMap<&'s str, Value>;
 
 impl<'s> Parser<'s> {
-    fn new(text: &'s str) -> Parse<Parser<'s>> {
-        Ok(Parser {
-            text,
-            tokens: lex(text)?,
-            next: 0,
-        })
-    }
-
-    pub(super) fn peek(&self) -> &Token<'s> {
-        &self.tokens[self.next].token
-    }
-
-    /// The byte offset of the next token.
-    pub(super) fn position(&self) -> usize {
-        self.tokens[self.next].at
-    }
-
-    /// Takes a token; the end stays.
-    pub(super) fn advance(&mut self) {
-        self.next = (self.next + 1).min(self.tokens.len() - 1);
-    }
-
-    pub(super) fn fail_at<T>(&self, at: usize, kind: ParseErrorKind) -> Parse<T> {
-        Err(ParseError::at(self.text, at, kind))
-    }
-
-    pub(super) fn fail<T>(&self, kind: ParseErrorKind) -> Parse<T> {
-        self.fail_at(self.position(), kind)
-    }
-
-    pub(super) fn expected<T>(&self, expected: &'static str) -> Parse<T> {
-        let found = self.peek().describe();
-        self.fail(ParseErrorKind::Expected { expected, found })
-    }
-
-    pub(super) fn take_sign(&mut self, sign: char) -> bool {
-        let is_there = *self.peek() == Token::Sign(sign);
-        if is_there {
-            self.advance();
-        }
-        is_there
-    }
-
-    pub(super) fn sign(&mut self, sign: char, expected: &'static str) -> Parse<()> {
-        if self.take_sign(sign) {
-            Ok(())
-        } else {
-            self.expected(expected)
-        }
-    }
-
-    fn take_word(&mut self) -> Option<&'s str> {
-        let Token::Word(word) = *self.peek() else {
-            return None;
-        };
-        self.advance();
-        Some(word)
-    }
-
-    fn take_value(&mut self) -> Option<(&'s str, usize)> {
-        let at = self.position();
-        let Token::Value(name) = *self.peek() else {
-            return None;
-        };
-        self.advance();
-        Some((name, at))
-    }
-
-    fn take_quoted(&mut self) -> Option<String> {
-        let Token::Quoted(text) = self.peek() else {
-            return None;
-        };
-        let text = text.clone();
-        self.advance();
-        Some(text)
-    }
-
-    /// `name =`, the head of a term of an expression.
-    pub(super) fn take_definition(&mut self) -> Option<&'s str> {
-        let after = self.tokens.get(self.next + 1).map(|t| &t.token);
-        let Token::Word(word) = *self.peek() else {
-            return None;
-        };
-        if after != Some(&Token::Sign('=')) {
-            return None;
-        }
-        self.advance();
-        self.advance();
-        Some(word)
-    }
-
-    /// A number without sign or fraction.
-    pub(super) fn whole_number<N: std::str::FromStr>(
-        &mut self,
-        expected: &'static str,
-    ) -> Parse<N> {
-        let Token::Number(digits) = *self.peek() else {
-            return self.expected(expected);
-        };
-        match digits.parse() {
-            Ok(n) => {
-                self.advance();
-                Ok(n)
-            }
-            Err(_) => self.fail(ParseErrorKind::Number(digits.into())),
-        }
-    }
-
-    /// A real number, if one is next: digits with or without sign, `inf`, `NaN`, or `bits "…"`.
-    pub(super) fn take_real(&mut self) -> Parse<Option<Real>> {
-        let negative = self.take_sign('-');
-        let value = match *self.peek() {
-            Token::Number(digits) => match digits.parse::<f64>() {
-                Ok(v) => v,
-                Err(_) => return self.fail(ParseErrorKind::Number(digits.into())),
-            },
-            Token::Word("inf") => f64::INFINITY,
-            Token::Word("NaN") if !negative => f64::NAN,
-            Token::Word("bits") if !negative => {
-                self.advance();
-                let bits = match self.peek() {
-                    Token::Quoted(hex) => u64::from_str_radix(hex, 16).ok(),
-                    _ => None,
-                };
-                match bits {
-                    Some(bits) => f64::from_bits(bits),
-                    None => return self.expected("sixteen quoted hexadecimal digits"),
-                }
-            }
-            _ if negative => return self.expected("a number"),
-            _ => return Ok(None),
-        };
-        self.advance();
-        Ok(Some(Real(if negative { -value } else { value })))
-    }
-
     /// A graph, where its name stands, and the lines of its ops.
     fn graph(&mut self) -> Parse<(usize, Graph, Vec<usize>)> {
         if *self.peek() != Token::Word("graph") {

@@ -6,9 +6,9 @@
 use rustc_hash::FxHashMap;
 
 use super::error::ParseErrorKind;
-use super::graph_parse::{Parse, Parser};
 use super::graph_print::real;
 use super::lexer::Token;
+use super::parser::{Parse, Parser};
 use crate::op::{BinaryOp, MapExpr, MapNode, UnaryOp};
 
 /// Deepest nesting that is printed; beyond it terms are named.

@@ -78,8 +78,13 @@ pub enum ProgramErrorKind {
     // --- memory ------------------------------------------------------------------------------------------------
     #[error("address {0:#x} is not aligned")]
     Misaligned(u32),
-    #[error("ends at byte {end} of a tile, {usable} are usable")]
-    OutsideTile { end: u64, usable: u64 },
+    #[error("takes bytes {start}..{end} of a tile, usable are {reserved}..{tile_memory}")]
+    OutsideTile {
+        start: u32,
+        end: u64,
+        reserved: u32,
+        tile_memory: u32,
+    },
     #[error("live from step {0} to step {1}")]
     EmptyLiveRange(u32, u32),
     #[error("state must always be live")]

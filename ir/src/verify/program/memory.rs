@@ -1,4 +1,4 @@
-//! Addresses: aligned, inside a tile, and never two live values in the same bytes of a tile.
+//! Addresses: aligned, inside a tile behind its reserved bytes, and never two live values in the same bytes of a tile.
 //!
 //! Two variables may lie in the same bytes when their live ranges (both ends included) do not meet, or when no tile holds both, or when
 //! one takes the place of the other. It takes its place at a step `s` when
@@ -27,7 +27,6 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
 fn addresses(program: &Program) -> Vec<ProgramError> {
     let mut errors = Vec::new();
     let machine = &program.machine;
-    let usable = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
     for id in (0..program.variables.len() as u32).map(VarId) {
         let variable = program.variable(id);
         let mut fail = |kind| {
@@ -38,8 +37,13 @@ fn addresses(program: &Program) -> Vec<ProgramError> {
             fail(ProgramErrorKind::Misaligned(variable.address));
         }
         let end = u64::from(variable.address) + variable.tile_bytes(program.grid_of(id)) as u64;
-        if end > usable {
-            fail(ProgramErrorKind::OutsideTile { end, usable });
+        if variable.address < machine.reserved_bytes || end > u64::from(machine.tile_memory) {
+            fail(ProgramErrorKind::OutsideTile {
+                start: variable.address,
+                end,
+                reserved: machine.reserved_bytes,
+                tile_memory: machine.tile_memory,
+            });
         }
         if let Some((first, last)) = variable.live
             && first > last

@@ -23,15 +23,25 @@ fn a_wrong_address_is_found() {
         broken(|p| p.variables[SUM.index()].address = 0xffe0),
         [ProgramErrorKind::OutsideTile {
             end: 0x10010,
-            usable: 0x10000
+            tile_memory: 0x10000,
+            ..
         }]
     );
+    let mut last = sound();
+    last.variables[SUM.index()].address = 0xffd0;
+    verify_program(&last).unwrap();
+    // All other addresses are further on.
     assert_kinds!(
         broken(|p| {
-            p.variables[SUM.index()].address = 0xffd0;
             p.machine.reserved_bytes = 16;
+            p.variables[X.index()].address = 16;
         }),
-        [ProgramErrorKind::OutsideTile { usable: 0xfff0, .. }]
+        [ProgramErrorKind::OutsideTile {
+            start: 0,
+            end: 48,
+            reserved: 16,
+            ..
+        }]
     );
 }
 
