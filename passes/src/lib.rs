@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod place;
 pub mod plan;
 pub mod schedule;
+pub mod simplify;
 pub mod solve;
 pub mod stage;
 #[cfg(test)]

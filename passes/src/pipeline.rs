@@ -6,6 +6,7 @@ use crate::dead_code::DeadCode;
 use crate::fold_constants::FoldConstants;
 use crate::fuse_elementwise::FuseElementwise;
 use crate::pass::Pass;
+use crate::simplify::Simplify;
 
 /// Every pass that needs no further settings, by name; `-` and `_` are the same.
 pub fn pass_by_name(name: &str) -> Option<Box<dyn Pass>> {
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(DeadCode),
         Box::new(FoldConstants),
         Box::new(FuseElementwise),
+        Box::new(Simplify),
     ]
 }
 
@@ -32,6 +34,8 @@ pub fn standard() -> Vec<Box<dyn Pass>> {
         // Equal ops as one and no dead readers: later passes ask who reads a value, and count.
         Box::new(Cse),
         Box::new(DeadCode),
+        // Fewer and larger ops: what is left is worth placing, and worth fusing.
+        Box::new(Simplify),
         // Products take additions before the elementwise ops do.
         Box::new(AccumulateInto),
         Box::new(FuseElementwise),
