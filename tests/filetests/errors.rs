@@ -48,7 +48,11 @@ fn errors(text: &str) -> Vec<Found> {
         return vec![];
     };
     let line_of = |error: &superstep_ir::verify::GraphError| {
-        let graph = parsed.module.graphs.iter().position(|g| g.name == error.graph)?;
+        let graph = parsed
+            .module
+            .graphs
+            .iter()
+            .position(|g| g.name == error.graph)?;
         match &error.op {
             Some((op, _)) => parsed.line(graph, *op),
             None => text

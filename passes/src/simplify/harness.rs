@@ -112,7 +112,7 @@ struct Sample<'r> {
 impl<'r> Sample<'r> {
     fn new(rule: &'r Rule, seed: u64) -> Sample<'r> {
         let pattern: Pattern<Term> = rule.from.parse().unwrap();
-        let dtype = if seed % 3 == 0 {
+        let dtype = if seed.is_multiple_of(3) {
             DType::F16
         } else {
             DType::F32
