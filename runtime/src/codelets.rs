@@ -1,7 +1,7 @@
 //! Codelets: the arithmetic of one vertex on the bytes of its own tile.
 //!
 //! A [`Codelet`] of the program becomes a [`Kernel`] when the program is loaded: the element types are resolved then, and every
-//! vertex is checked once. A kernel sees one tile's bytes and says where its operands lie in them; the hot loops below it are free
+//! vertex is checked once. A kernel sees the bytes of its operands; the hot loops below it are free
 //! functions over slices. One file a family.
 
 mod cast;
@@ -18,6 +18,7 @@ mod reduce;
 mod softmax;
 mod tables;
 mod vertex;
+mod vertex_memory;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,6 +29,7 @@ use superstep_ir::types::DType;
 pub use isa::Isa;
 pub use matmul::{Product, multiply};
 pub(crate) use vertex::{Mismatch, Operand, Vertex};
+pub(crate) use vertex_memory::{VertexMemory, apart};
 
 /// Work space of one thread; contents mean nothing between two vertices.
 #[derive(Default)]
@@ -52,8 +54,8 @@ pub(crate) trait Kernel: Send + Sync {
             * 0.5
     }
 
-    /// Computes one checked vertex on the memory of its tile.
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch);
+    /// Computes one checked vertex.
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch);
 }
 
 /// Why a codelet cannot work on its operands.

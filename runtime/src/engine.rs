@@ -1,7 +1,7 @@
 //! The engine: the whole machine on one page.
 //!
-//! The list of steps is the only clock. A step ends on all tiles before the next begins, so a sync has nothing left to do here; its
-//! cycles are the timeline's business.
+//! The list of steps is the only clock. A step ends on all tiles before the next begins (or does as if, see
+//! [`superstep`](crate::superstep)), so a sync has nothing left to do here; its cycles are the timeline's business.
 
 use std::sync::Arc;
 
@@ -10,11 +10,10 @@ use superstep_ir::program::{Direction, Program};
 
 use crate::codelets::Isa;
 use crate::error::{EngineError, HostError};
-use crate::load::{Loaded, LoadedStep};
+use crate::load::{LoadOptions, Loaded, LoadedStep};
 use crate::poison::Deaths;
 use crate::tensor_io::Tensor;
 use crate::tile_memory::TileMemory;
-use crate::{compute, exchange};
 
 /// How to run; no setting changes a bit of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Leave vector instructions beyond the compiler's baseline unused.
     pub portable: bool,
-    /// Fill memory that no live variable holds with NaNs; slow, for tests.
+    /// Run strictly step by step, and fill memory that no live variable holds with NaNs; slow, for tests.
     pub poison: bool,
 }
 
@@ -57,7 +56,10 @@ impl Engine {
         } else {
             Isa::detect()
         };
-        let loaded = pool.install(|| Loaded::of(&program, isa))?;
+        // Steps that were run tile by tile have no common end at which something could be dead.
+        let stepwise = options.poison;
+        let load = LoadOptions { isa, stepwise };
+        let loaded = pool.install(|| Loaded::of(&program, load))?;
         let mut memory = TileMemory::reserve(&program.machine, program.ipus)?;
         let deaths = options
             .poison
@@ -146,11 +148,10 @@ impl Run<'_> {
         for step in &self.loaded.procedures[procedure] {
             let mut called = 0;
             match step {
-                LoadedStep::Compute(groups) => groups
-                    .iter()
-                    .for_each(|group| compute::run(group, self.memory)),
-                LoadedStep::Exchange(exchange) => exchange::run(exchange, self.memory),
-                LoadedStep::Sync => {}
+                LoadedStep::Superstep(superstep) => {
+                    superstep.run(self.memory);
+                    called = superstep.steps - 1;
+                }
                 LoadedStep::Host { stream } => self.transfer(*stream)?,
                 LoadedStep::Repeat { count, body } => {
                     for _ in 0..*count {

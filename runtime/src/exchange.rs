@@ -1,8 +1,8 @@
 //! Exchanges: bytes that go from tile to tile, as plain copies between tile memories.
 //!
 //! The copies of a move depend on its layouts and views, not on addresses or on the IPU, so identical layers share one expansion; a
-//! loaded move adds the two addresses. An exchange runs over destination tiles in parallel. No exchange reads a byte that it writes
-//! (checked when it is loaded), so the order of copies does not matter.
+//! loaded move adds the two addresses. No exchange reads a byte that it writes (checked when it is loaded), so the order of copies does
+//! not matter.
 
 mod copies;
 mod expansion;
@@ -18,13 +18,7 @@ use superstep_ir::program::{Exchange, Move, Program, View};
 
 use crate::error::EngineError;
 use crate::layout::Layouts;
-use crate::tile_memory::TileMemory;
 pub(crate) use expansion::Expansion;
-
-/// An exchange with its copies.
-pub(crate) struct LoadedExchange {
-    moves: Vec<LoadedMove>,
-}
 
 /// One move: shared copies, own addresses.
 pub(crate) struct LoadedMove {
@@ -49,7 +43,7 @@ pub(crate) fn load(
     program: &Program,
     layouts: &Layouts,
     exchanges: &[&Exchange],
-) -> Result<Vec<LoadedExchange>, EngineError> {
+) -> Result<Vec<Vec<LoadedMove>>, EngineError> {
     let mut numbers: FxHashMap<Signature<'_>, usize> = FxHashMap::default();
     let mut distinct: Vec<(&Exchange, &Move)> = Vec::new();
     let mut expansion_of: Vec<usize> = Vec::new();
@@ -82,7 +76,7 @@ pub(crate) fn load(
             });
         let moves: Vec<LoadedMove> = moves.collect();
         overlap::check(layouts, exchange, &moves)?;
-        loaded.push(LoadedExchange { moves });
+        loaded.push(moves);
     }
     Ok(loaded)
 }
@@ -128,11 +122,4 @@ fn load_expansion(
             tile,
         }
     })
-}
-
-/// Runs all copies of an exchange, on the threads of the current pool.
-pub(crate) fn run(exchange: &LoadedExchange, memory: &mut TileMemory) {
-    for mv in &exchange.moves {
-        copies::run(mv, memory);
-    }
 }

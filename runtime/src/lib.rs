@@ -11,6 +11,7 @@ mod exchange;
 mod layout;
 mod load;
 mod poison;
+mod superstep;
 mod tensor_io;
 mod tile_memory;
 pub mod timeline;

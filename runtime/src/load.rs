@@ -7,25 +7,38 @@
 mod groups;
 
 use superstep_ir::ids::{ProcId, VarId};
-use superstep_ir::program::{Exchange, Program, Step};
+use superstep_ir::program::{ComputeSet, Exchange, Move, Program, Step};
 
 use crate::codelets::Isa;
 use crate::compute::Group;
 use crate::error::EngineError;
-use crate::exchange::{self, LoadedExchange};
+use crate::exchange::{self, LoadedMove};
 use crate::layout::Layouts;
+use crate::superstep::{Action, Actions, Span, Superstep};
 
 /// Procedures may be nested this deep; a compiler needs four or five levels.
 const MAX_DEPTH: u32 = 64;
 
 /// A step with everything it needs at hand.
 pub(crate) enum LoadedStep {
-    Compute(Vec<Group>),
-    Exchange(LoadedExchange),
-    Sync,
-    Host { stream: usize },
-    Repeat { count: u32, body: usize },
+    /// Consecutive exchanges, compute sets and syncs.
+    Superstep(Superstep),
+    Host {
+        stream: usize,
+    },
+    Repeat {
+        count: u32,
+        body: usize,
+    },
     Call(usize),
+}
+
+/// What loading may do with steps.
+#[derive(Clone, Copy)]
+pub(crate) struct LoadOptions {
+    pub(crate) isa: Isa,
+    /// Every step is a superstep of its own.
+    pub(crate) stepwise: bool,
 }
 
 pub(crate) struct Loaded {
@@ -37,47 +50,128 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn of(program: &Program, isa: Isa) -> Result<Loaded, EngineError> {
+    pub(crate) fn of(program: &Program, options: LoadOptions) -> Result<Loaded, EngineError> {
         check_names(program)?;
         let lengths = lengths(program)?;
         let layouts = Layouts::of(program)?;
-        let exchanges: Vec<&Exchange> = program
+        let exchanges = program
             .procedures
             .iter()
             .flat_map(|p| &p.steps)
-            .filter_map(as_exchange)
-            .collect();
-        let mut exchanges = exchange::load(program, &layouts, &exchanges)?.into_iter();
-        let mut kernels = groups::Kernels::new(isa);
+            .filter_map(as_exchange);
+        let exchanges: Vec<&Exchange> = exchanges.collect();
+        let mut moves = exchange::load(program, &layouts, &exchanges)?.into_iter();
+        let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
         for procedure in &program.procedures {
-            let mut steps = Vec::with_capacity(procedure.steps.len());
+            let mut steps = Steps {
+                done: Vec::new(),
+                open: None,
+                stepwise: options.stepwise,
+            };
             for step in &procedure.steps {
-                steps.push(match step {
+                match step {
                     Step::Compute(set) => {
-                        LoadedStep::Compute(groups::load(program, &layouts, &mut kernels, set)?)
+                        let groups = groups::load(program, &layouts, &mut kernels, set)?;
+                        steps.add(computed(program, &layouts, set, groups));
                     }
-                    Step::Exchange(_) => exchanges
-                        .next()
-                        .map_or(LoadedStep::Sync, LoadedStep::Exchange),
-                    Step::Sync(_) => LoadedStep::Sync,
-                    Step::Host { stream, .. } => LoadedStep::Host {
+                    Step::Exchange(exchange) => {
+                        let moves = moves.next().unwrap_or_default();
+                        steps.add(received(program, &layouts, exchange, moves));
+                    }
+                    Step::Sync(_) => steps.add(Actions::default()),
+                    Step::Host { stream, .. } => steps.cut(LoadedStep::Host {
                         stream: *stream as usize,
-                    },
-                    Step::Repeat { count, body } => LoadedStep::Repeat {
-                        count: *count,
-                        body: body.index(),
-                    },
-                    Step::Call(procedure) => LoadedStep::Call(procedure.index()),
-                });
+                    }),
+                    Step::Repeat { count, body } => {
+                        steps.cut(LoadedStep::Repeat {
+                            count: *count,
+                            body: body.index(),
+                        });
+                    }
+                    Step::Call(procedure) => steps.cut(LoadedStep::Call(procedure.index())),
+                }
             }
-            procedures.push(steps);
+            procedures.push(steps.finish());
         }
         Ok(Loaded {
             layouts,
             procedures,
             lengths,
         })
+    }
+}
+
+/// The steps of a procedure while supersteps are cut.
+struct Steps {
+    done: Vec<LoadedStep>,
+    open: Option<Superstep>,
+    stepwise: bool,
+}
+
+impl Steps {
+    /// Adds a step to the open superstep, or to a new one.
+    fn add(&mut self, step: Actions) {
+        if self.stepwise || self.open.as_ref().is_some_and(|open| !open.takes(&step)) {
+            self.close();
+        }
+        self.open.get_or_insert_default().add(step);
+    }
+
+    /// Adds a step that stands alone.
+    fn cut(&mut self, step: LoadedStep) {
+        self.close();
+        self.done.push(step);
+    }
+
+    fn close(&mut self) {
+        self.done
+            .extend(self.open.take().map(LoadedStep::Superstep));
+    }
+
+    fn finish(mut self) -> Vec<LoadedStep> {
+        self.close();
+        self.done
+    }
+}
+
+/// The bytes of a variable.
+fn span(program: &Program, layouts: &Layouts, variable: VarId) -> Span {
+    let v = program.variable(variable);
+    let start = v.address as usize;
+    Span {
+        grid: layouts.grids[v.grid.index()].clone(),
+        bytes: start..start + layouts.layout(variable).max_block_bytes,
+    }
+}
+
+fn computed(program: &Program, layouts: &Layouts, set: &ComputeSet, groups: Vec<Group>) -> Actions {
+    let outputs = set.groups.iter().flat_map(|g| &g.outputs);
+    Actions {
+        actions: groups.into_iter().map(Action::Compute).collect(),
+        sent: Vec::new(),
+        written: outputs
+            .map(|o| span(program, layouts, o.variable))
+            .collect(),
+    }
+}
+
+fn received(
+    program: &Program,
+    layouts: &Layouts,
+    exchange: &Exchange,
+    moves: Vec<LoadedMove>,
+) -> Actions {
+    let spans = |end: fn(&Move) -> VarId| {
+        exchange
+            .moves
+            .iter()
+            .map(move |m| span(program, layouts, end(m)))
+    };
+    Actions {
+        actions: moves.into_iter().map(Action::Receive).collect(),
+        sent: spans(|m| m.source).collect(),
+        written: spans(|m| m.destination).collect(),
     }
 }
 

@@ -3,6 +3,10 @@
 //! The mapping is reserved, not committed: pages that no step touches cost nothing, so a pod of mostly empty tiles fits into a
 //! laptop. A fresh page reads as zero.
 
+#![allow(unsafe_code)] // tiles are handed to threads by address
+
+use std::marker::PhantomData;
+
 use memmap2::{MmapMut, MmapOptions};
 use rayon::prelude::*;
 use superstep_ir::machine::Machine;
@@ -19,7 +23,6 @@ const MAX_RESERVED_BYTES: usize = 1 << 42;
 /// The bytes of all tiles. Tile `t` of IPU `i` is number `i · tiles_per_ipu + t`.
 pub(crate) struct TileMemory {
     map: MmapMut,
-    tiles: usize,
     tile_bytes: usize,
     /// Distance of two tiles, bytes.
     stride: usize,
@@ -53,7 +56,6 @@ impl TileMemory {
             .map_err(refused)?;
         Ok(TileMemory {
             map,
-            tiles,
             tile_bytes,
             stride,
             tiles_per_ipu,
@@ -73,39 +75,42 @@ impl TileMemory {
         &mut self.map[number * self.stride..][..self.tile_bytes]
     }
 
-    /// The tiles `first .. first + count`, each alone.
-    pub(crate) fn tiles_mut(
-        &mut self,
-        first: usize,
-        count: usize,
-    ) -> impl Iterator<Item = &mut [u8]> {
-        let bytes = self.tile_bytes;
-        self.map[first * self.stride..][..count * self.stride]
-            .chunks_mut(self.stride)
-            .map(move |t| &mut t[..bytes])
-    }
-
-    /// As [`TileMemory::tiles_mut`], for the threads of the current pool.
-    pub(crate) fn par_tiles_mut(
-        &mut self,
-        first: usize,
-        count: usize,
-    ) -> impl IndexedParallelIterator<Item = &mut [u8]> {
-        let bytes = self.tile_bytes;
-        self.map[first * self.stride..][..count * self.stride]
-            .par_chunks_mut(self.stride)
-            .map(move |t| &mut t[..bytes])
-    }
-
     /// Fills every tile with [`POISON`].
     pub(crate) fn poison(&mut self) {
-        let tiles = self.tiles;
-        self.par_tiles_mut(0, tiles).for_each(poison_bytes);
+        let tiles = self.map.par_chunks_mut(self.stride);
+        tiles.for_each(poison_bytes);
     }
 
-    /// Start of the mapping, its bytes, and the distance of two tiles: what the exchange copies with.
-    pub(crate) fn raw(&mut self) -> (*mut u8, usize, usize) {
-        (self.map.as_mut_ptr(), self.map.len(), self.stride)
+    /// The tiles for several threads; exclusive as long as the handles live.
+    pub(crate) fn share(&mut self) -> SharedTiles<'_> {
+        SharedTiles {
+            start: self.map.as_mut_ptr(),
+            tiles_per_ipu: self.tiles_per_ipu,
+            stride: self.stride,
+            memory: PhantomData,
+        }
+    }
+}
+
+/// Where tiles are, without a say in who may touch them: that is for the one who dereferences.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedTiles<'a> {
+    start: *mut u8,
+    tiles_per_ipu: usize,
+    stride: usize,
+    memory: PhantomData<&'a mut TileMemory>,
+}
+
+// SAFETY: a `SharedTiles` only computes addresses.
+unsafe impl Send for SharedTiles<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedTiles<'_> {}
+
+impl SharedTiles<'_> {
+    /// First byte of a tile.
+    pub(crate) fn tile(self, ipu: u32, tile: u32) -> *mut u8 {
+        let number = ipu as usize * self.tiles_per_ipu + tile as usize;
+        self.start.wrapping_add(number * self.stride)
     }
 }
 

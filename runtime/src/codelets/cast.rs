@@ -3,8 +3,9 @@
 use half::f16;
 use superstep_ir::types::DType;
 
-use super::vertex::{expect_elements, numbers, numbers_mut};
-use super::{Kernel, Mismatch, Scratch, Vertex};
+use super::vertex::expect_elements;
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 /// Converts element by element.
 struct Cast<F, T>(fn(F) -> T);
@@ -37,8 +38,8 @@ impl<F: bytemuck::Pod + Send + Sync, T: bytemuck::Pod + Send + Sync> Kernel for 
         )
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        let ([x], [y]) = vertex.split(tile);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let ([x], [y]) = memory.split();
         let (x, y): (&[F], &mut [T]) = (numbers(x), numbers_mut(y));
         for (y, &x) in y.iter_mut().zip(x) {
             *y = self.0(x);

@@ -5,8 +5,8 @@
 
 use superstep_ir::op::dropout::dropout_keep_run;
 
-use super::vertex::{expect_elements, expect_rows, numbers, numbers_mut};
-use super::{Kernel, Mismatch, Scratch, Vertex};
+use super::vertex::{expect_elements, expect_rows};
+use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 /// Elements whose mask is drawn at once.
 const CHUNK: usize = 256;
@@ -26,15 +26,16 @@ impl Kernel for Dropout {
         vertex.outputs[0].elements() as f64 * 3.0
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        let (x, out) = (&vertex.inputs[0], &vertex.outputs[0]);
-        let seed: [u32; 2] = match numbers(&tile[vertex.inputs[1].range()]) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
+        let x = &vertex.inputs[0];
+        let seed: [u32; 2] = match memory.input(1) {
             &[low, high] => [low, high],
             _ => [0; 2],
         };
         let gain = (1.0 / (1.0 - self.p)) as f32;
-        tile.copy_within(x.range(), out.offset);
-        let y: &mut [f32] = numbers_mut(&mut tile[out.range()]);
+        memory.copy_input(0, 0);
+        let y: &mut [f32] = memory.output(0);
         let (rows, c) = x.rows();
         let mut keep = [false; CHUNK];
         for r in 0..rows {

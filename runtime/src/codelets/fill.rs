@@ -3,8 +3,7 @@
 use half::f16;
 use superstep_ir::types::DType;
 
-use super::vertex::numbers_mut;
-use super::{Kernel, Mismatch, Scratch, Vertex};
+use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 struct Fill<T>(T);
 
@@ -25,8 +24,8 @@ impl<T: bytemuck::Pod + Send + Sync> Kernel for Fill<T> {
         Ok(())
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        numbers_mut(&mut tile[vertex.outputs[0].range()]).fill(self.0);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        memory.output(0).fill(self.0);
     }
 }
 

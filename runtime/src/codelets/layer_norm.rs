@@ -5,8 +5,9 @@
 
 use super::isa::isa_kernel;
 use super::lanes::{sum, sum2};
-use super::vertex::{expect_elements, expect_rows, numbers, numbers_mut};
-use super::{Isa, Kernel, Mismatch, Scratch, Vertex};
+use super::vertex::{expect_elements, expect_rows};
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 /// `(x: [r, c], scale: [c], shift: [c]) → (y: [r, c], mean: [r], rstd: [r])`
 pub(super) struct LayerNorm {
@@ -24,9 +25,10 @@ impl Kernel for LayerNorm {
         expect_elements("rstd", &vertex.outputs[2], r)
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
         let (_, c) = vertex.inputs[0].rows();
-        let ([x, scale, shift], [y, mean, rstd]) = vertex.split(tile);
+        let ([x, scale, shift], [y, mean, rstd]) = memory.split();
         let (x, scale, shift): (&[f32], &[f32], &[f32]) =
             (numbers(x), numbers(scale), numbers(shift));
         let (y, mean, rstd): (&mut [f32], &mut [f32], &mut [f32]) =
@@ -74,9 +76,10 @@ impl Kernel for LayerNormGrad {
         expect_rows("dx", &vertex.outputs[0], (r, c))
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (_, c) = vertex.inputs[0].rows();
-        let ([g, x, scale, mean, rstd], [dx]) = vertex.split(tile);
+        let ([g, x, scale, mean, rstd], [dx]) = memory.split();
         let (g, x, scale): (&[f32], &[f32], &[f32]) = (numbers(g), numbers(x), numbers(scale));
         let (mean, rstd): (&[f32], &[f32]) = (numbers(mean), numbers(rstd));
         let dx: &mut [f32] = numbers_mut(dx);
@@ -132,9 +135,10 @@ impl Kernel for LayerNormParamGrad {
         expect_elements("dshift", &vertex.outputs[1], c)
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (_, c) = vertex.inputs[0].rows();
-        let ([g, x, mean, rstd], [dscale, dshift]) = vertex.split(tile);
+        let ([g, x, mean, rstd], [dscale, dshift]) = memory.split();
         let (g, x): (&[f32], &[f32]) = (numbers(g), numbers(x));
         let (mean, rstd): (&[f32], &[f32]) = (numbers(mean), numbers(rstd));
         scratch.doubles.clear();

@@ -5,8 +5,9 @@
 //! local: `(e^(logit − logsumexp) − [column = label])·g` ([`CrossEntropyGrad`]).
 
 use super::isa::isa_kernel;
-use super::vertex::{expect_elements, expect_rows, numbers, numbers_mut};
-use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, lanes, math};
+use super::vertex::{expect_elements, expect_rows};
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, lanes, math};
 
 /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`
 pub(super) struct RowMaxSum {
@@ -24,9 +25,10 @@ impl Kernel for RowMaxSum {
         vertex.inputs[0].elements() as f64 * 1.5
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (_, c) = vertex.inputs[0].rows();
-        let ([logits], [max, sum]) = vertex.split(tile);
+        let ([logits], [max, sum]) = memory.split();
         let logits: &[f32] = numbers(logits);
         let (max, sum): (&mut [f32], &mut [f32]) = (numbers_mut(max), numbers_mut(sum));
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
@@ -62,8 +64,9 @@ impl Kernel for JoinLogSumExp {
         expect_elements("max", max, parts(max, out) * out.elements())
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        let ([max, sum], [out]) = vertex.split(tile);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
+        let ([max, sum], [out]) = memory.split();
         let (max, sum, out): (&[f32], &[f32], &mut [f32]) =
             (numbers(max), numbers(sum), numbers_mut(out));
         let (parts, r) = (parts(&vertex.inputs[0], &vertex.outputs[0]), out.len());
@@ -106,10 +109,11 @@ impl Kernel for PickLabel {
         vertex.inputs[1].elements() as f64
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
         let operand = &vertex.inputs[0];
         let (_, c) = operand.rows();
-        let ([logits, labels], [picked]) = vertex.split(tile);
+        let ([logits, labels], [picked]) = memory.split();
         let (logits, labels): (&[f32], &[i32]) = (numbers(logits), numbers(labels));
         let picked: &mut [f32] = numbers_mut(picked);
         for (r, (picked, &label)) in picked.iter_mut().zip(labels).enumerate() {
@@ -130,8 +134,8 @@ impl Kernel for RowLoss {
         expect_elements("labels", &vertex.inputs[2], r)
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        let ([picked, logsumexp, labels], [loss]) = vertex.split(tile);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let ([picked, logsumexp, labels], [loss]) = memory.split();
         let (picked, logsumexp, labels): (&[f32], &[f32], &[i32]) =
             (numbers(picked), numbers(logsumexp), numbers(labels));
         let loss: &mut [f32] = numbers_mut(loss);
@@ -177,19 +181,20 @@ impl Kernel for CrossEntropyGrad {
         vertex.outputs[0].elements() as f64 * 1.2
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let operand = &vertex.inputs[0];
         let (rows, c) = operand.rows();
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
             let work = &mut scratch.floats[..c];
-            let label: i32 = numbers(&tile[vertex.inputs[1].range()])[r];
-            let logsumexp: f32 = numbers(&tile[vertex.inputs[2].range()])[r];
-            let g: f32 = numbers(&tile[vertex.inputs[3].range()])[r];
+            let label: i32 = memory.input(1)[r];
+            let logsumexp: f32 = memory.input(2)[r];
+            let g: f32 = memory.input(3)[r];
             if label < 0 {
                 work.fill(0.0);
             } else {
-                let logits: &[f32] = numbers(&tile[operand.range()]);
+                let logits: &[f32] = memory.input(0);
                 let column = column_of(label, operand);
                 // The label's column is written last, from its own probability: subtracting 1 after the product would round twice.
                 let at_label = column.map(|j| (math::exp(logits[r * c + j] - logsumexp) - 1.0) * g);
@@ -198,7 +203,7 @@ impl Kernel for CrossEntropyGrad {
                     work[j] = value;
                 }
             }
-            let out: &mut [f32] = numbers_mut(&mut tile[vertex.outputs[0].range()]);
+            let out: &mut [f32] = memory.output(0);
             out[r * c..][..c].copy_from_slice(work);
         }
     }

@@ -10,8 +10,7 @@ mod schedule;
 use smallvec::SmallVec;
 use superstep_ir::op::MapExpr;
 
-use super::vertex::numbers_mut;
-use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex};
+use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 use schedule::{Instruction, Schedule, Source};
 
 /// Elements of a chunk: a register takes 2 KiB, so a dozen of them fit into L1.
@@ -93,11 +92,10 @@ impl Kernel for Map {
         vertex.outputs[0].elements() as f64 * self.nanoseconds_per_element
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let total = vertex.outputs[0].elements();
         let dims = vertex.outputs[0].dims();
-        let words = tile.len() & !3;
-        let tile: &mut [f32] = numbers_mut(&mut tile[..words]);
         let registers = &mut scratch.floats;
         if registers.len() < self.schedule.registers * CHUNK {
             registers.resize(self.schedule.registers * CHUNK, 0.0);
@@ -114,17 +112,17 @@ impl Kernel for Map {
         for first in (0..total).step_by(CHUNK) {
             let len = CHUNK.min(total - first);
             windows.clear();
-            for (i, (operand, &extent)) in vertex.inputs.iter().zip(&extents).enumerate() {
+            for (i, &extent) in extents.iter().enumerate() {
                 let register = self.schedule.operand_registers[i];
-                windows.push(window(
-                    tile, operand, extent, first, len, register, registers,
-                ));
+                let own = register_mut(registers, register);
+                let at = window(memory.input(i), extent, first, len, own);
+                windows.push(at.map_or(Window::Register(register), Window::Operand));
             }
             for instruction in &self.schedule.instructions {
-                execute(self.isa, instruction, tile, registers, &windows, len);
+                execute(self.isa, instruction, memory, registers, &windows, len);
             }
-            for (output, &register) in vertex.outputs.iter().zip(&self.schedule.outputs) {
-                let to = &mut tile[output.offset / 4 + first..][..len];
+            for (o, &register) in self.schedule.outputs.iter().enumerate() {
+                let to: &mut [f32] = &mut memory.output(o)[first..first + len];
                 to.copy_from_slice(&registers[register as usize * CHUNK..][..len]);
             }
         }
@@ -134,44 +132,38 @@ impl Kernel for Map {
 /// Where the elements of an operand for the current chunk are.
 #[derive(Clone, Copy)]
 enum Window {
-    /// In tile memory, from this word on.
-    Tile(usize),
+    /// In the operand, from this element on.
+    Operand(usize),
     Register(u16),
 }
 
-/// Finds the elements `first .. first + len` of an operand, or repeats them into its register.
+/// Finds elements `first .. first + len` of an operand that is repeated to the output's extents: `Some(at)` when they lie one after
+/// another in the operand, else they are written to `register`.
 fn window(
-    tile: &[f32],
-    operand: &Operand<'_>,
+    operand: &[f32],
     extent: Extent,
     first: usize,
     len: usize,
-    register: u16,
-    registers: &mut [f32],
-) -> Window {
-    let start = operand.offset / 4;
+    register: &mut [f32],
+) -> Option<usize> {
     match extent {
-        Extent::Full => Window::Tile(start + first),
+        Extent::Full => Some(first),
         Extent::Scalar => {
             if first == 0 {
-                register_mut(registers, register).fill(tile[start]);
+                register.fill(operand[0]);
             }
-            Window::Register(register)
+            None
         }
         Extent::Trailing(period) => {
             let at = first % period;
             if at + len <= period {
-                return Window::Tile(start + at);
+                return Some(at);
             }
-            let values = &tile[start..start + period];
-            let repeated = values[at..].iter().chain(values.iter().cycle());
-            for (to, &from) in register_mut(registers, register)[..len]
-                .iter_mut()
-                .zip(repeated)
-            {
+            let repeated = operand[at..].iter().chain(operand.iter().cycle());
+            for (to, &from) in register[..len].iter_mut().zip(repeated) {
                 *to = from;
             }
-            Window::Register(register)
+            None
         }
     }
 }
@@ -183,7 +175,7 @@ fn register_mut(registers: &mut [f32], register: u16) -> &mut [f32] {
 fn execute(
     isa: Isa,
     instruction: &Instruction,
-    tile: &[f32],
+    memory: &VertexMemory<'_, '_>,
     registers: &mut [f32],
     windows: &[Window],
     len: usize,
@@ -203,7 +195,7 @@ fn execute(
     let read = |source: Source| match source {
         Source::Register(register) => from(register),
         Source::Operand(index) => match windows[index as usize] {
-            Window::Tile(at) => &tile[at..at + len],
+            Window::Operand(at) => &memory.input(index as usize)[at..at + len],
             Window::Register(register) => from(register),
         },
     };

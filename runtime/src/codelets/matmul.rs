@@ -9,8 +9,8 @@
 mod avx2;
 mod portable;
 
-use super::vertex::{numbers, numbers_mut};
-use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex};
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 
 /// Extents and storage of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +121,10 @@ impl Kernel for Matmul {
         (batch * p.m * p.n) as f64 * (p.k as f64 / 35.0 + 0.5)
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (batch, product) = self.product(&vertex.inputs[0], &vertex.outputs[0]);
-        let ([a, b], [out]) = vertex.split(tile);
+        let ([a, b], [out]) = memory.split();
         let (a, b, out) = (numbers(a), numbers(b), numbers_mut(out));
         let Product { m, k, n, .. } = product;
         for i in 0..batch {

@@ -8,8 +8,9 @@ use superstep_ir::op::ReduceKind;
 
 use super::isa::isa_kernel;
 use super::lanes::larger;
-use super::vertex::{expect_elements, numbers, numbers_mut};
-use super::{Isa, Kernel, Mismatch, Scratch, Vertex};
+use super::vertex::expect_elements;
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 /// Columns taken together: their sums stay in L1.
 const COLUMNS: usize = 512;
@@ -33,8 +34,8 @@ impl Kernel for Reduce {
         expect_elements("x", &vertex.inputs[0], whole)
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
-        let ([x], [out]) = vertex.split(tile);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let ([x], [out]) = memory.split();
         let (x, out): (&[f32], &mut [f32]) = (numbers(x), numbers_mut(out));
         scratch
             .doubles

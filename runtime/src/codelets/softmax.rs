@@ -5,8 +5,8 @@
 //! on an operand.
 
 use super::isa::isa_kernel;
-use super::vertex::{expect_rows, numbers, numbers_mut};
-use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, lanes, math};
+use super::vertex::expect_rows;
+use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, lanes, math};
 
 /// `(x: [.., r, c]) → [.., r, c]`
 pub(super) struct Softmax {
@@ -47,10 +47,10 @@ impl Kernel for Softmax {
         vertex.outputs[0].elements() as f64 * 1.5
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (rows, c) = vertex.inputs[0].rows();
         let (first, period) = row_axis(&vertex.inputs[0]);
-        let (from, to) = (vertex.inputs[0].range(), vertex.outputs[0].range());
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
             let seen = if self.causal {
@@ -59,9 +59,9 @@ impl Kernel for Softmax {
                 c
             };
             let work = &mut scratch.floats[..seen];
-            let x: &[f32] = numbers(&tile[from.clone()]);
+            let x: &[f32] = memory.input(0);
             let factor = exponentials(self.isa, &x[r * c..][..seen], self.scale, work);
-            let y: &mut [f32] = &mut numbers_mut(&mut tile[to.clone()])[r * c..][..c];
+            let y: &mut [f32] = &mut memory.output(0)[r * c..][..c];
             scaled(self.isa, work, factor, &mut y[..seen]);
             y[seen..].fill(0.0);
         }
@@ -103,18 +103,14 @@ impl Kernel for SoftmaxGrad {
         expect_rows("the result", &vertex.outputs[0], vertex.inputs[0].rows())
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], scratch: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        let vertex = memory.vertex();
         let (rows, c) = vertex.inputs[0].rows();
-        let (p_range, g_range, to) = (
-            vertex.inputs[0].range(),
-            vertex.inputs[1].range(),
-            vertex.outputs[0].range(),
-        );
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
             let work = &mut scratch.floats[..c];
-            let p: &[f32] = numbers(&tile[p_range.clone()]);
-            let g: &[f32] = numbers(&tile[g_range.clone()]);
+            let p: &[f32] = memory.input(0);
+            let g: &[f32] = memory.input(1);
             gradient_row(
                 self.isa,
                 &p[r * c..][..c],
@@ -122,7 +118,7 @@ impl Kernel for SoftmaxGrad {
                 self.scale,
                 work,
             );
-            let out: &mut [f32] = numbers_mut(&mut tile[to.clone()]);
+            let out: &mut [f32] = memory.output(0);
             out[r * c..][..c].copy_from_slice(work);
         }
     }
@@ -145,13 +141,14 @@ impl Kernel for CausalMask {
         expect_rows("the result", &vertex.outputs[0], vertex.inputs[0].rows())
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
-        let (x, out) = (&vertex.inputs[0], &vertex.outputs[0]);
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
+        let x = &vertex.inputs[0];
         let (rows, c) = x.rows();
         let (first, period) = row_axis(x);
         let first_column = x.first_column();
-        tile.copy_within(x.range(), out.offset);
-        let y: &mut [f32] = numbers_mut(&mut tile[out.range()]);
+        memory.copy_input(0, 0);
+        let y: &mut [f32] = memory.output(0);
         for r in 0..rows {
             let seen = (first + r % period + 1).saturating_sub(first_column).min(c);
             y[r * c..][seen..c].fill(f32::NEG_INFINITY);

@@ -1,7 +1,8 @@
 //! Rows of a table that is cut over tiles: every tile serves the ids that fall into its own entries.
 
-use super::vertex::{expect_rows, numbers, numbers_mut};
-use super::{Kernel, Mismatch, Operand, Scratch, Vertex};
+use super::vertex::expect_rows;
+use super::vertex_memory::{numbers, numbers_mut};
+use super::{Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 
 /// The block's own row of an id; `None` for ids of other tiles, and for ids outside the table.
 fn row_of(id: i32, table: &Operand<'_>) -> Option<usize> {
@@ -27,10 +28,11 @@ impl Kernel for Gather {
         vertex.outputs[0].elements() as f64 * 0.3
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
         let operand = &vertex.inputs[0];
         let (_, d) = operand.rows();
-        let ([table, ids], [out]) = vertex.split(tile);
+        let ([table, ids], [out]) = memory.split();
         let (table, ids, out): (&[f32], &[i32], &mut [f32]) =
             (numbers(table), numbers(ids), numbers_mut(out));
         if d == 0 {
@@ -62,10 +64,11 @@ impl Kernel for ScatterAdd {
         vertex.inputs[0].elements() as f64 * 2.0 + 100.0
     }
 
-    fn run(&self, vertex: &Vertex<'_>, tile: &mut [u8], _: &mut Scratch) {
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
         let operand = &vertex.outputs[0];
         let (_, d) = operand.rows();
-        let ([ids, updates], [table]) = vertex.split(tile);
+        let ([ids, updates], [table]) = memory.split();
         let (ids, updates, table): (&[i32], &[f32], &mut [f32]) =
             (numbers(ids), numbers(updates), numbers_mut(table));
         for (i, &id) in ids.iter().enumerate() {

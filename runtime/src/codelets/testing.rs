@@ -1,9 +1,11 @@
 //! Vertices for tests: operands laid out one after another in a tile of their own.
 
+#![allow(unsafe_code)] // a vertex on a tile of its own
+
 use smallvec::SmallVec;
 use superstep_ir::types::{DType, Shape};
 
-use super::{Isa, Kernel, Operand, Scratch, Vertex};
+use super::{Isa, Kernel, Operand, Scratch, Vertex, VertexMemory};
 use crate::layout::{Block, Layout};
 
 /// Both ways to compile a kernel, where the machine has both.
@@ -121,11 +123,10 @@ pub(crate) fn run_in_place(
             .collect::<SmallVec<_>>(),
     };
     kernel.check(&vertex).expect("operands fit");
-    kernel.run(
-        &vertex,
-        bytemuck::cast_slice_mut(&mut tile),
-        &mut Scratch::default(),
-    );
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
+    // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
+    let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), &vertex) };
+    kernel.run(&mut memory, &mut Scratch::default());
     let after: &[u32] = bytemuck::cast_slice(&tile);
     let written = |w: usize| {
         outputs

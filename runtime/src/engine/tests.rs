@@ -539,31 +539,64 @@ fn states_go_in_and_out_in_row_major_order_with_all_copies() {
 fn a_vertex_depends_on_its_own_tile_alone() {
     let options = EngineOptions {
         threads: 2,
+        poison: true,
         ..PLAIN
     };
     let mut engine = Engine::load(Arc::new(program()), &options).expect("sound");
-    let mut tape = Tape::default();
-    engine
-        .write_state("w", bytemuck::cast_slice(&random(K * N, 99)))
-        .expect("known");
-    engine.run(&mut tape).expect("runs");
-    let LoadedStep::Compute(groups) = &engine.loaded.procedures[1][3] else {
+    let LoadedStep::Superstep(product) = &engine.loaded.procedures[1][3] else {
         panic!("step 3 computes")
     };
     let tiles: Vec<usize> = (1..5).map(|t| engine.memory.number(0, t)).collect();
-    let before: Vec<Vec<u8>> = tiles
-        .iter()
-        .map(|&t| engine.memory.tile(t).to_vec())
-        .collect();
-    compute::run(&groups[0], &mut engine.memory);
-    let after: Vec<Vec<u8>> = tiles
-        .iter()
-        .map(|&t| engine.memory.tile(t).to_vec())
-        .collect();
+    let before: Vec<Vec<f32>> = (1..5).map(|seed| random(1024, seed)).collect();
+    let set = |memory: &mut TileMemory, i: usize| {
+        let bytes = bytemuck::cast_slice(&before[i]);
+        memory.tile_mut(tiles[i])[..4096].copy_from_slice(bytes);
+    };
+    (0..4).for_each(|i| set(&mut engine.memory, i));
+    product.run(&mut engine.memory);
+    let after = tiles.iter().map(|&t| engine.memory.tile(t).to_vec());
+    let after: Vec<Vec<u8>> = after.collect();
     for (i, &own) in tiles.iter().enumerate() {
         engine.memory.poison();
-        engine.memory.tile_mut(own).copy_from_slice(&before[i]);
-        compute::run(&groups[0], &mut engine.memory);
+        set(&mut engine.memory, i);
+        product.run(&mut engine.memory);
         assert_eq!(engine.memory.tile(own), after[i]);
     }
+}
+
+/// Steps of the procedure `micro`: for each loaded step, how many of the program it stands for.
+fn cuts(program: Program, options: &EngineOptions) -> Vec<u64> {
+    let engine = Engine::load(Arc::new(program), options).expect("sound");
+    let steps = engine.loaded.procedures[1].iter();
+    let count = |step: &LoadedStep| match step {
+        LoadedStep::Superstep(superstep) => superstep.steps,
+        _ => 1,
+    };
+    steps.map(count).collect()
+}
+
+#[test]
+fn supersteps_are_cut_where_tiles_must_wait_for_each_other() {
+    let strict = EngineOptions {
+        poison: true,
+        ..PLAIN
+    };
+    assert_eq!(cuts(program(), &strict), [1; 7]);
+    // Feed · sync, exchange, product, gelu · call · take.
+    assert_eq!(cuts(program(), &PLAIN), [1, 4, 1, 1]);
+    // `turn` sends what gelu has written.
+    let mut inline = program();
+    let called = inline.procedures[2].steps.clone();
+    inline.procedures[1].steps.splice(5..6, called);
+    assert_eq!(cuts(inline.clone(), &PLAIN), [1, 4, 2, 1]);
+    assert_eq!(
+        results(inline, &PLAIN).expect("sound"),
+        results(program(), &PLAIN).expect("sound")
+    );
+    // The product overwrites what other tiles are still sent.
+    let mut reused = program();
+    reused.grids[1].base = 10;
+    reused.variables[Y as usize].address = 256;
+    reused.variables[W_HERE as usize].address = 2048;
+    assert_eq!(cuts(reused, &PLAIN), [1, 2, 2, 1, 1]);
 }

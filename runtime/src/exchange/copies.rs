@@ -1,87 +1,40 @@
 //! The copies themselves.
 //!
-//! Several threads write into tile memory at the same time and read what others own, which no safe slice can express. Invariants,
-//! established when the exchange was loaded (see [`super::load`]):
-//!
-//! 1. every copy stays inside its source block and its destination block, and every block inside its tile;
-//! 2. no byte of tile memory is both read and written by the exchange;
-//! 3. a destination tile is written by one thread only.
-//!
-//! So no two threads touch a byte that one of them writes, and no copy overlaps itself.
+//! Several threads write into tile memory at the same time and read what others own, which no safe slice can express; the invariants
+//! are those of [`Superstep::run`](crate::superstep::Superstep::run).
 
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::LoadedMove;
-use super::expansion::{Copy, Loops, Pattern};
-use crate::tile_memory::TileMemory;
+use super::expansion::{Loops, Pattern};
+use crate::tile_memory::SharedTiles;
 
-/// A stretch of tiles given to a thread receives at least this many bytes; below twice that a move stays on one thread.
-const BYTES_A_STRETCH: u64 = 128 << 10;
-
-/// Tile memory as all threads see it during one move.
-#[derive(Clone, Copy)]
-struct Shared {
-    start: *mut u8,
-    bytes: usize,
-    stride: usize,
-    /// First byte of the source variable on tile 0 of its IPU, and of the destination variable.
-    source: usize,
-    destination: usize,
-}
-
-// SAFETY: used under the invariants above; `run` holds the exclusive borrow of the memory for as long as a `Shared` of it lives.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-/// Runs all copies of a move, on the threads of the current pool.
-pub(super) fn run(mv: &LoadedMove, memory: &mut TileMemory) {
-    let first_byte = |tile: usize, address: u32, stride: usize| tile * stride + address as usize;
-    let (source_tile, destination_tile) = (
-        memory.number(mv.source.ipu, 0),
-        memory.number(mv.destination.ipu, 0),
-    );
-    let (start, bytes, stride) = memory.raw();
-    let shared = Shared {
-        start,
-        bytes,
-        stride,
-        source: first_byte(source_tile, mv.source.address, stride),
-        destination: first_byte(destination_tile, mv.destination.address, stride),
-    };
-    let expansion = &*mv.expansion;
-    let count = expansion.tiles.len();
-    let one = |i: usize| {
-        for copy in expansion.received(i) {
-            shared.copy(
-                expansion.tiles[i],
-                copy,
-                &expansion.patterns[copy.pattern as usize],
-            );
+impl LoadedMove {
+    /// Which of the receiving tiles a tile is.
+    pub(crate) fn receiver(&self, ipu: u32, tile: u32) -> Option<usize> {
+        if ipu != self.destination.ipu {
+            return None;
         }
-    };
-    if expansion.bytes < 2 * BYTES_A_STRETCH {
-        return (0..count).for_each(one);
+        self.expansion.receiver(tile)
     }
-    let stretch = (BYTES_A_STRETCH * count as u64 / expansion.bytes) as usize;
-    (0..count)
-        .into_par_iter()
-        .with_min_len(stretch.max(1))
-        .for_each(one);
-}
 
-impl Shared {
-    /// One region, received by `tile`.
-    fn copy(&self, tile: u32, copy: &Copy, pattern: &Pattern) {
-        let from =
-            self.source + copy.source_tile as usize * self.stride + copy.source_offset as usize;
-        let to = self.destination + tile as usize * self.stride + copy.destination_offset as usize;
-        let (read, written) = pattern.spans();
-        debug_assert!(from + read as usize <= self.bytes && to + written as usize <= self.bytes);
-        // SAFETY: invariants 1 to 3 of the module.
-        unsafe { copy_region(self.start.add(from), self.start.add(to), pattern) }
+    /// All copies to receiving tile `i`.
+    ///
+    /// # Safety
+    /// Nobody else writes the bytes that are read, or touches the bytes that are written. (That both are inside their tiles, and apart,
+    /// was checked when the move was loaded.)
+    pub(crate) unsafe fn receive(&self, i: usize, memory: SharedTiles<'_>) {
+        let expansion = &*self.expansion;
+        let own = memory.tile(self.destination.ipu, expansion.tiles[i]);
+        for copy in expansion.received(i) {
+            let from = memory.tile(self.source.ipu, copy.source_tile);
+            let from =
+                from.wrapping_add(self.source.address as usize + copy.source_offset as usize);
+            let to = own
+                .wrapping_add(self.destination.address as usize + copy.destination_offset as usize);
+            // SAFETY: the contract of this function.
+            unsafe { copy_region(from, to, &expansion.patterns[copy.pattern as usize]) }
+        }
     }
 }
 

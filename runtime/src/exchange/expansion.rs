@@ -37,6 +37,8 @@ pub(crate) struct Loops {
 pub(crate) struct Expansion {
     /// Receiving tiles, ascending.
     pub(crate) tiles: Vec<u32>,
+    /// For tile `tiles[0] + i`: its index in `tiles`, or [`Expansion::NONE`].
+    numbers: Vec<u32>,
     /// `copies[starts[i] .. starts[i + 1]]` go to `tiles[i]`.
     pub(crate) starts: Vec<u32>,
     pub(crate) copies: Vec<Copy>,
@@ -126,6 +128,7 @@ impl Expansion {
         received.sort_by_key(|&(tile, copy)| (tile, copy.destination_offset));
         let mut expansion = Expansion {
             tiles: Vec::new(),
+            numbers: Vec::new(),
             starts: Vec::new(),
             copies: Vec::with_capacity(received.len()),
             patterns,
@@ -139,7 +142,31 @@ impl Expansion {
             expansion.copies.push(copy);
         }
         expansion.starts.push(expansion.copies.len() as u32);
+        expansion.number_tiles();
         Ok(expansion)
+    }
+
+    const NONE: u32 = u32::MAX;
+
+    fn number_tiles(&mut self) {
+        let (Some(&first), Some(&last)) = (self.tiles.first(), self.tiles.last()) else {
+            return;
+        };
+        self.numbers = vec![Expansion::NONE; (last - first + 1) as usize];
+        for (i, &tile) in self.tiles.iter().enumerate() {
+            self.numbers[(tile - first) as usize] = i as u32;
+        }
+    }
+
+    /// Index of a receiving tile.
+    pub(crate) fn receiver(&self, tile: u32) -> Option<usize> {
+        let i = tile.checked_sub(*self.tiles.first()?)? as usize;
+        let number = self
+            .numbers
+            .get(i)
+            .copied()
+            .filter(|&n| n != Expansion::NONE)?;
+        Some(number as usize)
     }
 
     /// The copies that `tiles[i]` receives.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use superstep_ir::program::{Codelet, ComputeSet, Operand, Program, VertexGroup};
 use superstep_ir::types::DType;
 
-use crate::codelets::{Isa, Kernel, kernel};
+use crate::codelets::{self, Isa, Kernel, Vertex, apart, kernel};
 use crate::compute::{Group, GroupOperand};
 use crate::error::EngineError;
 use crate::layout::Layouts;
@@ -171,36 +171,26 @@ fn resolve_operand(
 /// Results lie apart from all other operands, or, where the codelet allows it, exactly on an input.
 fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
     // Most groups are cleared by the addresses alone.
-    let span = |o: &GroupOperand| o.address..o.address + o.layout.max_block_bytes;
-    let apart = |a: &std::ops::Range<usize>, b: &std::ops::Range<usize>| {
-        a.end <= b.start || b.end <= a.start
+    let clear = |a: &GroupOperand, b: &GroupOperand| {
+        let end = |o: &GroupOperand| o.address + o.layout.max_block_bytes;
+        end(a) <= b.address || end(b) <= a.address
     };
-    let others = |i: usize| group.inputs.iter().chain(&group.outputs[i + 1..]);
     let cleared = |(i, output): (usize, &GroupOperand)| {
-        others(i).all(|other| apart(&span(output), &span(other)))
+        let mut others = group.inputs.iter().chain(&group.outputs[i + 1..]);
+        others.all(|other| clear(output, other))
     };
     if group.outputs.iter().enumerate().all(cleared) {
         return Ok(());
     }
     for point in 0..group.grid.tiles.len() {
-        let vertex = group.vertex(point);
-        for (i, output) in vertex.outputs.iter().enumerate() {
-            let range = output.range();
-            let clear = |other: &std::ops::Range<usize>| {
-                range.is_empty() || other.is_empty() || apart(&range, other)
-            };
-            let on_input = |input: &std::ops::Range<usize>| in_place && *input == range;
-            let inputs_fit = vertex
-                .inputs
-                .iter()
-                .map(|o| o.range())
-                .all(|r| clear(&r) || on_input(&r));
-            let outputs_fit = vertex.outputs[i + 1..].iter().all(|o| clear(&o.range()));
+        let Vertex { inputs, outputs } = group.vertex(point);
+        for (i, output) in outputs.iter().enumerate() {
+            let on = |input: &codelets::Operand<'_>| in_place && input.range() == output.range();
+            let inputs_fit = inputs.iter().all(|input| apart(output, input) || on(input));
+            let outputs_fit = outputs[i + 1..].iter().all(|other| apart(output, other));
             if !inputs_fit || !outputs_fit {
-                return Err(format!(
-                    "runs into another operand on tile {}",
-                    group.grid.tiles[point]
-                ));
+                let tile = group.grid.tiles[point];
+                return Err(format!("runs into another operand on tile {tile}"));
             }
         }
     }

@@ -130,16 +130,24 @@ fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32], panel: &mu
 }
 
 /// Copies `columns` columns of `b: [.., n]` from `column` on into rows of 16, zeros after them.
+#[target_feature(enable = "avx2")]
 fn pack(b: &[f32], n: usize, column: usize, columns: usize, panel: &mut [f32]) {
     let rows = b.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL));
     if columns == PANEL {
         for (from, to) in rows {
             to.copy_from_slice(&from[column..column + PANEL]);
         }
-    } else {
-        for (from, to) in rows {
-            to[..columns].copy_from_slice(&from[column..column + columns]);
-            to[columns..].fill(0.0);
+        return;
+    }
+    let masks = [lanes_below(columns), lanes_below(columns.saturating_sub(8))];
+    for (from, to) in rows {
+        let from = &from[column..column + columns];
+        // SAFETY: the masks leave out everything from `columns` on; `to` is a row of 16.
+        unsafe {
+            let low = _mm256_maskload_ps(from.as_ptr(), masks[0]);
+            let high = _mm256_maskload_ps(from.as_ptr().wrapping_add(8), masks[1]);
+            _mm256_storeu_ps(to.as_mut_ptr(), low);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), high);
         }
     }
 }

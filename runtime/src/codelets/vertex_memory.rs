@@ -1,0 +1,106 @@
+//! The bytes that a vertex may touch: its operands, and nothing else.
+//!
+//! While a vertex runs, other threads may read what *they* were sent from the same tile, so a vertex must not even hold an exclusive
+//! reference to bytes beyond its outputs. This type hands out slices of single operands, each for no longer than the borrow rules
+//! allow.
+
+#![allow(unsafe_code)] // slices of operands from the start of a tile; see the SAFETY notes
+
+use std::marker::PhantomData;
+
+use super::vertex::{Operand, Vertex};
+
+/// Access to the operands of one vertex.
+pub(crate) struct VertexMemory<'a, 'v> {
+    tile: *mut u8,
+    vertex: &'a Vertex<'v>,
+    tile_is_borrowed: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a, 'v> VertexMemory<'a, 'v> {
+    /// # Safety
+    /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, are aligned for their element types, nobody
+    /// else writes to them, and nobody else reads or writes the outputs.
+    pub(crate) unsafe fn new(tile: *mut u8, vertex: &'a Vertex<'v>) -> VertexMemory<'a, 'v> {
+        VertexMemory {
+            tile,
+            vertex,
+            tile_is_borrowed: PhantomData,
+        }
+    }
+
+    pub(crate) fn vertex(&self) -> &'a Vertex<'v> {
+        self.vertex
+    }
+
+    /// Input `i`. Outputs may lie on it, so it cannot be held while one is written.
+    pub(crate) fn input<T: bytemuck::AnyBitPattern>(&self, i: usize) -> &[T] {
+        let operand = &self.vertex.inputs[i];
+        // SAFETY: the operand's range, by the contract of `new`; shared for as long as `self` is.
+        numbers(unsafe { std::slice::from_raw_parts(self.at(operand), operand.bytes()) })
+    }
+
+    /// Output `o`.
+    pub(crate) fn output<T: bytemuck::Pod>(&mut self, o: usize) -> &mut [T] {
+        let operand = &self.vertex.outputs[o];
+        // SAFETY: the operand's range, by the contract of `new`; exclusive for as long as `self` is.
+        numbers_mut(unsafe { std::slice::from_raw_parts_mut(self.at(operand), operand.bytes()) })
+    }
+
+    /// Copies the bytes of input `i` to output `o`, which has as many and may lie on it.
+    pub(crate) fn copy_input(&mut self, i: usize, o: usize) {
+        let (from, to) = (&self.vertex.inputs[i], &self.vertex.outputs[o]);
+        assert_eq!(from.bytes(), to.bytes(), "a copy keeps its size");
+        // SAFETY: both ranges are operands; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(self.at(from), self.at(to), from.bytes()) }
+    }
+
+    /// All inputs, shared, and all outputs, exclusive, at the same time.
+    ///
+    /// # Panics
+    /// When an output overlaps another operand: a mistake of the loader, which refuses such vertices.
+    pub(crate) fn split<const I: usize, const O: usize>(&mut self) -> ([&[u8]; I], [&mut [u8]; O]) {
+        let Vertex { inputs, outputs } = self.vertex;
+        for (o, output) in outputs.iter().enumerate() {
+            let others = inputs.iter().chain(&outputs[o + 1..]);
+            assert!(others.into_iter().all(|other| apart(output, other)));
+        }
+        // SAFETY: ranges of operands, by the contract of `new`; outputs overlap nothing, as was just seen, and each is taken once.
+        unsafe {
+            (
+                std::array::from_fn(|i| {
+                    std::slice::from_raw_parts(self.at(&inputs[i]), inputs[i].bytes())
+                }),
+                std::array::from_fn(|o| {
+                    std::slice::from_raw_parts_mut(self.at(&outputs[o]), outputs[o].bytes())
+                }),
+            )
+        }
+    }
+
+    fn at(&self, operand: &Operand<'_>) -> *mut u8 {
+        self.tile.wrapping_add(operand.offset)
+    }
+}
+
+/// True when two operands share no byte.
+pub(crate) fn apart(a: &Operand<'_>, b: &Operand<'_>) -> bool {
+    let (a, b) = (a.range(), b.range());
+    a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
+}
+
+/// Tile bytes as numbers; operands are aligned to 16 bytes.
+pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
+    if bytes.is_empty() {
+        return &[];
+    }
+    bytemuck::cast_slice(bytes)
+}
+
+/// Tile bytes as numbers, to write.
+pub(crate) fn numbers_mut<T: bytemuck::Pod>(bytes: &mut [u8]) -> &mut [T] {
+    if bytes.is_empty() {
+        return &mut [];
+    }
+    bytemuck::cast_slice_mut(bytes)
+}

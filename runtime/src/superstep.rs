@@ -1,0 +1,194 @@
+//! Supersteps: steps that need no meeting of the tiles between them, run tile by tile.
+//!
+//! A tile receives its copies and runs its vertices in program order, while their operands are still in the host's cache; then the
+//! next tile has its turn. That gives the results of the steps run one after another as long as no byte that the superstep sends from
+//! a tile is written by it: then it does not matter which of two tiles is further on. The loader cuts supersteps by that rule, which
+//! at the same time is what makes it sound to run tiles on several threads.
+
+#![allow(unsafe_code)] // threads share tile memory; the invariants are stated at `run`
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::codelets::{Scratch, VertexMemory};
+use crate::compute::Group;
+use crate::exchange::LoadedMove;
+use crate::layout::GridTiles;
+use crate::tile_memory::{SharedTiles, TileMemory};
+
+/// A stretch of tiles given to a thread takes about this long; below twice that a superstep stays on one thread.
+const NANOSECONDS_A_STRETCH: f64 = 20_000.0;
+
+/// What a tile does in a superstep.
+pub(crate) enum Action {
+    /// Receives its part of a move.
+    Receive(LoadedMove),
+    /// Runs its vertex of a group.
+    Compute(Group),
+}
+
+/// The bytes of a variable on all its tiles.
+pub(crate) struct Span {
+    pub(crate) grid: Arc<GridTiles>,
+    pub(crate) bytes: Range<usize>,
+}
+
+impl Span {
+    /// True when some tile has bytes in both.
+    pub(crate) fn meets(&self, other: &Span) -> bool {
+        let (a, b) = (&self.bytes, &other.bytes);
+        self.grid.ipu == other.grid.ipu
+            && a.start < b.end
+            && b.start < a.end
+            && self
+                .grid
+                .tiles
+                .iter()
+                .any(|&tile| other.grid.point(tile).is_some())
+    }
+}
+
+/// A step before it is added to a superstep. What it sends, it does not write.
+#[derive(Default)]
+pub(crate) struct Actions {
+    pub(crate) actions: Vec<Action>,
+    /// Sources of moves.
+    pub(crate) sent: Vec<Span>,
+    /// Destinations of moves, results of vertices.
+    pub(crate) written: Vec<Span>,
+}
+
+/// Consecutive steps without a cut between them.
+#[derive(Default)]
+pub(crate) struct Superstep {
+    actions: Vec<Action>,
+    sent: Vec<Span>,
+    written: Vec<Span>,
+    /// By IPU: a range that holds all tiles that do anything.
+    tiles: Vec<(u32, Range<u32>)>,
+    /// On one thread, estimated.
+    nanoseconds: f64,
+    /// Steps of the program that it stands for.
+    pub(crate) steps: u64,
+}
+
+impl Superstep {
+    /// True when a step may follow without a cut.
+    pub(crate) fn takes(&self, step: &Actions) -> bool {
+        let meet = |a: &[Span], b: &[Span]| a.iter().any(|a| b.iter().any(|b| a.meets(b)));
+        !(meet(&self.sent, &step.written) || meet(&step.sent, &self.written))
+    }
+
+    /// Adds a step that [`Superstep::takes`] has allowed.
+    pub(crate) fn add(&mut self, step: Actions) {
+        for action in &step.actions {
+            self.nanoseconds += action.nanoseconds();
+            if let Some((ipu, tiles)) = action.tiles() {
+                self.include(ipu, tiles);
+            }
+        }
+        self.actions.extend(step.actions);
+        self.sent.extend(step.sent);
+        self.written.extend(step.written);
+        self.steps += 1;
+    }
+
+    fn include(&mut self, ipu: u32, tiles: Range<u32>) {
+        match self.tiles.iter_mut().find(|(known, _)| *known == ipu) {
+            Some((_, known)) => *known = known.start.min(tiles.start)..known.end.max(tiles.end),
+            None => self.tiles.push((ipu, tiles)),
+        }
+    }
+
+    /// Runs all actions on all tiles, on the threads of the current pool.
+    ///
+    /// Invariants, established by the loader:
+    ///
+    /// 1. all operands and all ends of copies lie inside their tile;
+    /// 2. no byte that a move of the superstep reads is written by a move or a vertex of it;
+    /// 3. a tile is written only by its own turn, and every tile has one turn.
+    ///
+    /// So bytes that are written are touched by one thread only.
+    pub(crate) fn run(&self, memory: &mut TileMemory) {
+        let shared = memory.share();
+        let count: usize = self.tiles.iter().map(|(_, tiles)| tiles.len()).sum();
+        let turn = |i: usize| {
+            if let Some((ipu, tile)) = self.tile(i) {
+                // SAFETY: the invariants above; each `i` is another tile.
+                unsafe { self.run_tile(ipu, tile, shared) }
+            }
+        };
+        if self.nanoseconds < 2.0 * NANOSECONDS_A_STRETCH {
+            return (0..count).for_each(turn);
+        }
+        let stretch = (NANOSECONDS_A_STRETCH / self.nanoseconds * count as f64) as usize;
+        (0..count)
+            .into_par_iter()
+            .with_min_len(stretch.max(1))
+            .for_each(turn);
+    }
+
+    /// IPU and tile of turn `i`.
+    fn tile(&self, mut i: usize) -> Option<(u32, u32)> {
+        for (ipu, tiles) in &self.tiles {
+            if i < tiles.len() {
+                return Some((*ipu, tiles.start + i as u32));
+            }
+            i -= tiles.len();
+        }
+        None
+    }
+
+    /// The turn of one tile.
+    ///
+    /// # Safety
+    /// The invariants of [`Superstep::run`]; nobody else takes this tile's turn.
+    unsafe fn run_tile(&self, ipu: u32, tile: u32, memory: SharedTiles<'_>) {
+        thread_local! {
+            static SCRATCH: RefCell<Scratch> = RefCell::default();
+        }
+        for action in &self.actions {
+            match action {
+                Action::Receive(mv) => {
+                    if let Some(i) = mv.receiver(ipu, tile) {
+                        // SAFETY: invariants 1 to 3.
+                        unsafe { mv.receive(i, memory) }
+                    }
+                }
+                Action::Compute(group) => {
+                    let own = group.grid.ipu.0 == ipu;
+                    let Some(point) = group.grid.point(tile).filter(|_| own) else {
+                        continue;
+                    };
+                    let vertex = group.vertex(point);
+                    // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
+                    let mut operands =
+                        unsafe { VertexMemory::new(memory.tile(ipu, tile), &vertex) };
+                    SCRATCH.with_borrow_mut(|scratch| group.kernel.run(&mut operands, scratch));
+                }
+            }
+        }
+    }
+}
+
+impl Action {
+    fn nanoseconds(&self) -> f64 {
+        match self {
+            Action::Receive(mv) => mv.expansion.bytes as f64 * 0.2,
+            Action::Compute(group) => group.nanoseconds,
+        }
+    }
+
+    /// The IPU, and a range that holds all tiles that have a part in it.
+    fn tiles(&self) -> Option<(u32, Range<u32>)> {
+        let (ipu, tiles) = match self {
+            Action::Receive(mv) => (mv.destination.ipu, &mv.expansion.tiles),
+            Action::Compute(group) => (group.grid.ipu.0, &group.grid.tiles),
+        };
+        let (first, last) = (tiles.iter().min()?, tiles.iter().max()?);
+        Some((ipu, *first..last + 1))
+    }
+}
