@@ -60,7 +60,7 @@ impl Engine {
         let stepwise = options.poison;
         let load = LoadOptions { isa, stepwise };
         let loaded = pool.install(|| Loaded::of(&program, load))?;
-        let mut memory = TileMemory::reserve(&program.machine, program.ipus)?;
+        let mut memory = TileMemory::reserve(&program)?;
         let deaths = options
             .poison
             .then(|| Deaths::prepare(&program, &loaded.layouts, &mut memory));

@@ -1,15 +1,15 @@
 //! Tile memories: one anonymous mapping for all tiles of all IPUs of the replica.
 //!
-//! The mapping is reserved, not committed: pages that no step touches cost nothing, so a pod of mostly empty tiles fits into a
-//! laptop. A fresh page reads as zero.
+//! Only as much of each tile as the program uses is mapped, so the tiles lie close together and large pages pay. The mapping is reserved,
+//! not committed: IPUs that no step touches cost nothing. A fresh page reads as zero.
 
 #![allow(unsafe_code)] // tiles are handed to threads by address
 
 use std::marker::PhantomData;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 use rayon::prelude::*;
-use superstep_ir::machine::Machine;
+use superstep_ir::program::{Program, Variable};
 use superstep_ir::units::align_up;
 
 use crate::error::EngineError;
@@ -33,10 +33,11 @@ pub(crate) struct TileMemory {
 pub(crate) const POISON: [u8; 4] = 0x7ff7_7ff7_u32.to_le_bytes();
 
 impl TileMemory {
-    /// Reserves the tiles of `ipus` IPUs, all zero.
-    pub(crate) fn reserve(machine: &Machine, ipus: u32) -> Result<TileMemory, EngineError> {
-        let tile_bytes = machine.tile_memory as usize;
-        let tiles_per_ipu = machine.tiles_per_ipu as usize;
+    /// Reserves the tiles of all IPUs of a checked program up to the highest address it uses, all zero.
+    pub(crate) fn reserve(program: &Program) -> Result<TileMemory, EngineError> {
+        let end = |v: &Variable| v.address as usize + v.tile_bytes(program.grid(v.grid));
+        let tile_bytes = program.variables.iter().map(end).max().unwrap_or(0).max(1);
+        let (ipus, tiles_per_ipu) = (program.ipus, program.machine.tiles_per_ipu as usize);
         let stride = align_up(tile_bytes, TILE_ALIGNMENT);
         let tiles = tiles_per_ipu.saturating_mul(ipus as usize);
         let bytes = tiles.saturating_mul(stride);
@@ -54,6 +55,8 @@ impl TileMemory {
             .no_reserve_swap()
             .map_anon()
             .map_err(refused)?;
+        // Only for speed: where large pages are not to be had, small ones do.
+        let _ = map.advise(Advice::HugePage);
         Ok(TileMemory {
             map,
             tile_bytes,
