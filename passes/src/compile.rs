@@ -3,6 +3,7 @@
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
+use superstep_ir::verify::{ProgramErrors, verify_program};
 use thiserror::Error;
 
 use crate::instrument::Instrument;
@@ -33,6 +34,9 @@ pub enum CompileError {
     Pass(#[from] PassError),
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The compiled program breaks the invariants of programs: a bug of the compiler, caught before anything runs.
+    #[error("the compiled program is not valid, which is a bug of superstep: {0}")]
+    Invalid(#[from] ProgramErrors),
 }
 
 /// Compiles a module for a machine; `instruments` watch the graph passes.
@@ -51,6 +55,7 @@ pub fn compile<'a>(
     }
     let passes = manager.run_module(&mut module)?;
     let placed = place(&module, machine, options)?;
+    verify_program(&placed.program)?;
     Ok(Compiled {
         program: placed.program,
         layers_per_ipu: placed.layers_per_ipu,
