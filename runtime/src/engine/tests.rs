@@ -549,8 +549,9 @@ fn a_vertex_depends_on_its_own_tile_alone() {
     let tiles: Vec<usize> = (1..5).map(|t| engine.memory.number(0, t)).collect();
     let before: Vec<Vec<f32>> = (1..5).map(|seed| random(1024, seed)).collect();
     let set = |memory: &mut TileMemory, i: usize| {
-        let bytes = bytemuck::cast_slice(&before[i]);
-        memory.tile_mut(tiles[i])[..4096].copy_from_slice(bytes);
+        let bytes: &[u8] = bytemuck::cast_slice(&before[i]);
+        let tile = memory.tile_mut(tiles[i]);
+        tile.copy_from_slice(&bytes[..tile.len()]);
     };
     (0..4).for_each(|i| set(&mut engine.memory, i));
     product.run(&mut engine.memory);
