@@ -172,15 +172,19 @@ pub fn compiled(
 
 /// An engine with weights written; other state starts at zero.
 pub fn engine(program: Program, weights: &Weights, threads: usize) -> Engine {
-    let mut engine = Engine::load(
-        Arc::new(program),
+    engine_with(
+        program,
+        weights,
         &EngineOptions {
             threads,
             portable: false,
             poison: false,
         },
     )
-    .expect("load");
+}
+
+pub fn engine_with(program: Program, weights: &Weights, options: &EngineOptions) -> Engine {
+    let mut engine = Engine::load(Arc::new(program), options).expect("load");
     for (name, tensor) in weights.iter() {
         engine.write_state(name, bytes(&tensor.data)).expect(name);
     }
