@@ -5,6 +5,7 @@
 //! holds, computes or receives is derived from these when needed ([`exchange::expand`], [`Variable::block`]).
 
 pub mod codelet;
+pub mod cost;
 pub mod exchange;
 pub mod grid;
 pub mod variable;

@@ -6,7 +6,7 @@
 //! A sync serves the step that it precedes and is accounted to the same graph op.
 
 mod account;
-mod compute;
+
 mod traffic;
 
 use std::ops::{Add, AddAssign, Mul};

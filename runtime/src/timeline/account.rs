@@ -4,10 +4,11 @@ use rayon::prelude::*;
 use superstep_ir::ids::{OriginId, ProcId};
 use superstep_ir::machine::exchange_cost::exchange_cycles;
 use superstep_ir::machine::link_cost::host_cycles;
+use superstep_ir::program::cost::compute_set::compute_set;
+use superstep_ir::program::cost::traffic::TileSums;
 use superstep_ir::program::{Program, Step, Sync};
 
-use super::compute::compute_set;
-use super::traffic::{TileSums, Traffic};
+use super::traffic::Traffic;
 use super::{Kind, KindCycles, OriginTime, ProcedureTime, StepTime, Timeline};
 
 /// A step by itself.
@@ -42,8 +43,9 @@ pub(super) fn account(program: &Program) -> Timeline {
         .map(|procedure| {
             let measure = |sums: &mut TileSums, step| measure(program, &traffic, sums, step);
             let steps = procedure.steps.par_iter();
-            let mut measured: Vec<Option<Measured>> =
-                steps.map_init(|| TileSums::new(program), measure).collect();
+            let mut measured: Vec<Option<Measured>> = steps
+                .map_init(|| TileSums::new(&program.machine), measure)
+                .collect();
             give_syncs_to_what_follows(&mut measured);
             measured
         })

@@ -1,45 +1,15 @@
-//! Cycles of exchanges, from what every tile sends, receives and copies.
+//! The traffic of every move of a program.
 //!
 //! What a move makes tiles send depends on the layouts at both ends, the views, and whether both ends are on one IPU; identical
-//! layers share it. So every distinct move is expanded once, in parallel, and summed up by tile.
+//! layers share it. So every distinct move is expanded once, in parallel.
 
 use std::hash::{Hash, Hasher};
 
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use superstep_ir::ids::VarId;
-use superstep_ir::machine::exchange_cost::{TileTraffic, copy_cycles, traffic_cycles};
-use superstep_ir::machine::link_cost::{Transfer, inter_ipu_cycles};
-use superstep_ir::program::exchange::expand;
+use superstep_ir::program::cost::traffic::{ExchangeTime, MoveTraffic, TileSums, move_traffic};
 use superstep_ir::program::{Cut, Exchange, Move, Program, Step, Variable, View};
-
-/// Cycles of an exchange and what it moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ExchangeTime {
-    pub(super) cycles: u64,
-    /// Whether some of it passes over links.
-    pub(super) crosses: bool,
-    /// The IPU, if it is only one.
-    pub(super) ipu: Option<u32>,
-    /// Bytes received by tiles.
-    pub(super) bytes: u64,
-}
-
-/// What one move makes each tile do; tiles that do nothing are left out.
-#[derive(Default)]
-struct MoveTraffic {
-    /// Tile, bytes sent, the part of it that only whole pairs receive.
-    sent: Vec<(u32, u64, u64)>,
-    /// Tile, bytes received, the part of it that the other tile of the pair receives too.
-    received: Vec<(u32, u64, u64)>,
-    /// Tile, bytes copied inside it.
-    copied: Vec<(u32, u64)>,
-    /// Bytes that leave their tile, each once.
-    total_sent: u64,
-    /// Bytes that arrive on another tile.
-    total_received: u64,
-}
 
 /// The traffic of every distinct move of a program.
 pub(super) struct Traffic<'p> {
@@ -102,180 +72,13 @@ impl<'p> Traffic<'p> {
 
     /// Accounts for one exchange of the program.
     pub(super) fn exchange(&self, exchange: &'p Exchange, sums: &mut TileSums) -> ExchangeTime {
-        let machine = &self.program.machine;
-        let mut time = ExchangeTime::default();
-        let mut transfers: SmallVec<[Transfer; 4]> = SmallVec::new();
-        for mv in &exchange.moves {
-            let Some(traffic) = self.known.get(&self.signature(mv)) else {
-                continue;
-            };
-            let from = self.program.grid_of(mv.source).ipu.0;
-            let to = self.program.grid_of(mv.destination).ipu.0;
-            sums.add(traffic, from, to);
-            time.bytes += traffic.total_received;
-            if from != to {
-                time.crosses = true;
-                transfers.push(Transfer {
-                    from,
-                    to,
-                    bytes: traffic.total_sent,
-                });
-            }
-        }
-        time.ipu = match sums.ipus.as_slice() {
-            [only] => Some(only.ipu),
-            _ => None,
-        };
-        let on_tiles = sums.ipus.iter().map(|sum| {
-            let copied = sum.copied.iter().copied().max().unwrap_or(0);
-            traffic_cycles(machine, &sum.tiles) + copy_cycles(machine, copied)
+        let moves = exchange.moves.iter().filter_map(|mv| {
+            let traffic = self.known.get(&self.signature(mv))?;
+            let from = self.program.grid_of(mv.source).ipu;
+            let to = self.program.grid_of(mv.destination).ipu;
+            Some((traffic, from, to))
         });
-        let busiest = on_tiles.max().unwrap_or(0);
-        time.cycles = busiest.max(inter_ipu_cycles(machine, transfers));
-        sums.clear();
-        time
-    }
-}
-
-/// Traffic by tile, summed over the moves of an exchange.
-#[derive(Default)]
-pub(super) struct TileSums {
-    tiles: usize,
-    ipus: Vec<IpuSum>,
-    /// Sums of IPUs that had no part in the last exchange, kept for the next.
-    spare: Vec<IpuSum>,
-}
-
-struct IpuSum {
-    ipu: u32,
-    tiles: Vec<TileTraffic>,
-    copied: Vec<u64>,
-}
-
-impl TileSums {
-    pub(super) fn new(program: &Program) -> TileSums {
-        TileSums {
-            tiles: program.machine.tiles_per_ipu as usize,
-            ..TileSums::default()
-        }
-    }
-
-    fn add(&mut self, traffic: &MoveTraffic, from: u32, to: u32) {
-        let sum = self.of(from);
-        for &(tile, bytes, wide) in &traffic.sent {
-            let tile = &mut sum.tiles[tile as usize];
-            tile.sent += bytes;
-            tile.sent_wide += wide;
-        }
-        for &(tile, bytes) in &traffic.copied {
-            sum.copied[tile as usize] += bytes;
-        }
-        let sum = self.of(to);
-        for &(tile, bytes, wide) in &traffic.received {
-            let tile = &mut sum.tiles[tile as usize];
-            tile.received += bytes;
-            tile.received_wide += wide;
-        }
-    }
-
-    fn of(&mut self, ipu: u32) -> &mut IpuSum {
-        let at = match self.ipus.iter().position(|s| s.ipu == ipu) {
-            Some(at) => at,
-            None => {
-                let tiles = self.tiles;
-                let mut sum = self.spare.pop().unwrap_or_else(|| IpuSum {
-                    ipu,
-                    tiles: vec![TileTraffic::default(); tiles],
-                    copied: vec![0; tiles],
-                });
-                sum.ipu = ipu;
-                self.ipus.push(sum);
-                self.ipus.len() - 1
-            }
-        };
-        &mut self.ipus[at]
-    }
-
-    fn clear(&mut self) {
-        for mut sum in self.ipus.drain(..) {
-            sum.tiles.fill(TileTraffic::default());
-            sum.copied.fill(0);
-            self.spare.push(sum);
-        }
-    }
-}
-
-/// Expands a move and sums up by tile. In pair mode a copy is wide when it goes to whole pairs of tiles only.
-fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
-    let Ok(expanded) = expand(program, mv) else {
-        return MoveTraffic::default();
-    };
-    let same_ipu = expanded.source_ipu == expanded.destination_ipu;
-    let tiles = program.machine.tiles_per_ipu as usize;
-    let mut sent = vec![(0u64, 0u64); tiles];
-    let mut received = vec![(0u64, 0u64); tiles];
-    let mut copied = vec![0u64; tiles];
-    let mut pairs = PairSets::new(tiles);
-    let mut traffic = MoveTraffic::default();
-    for copy in &expanded.copies {
-        let bytes = copy.bytes();
-        if same_ipu && copy.destination_tiles.as_slice() == [copy.source_tile] {
-            copied[copy.source_tile as usize] += bytes;
-            continue;
-        }
-        let wide = if pairs.are_whole(&copy.destination_tiles) {
-            bytes
-        } else {
-            0
-        };
-        let sender = &mut sent[copy.source_tile as usize];
-        *sender = (sender.0 + bytes, sender.1 + wide);
-        for &tile in &copy.destination_tiles {
-            let receiver = &mut received[tile as usize];
-            *receiver = (receiver.0 + bytes, receiver.1 + wide);
-        }
-        traffic.total_sent += bytes;
-        traffic.total_received += bytes * copy.destination_tiles.len() as u64;
-    }
-    let busy = |all: Vec<(u64, u64)>| -> Vec<(u32, u64, u64)> {
-        let tiles = all.into_iter().zip(0u32..);
-        tiles
-            .filter(|((bytes, _), _)| *bytes > 0)
-            .map(|((bytes, wide), tile)| (tile, bytes, wide))
-            .collect()
-    };
-    traffic.sent = busy(sent);
-    traffic.received = busy(received);
-    traffic.copied = (0u32..).zip(copied).filter(|c| c.1 > 0).collect();
-    traffic
-}
-
-/// Tells sets of tiles that consist of whole pairs `(2i, 2i + 1)`.
-struct PairSets {
-    /// Number of the set in which a tile was last seen.
-    seen: Vec<u32>,
-    set: u32,
-}
-
-impl PairSets {
-    fn new(tiles: usize) -> PairSets {
-        PairSets {
-            seen: vec![0; tiles + 1],
-            set: 0,
-        }
-    }
-
-    fn are_whole(&mut self, tiles: &[u32]) -> bool {
-        if !tiles.len().is_multiple_of(2) {
-            return false;
-        }
-        self.set += 1;
-        for &tile in tiles {
-            self.seen[tile as usize] = self.set;
-        }
-        tiles
-            .iter()
-            .all(|&tile| self.seen[tile as usize ^ 1] == self.set)
+        sums.exchange(&self.program.machine, moves)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Cycles of a compute set: the busiest tile, where groups that meet on a tile add up.
 
+use crate::machine::codelet_cost::{BlockShape, vertex_cycles};
+use crate::program::{ComputeSet, Operand, Program, VertexGroup};
 use smallvec::SmallVec;
-use superstep_ir::machine::codelet_cost::{BlockShape, vertex_cycles};
-use superstep_ir::program::{ComputeSet, Operand, Program, VertexGroup};
 
 /// Cycles of the busiest tile, and the number of tiles that work.
-pub(super) fn compute_set(program: &Program, set: &ComputeSet) -> (u64, u32) {
+pub fn compute_set(program: &Program, set: &ComputeSet) -> (u64, u32) {
     if let [group] = set.groups.as_slice() {
         let points = program.grid(group.grid).points() as u32;
         return (group_cycles(program, group), points);
