@@ -6,11 +6,14 @@
 
 pub mod data;
 pub mod elementwise;
+mod flops;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod reduce;
+mod share;
 pub mod softmax;
+mod spent;
 pub mod table;
 pub mod transpose;
 
@@ -18,6 +21,12 @@ use super::Machine;
 use crate::program::Codelet;
 use crate::types::{DType, Shape};
 use crate::units::Cycles;
+use share::{Vectors, vector};
+use spent::Work;
+
+pub use flops::vertex_flops;
+pub use share::Share;
+pub use spent::{Spent, VertexAccount};
 
 /// Extents and element type of one operand block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,8 +36,13 @@ pub struct BlockShape {
 }
 
 impl BlockShape {
-    fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         self.shape.elements() as u64
+    }
+
+    /// Bytes in tile memory.
+    pub fn bytes(&self) -> u64 {
+        self.elements() * self.dtype.bytes() as u64
     }
 
     /// Rows and columns: the last extent is the columns, the rest rows.
@@ -46,30 +60,61 @@ pub fn vertex_cycles(
     inputs: &[BlockShape],
     outputs: &[BlockShape],
 ) -> Cycles {
+    match (codelet, inputs, outputs) {
+        (Codelet::Matmul { .. }, [a, ..], [out, ..]) => {
+            matmul::cycles(machine, codelet, a, out).unwrap_or(0)
+        }
+        _ => vector_codelet(machine, codelet, inputs, outputs).cycles,
+    }
+}
+
+/// The cycles of [`vertex_cycles`] by cause.
+pub fn vertex_account(
+    machine: &Machine,
+    codelet: &Codelet,
+    inputs: &[BlockShape],
+    outputs: &[BlockShape],
+) -> VertexAccount {
+    match (codelet, inputs, outputs) {
+        (Codelet::Matmul { .. }, [a, ..], [out, ..]) => matmul::account(machine, codelet, a, out),
+        _ => {
+            let spent = vector_codelet(machine, codelet, inputs, outputs);
+            let flops = vertex_flops(codelet, inputs, outputs);
+            let dtype = outputs.first().map_or(DType::F32, |out| out.dtype);
+            VertexAccount::vector(spent, flops as f64 / vector_flops(dtype) as f64)
+        }
+    }
+}
+
+/// Floating-point operations of the vector unit in a tile cycle, a multiply-add on every element of a 64-bit vector: 8 f16, 4 f32
+/// (mk2.md §1.2).
+pub const fn vector_flops(dtype: DType) -> u64 {
+    2 * vector(dtype)
+}
+
+/// Everything but products.
+fn vector_codelet(
+    machine: &Machine,
+    codelet: &Codelet,
+    inputs: &[BlockShape],
+    outputs: &[BlockShape],
+) -> Spent {
     let Some(out) = outputs.first() else {
-        return 0;
+        return Spent::default();
     };
     let Some(x) = inputs.first() else {
         return match codelet {
             Codelet::Fill { .. } | Codelet::Map(_) => {
                 data::fill(machine, out.dtype, out.elements())
             }
-            _ => 0,
+            _ => Spent::default(),
         };
     };
     if out.elements() == 0 || x.elements() == 0 {
-        return 0;
+        return Spent::default();
     }
     match codelet {
-        Codelet::Matmul {
-            transpose_a,
-            transpose_b,
-            accumulate,
-        } => {
-            let transposed = [*transpose_a, *transpose_b];
-            matmul::cycles(machine, x, out, transposed, *accumulate)
-        }
-        Codelet::Map(expr) => elementwise::map(machine, expr, inputs, out),
+        Codelet::Map(expr) => elementwise::map(machine, expr, inputs, outputs),
         Codelet::Fill { .. } => data::fill(machine, out.dtype, out.elements()),
         Codelet::Cast => data::cast(machine, x.dtype, out.dtype, out.elements()),
         Codelet::Dropout { .. } => data::dropout(machine, out.dtype, out.elements()),
@@ -87,7 +132,7 @@ fn row_codelet(
     codelet: &Codelet,
     inputs: &[BlockShape],
     out: &BlockShape,
-) -> Cycles {
+) -> Spent {
     let x = &inputs[0];
     let (rows, columns) = x.rows_and_columns();
     let share = Share::of(machine, x.dtype, rows, columns);
@@ -99,7 +144,7 @@ fn row_codelet(
         Codelet::SoftmaxGrad { .. } => softmax::softmax_grad(machine, &share),
         Codelet::CausalMask => data::mask(machine, x.dtype, x.elements()),
         Codelet::RowMaxSum => softmax::row_max_sum(machine, &share),
-        Codelet::CrossEntropyGrad => loss::cross_entropy_grad(machine, &share),
+        Codelet::CrossEntropyGrad => loss::cross_entropy_grad(machine, rows, &share),
         Codelet::JoinLogSumExp => {
             let parts = x.elements() / out.elements();
             loss::join_logsumexp(machine, x.dtype, parts, out.elements())
@@ -114,58 +159,7 @@ fn row_codelet(
             let columns = inputs.get(1).map_or(0, |u| u.shape.last() as u64);
             table::scatter_add(machine, out.dtype, x.elements(), columns)
         }
-        _ => 0,
-    }
-}
-
-/// Elements of a 64-bit vector: 4 of 16 bits, 2 of 32.
-const fn vector(dtype: DType) -> u64 {
-    8 / dtype.bytes() as u64
-}
-
-/// What the busiest worker gets of a block of rows: whole rows when there are enough, else a part of one row.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    pub dtype: DType,
-    pub rows: u64,
-    /// 64-bit vectors of each row.
-    pub vectors: u64,
-}
-
-impl Share {
-    fn of(machine: &Machine, dtype: DType, rows: u64, columns: u64) -> Share {
-        let workers = u64::from(machine.workers);
-        let columns = if rows < workers {
-            columns.div_ceil(workers / rows.max(1))
-        } else {
-            columns
-        };
-        Share {
-            dtype,
-            rows: rows.div_ceil(workers),
-            vectors: columns.div_ceil(vector(dtype)),
-        }
-    }
-
-    /// Worker cycles to reduce each row to one number: `17 + R·(12 + ⌈m/V⌉)` (PopLibs, continuous reduction; mk2.md §3.8).
-    fn reduce_rows(&self) -> u64 {
-        17 + self.rows * (12 + self.vectors)
-    }
-
-    /// Worker cycles of one elementwise op between the rows and a vector or a number for each row: `15 + R·(7 + 2·⌈C/V⌉)`
-    /// (PopLibs, broadcast vector; mk2.md §3.6).
-    fn broadcast(&self) -> u64 {
-        15 + self.rows * (7 + 2 * self.vectors)
-    }
-
-    /// Worker cycles of an elementwise op between two blocks, or in place: 3 a vector and 7 a row.
-    fn binary(&self) -> u64 {
-        15 + self.rows * (7 + 3 * self.vectors)
-    }
-
-    /// Worker cycles of an elementwise function of `cycles` a vector.
-    fn function(&self, cycles: u64) -> u64 {
-        17 + self.rows * self.vectors * cycles
+        _ => Spent::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::Machine;
+use super::calibration::STREAMING_LATENCY_SECONDS;
 use crate::units::{Bytes, Cycles};
 
 /// Cycles of a sync over all IPUs of the machine by PopLibs' hop model, `sync + ⌈15 ns · clock · hops · 2⌉` with
@@ -70,9 +71,13 @@ pub fn host_cycles(machine: &Machine, bytes: Bytes) -> Cycles {
     machine.cycles_at(bytes, machine.host_bytes_per_second)
 }
 
-/// Cycles to move `bytes` between one IPU and its streaming memory.
+/// Cycles to move `bytes` between one IPU and its streaming memory: the latency, then its rate (mk2.md §1.5). 0 for nothing.
 pub fn streaming_cycles(machine: &Machine, bytes: Bytes) -> Cycles {
-    machine.cycles_at(bytes, machine.streaming_bytes_per_second)
+    if bytes == 0 {
+        return 0;
+    }
+    let latency = (STREAMING_LATENCY_SECONDS * machine.clock_hz).ceil() as Cycles;
+    latency + machine.cycles_at(bytes, machine.streaming_bytes_per_second)
 }
 
 /// Cycles of a ring all-reduce of `bytes` on each of `replicas` replicas: `2 (R − 1)/R · bytes / (links · rate) + 2 (R − 1) · sync`
@@ -132,5 +137,8 @@ mod tests {
             45_377 + 2 * machine.global_sync_cycles
         );
         assert_eq!(host_cycles(&machine, 1_000_000), 265_000);
+        // 3 µs and a megabyte at 10 GB/s.
+        assert_eq!(streaming_cycles(&machine, 1_000_000), 3_975 + 132_500);
+        assert_eq!(streaming_cycles(&machine, 0), 0);
     }
 }

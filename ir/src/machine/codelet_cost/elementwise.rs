@@ -2,10 +2,9 @@
 
 use super::super::Machine;
 use super::super::calibration::{MAP_OVERHEAD, MAP_SIXTEENTHS};
-use super::{BlockShape, vector};
+use super::{BlockShape, Spent, Vectors, Work, vector};
 use crate::op::{BinaryOp, MapExpr, MapNode, UnaryOp};
 use crate::types::DType;
-use crate::units::Cycles;
 
 /// `cycles` worker cycles for every `per` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +18,10 @@ const fn rate(cycles: u64, per: u64) -> Rate {
 }
 
 impl Rate {
-    /// Worker cycles of `elements` on one worker.
-    const fn cycles(self, elements: u64) -> u64 {
-        elements.div_ceil(self.per) * self.cycles
+    /// The loop over a tile's elements with `fixed` worker cycles around it.
+    fn work(self, machine: &Machine, fixed: u64, elements: u64) -> Work {
+        let Vectors { busiest, even } = Vectors::of(machine, self.per, elements);
+        Work::units(fixed, busiest, even, self.cycles)
     }
 
     /// Cycles of a 64-bit vector, rounded up.
@@ -65,153 +65,247 @@ const fn binary_rate(op: BinaryOp, dtype: DType) -> Rate {
     }
 }
 
-/// Cycles of a unary op on `elements`, all workers, out of place: `W·(U + inner(p)) + 20`, U = 17 (33 for exp). mk2.md §3.6.
-/// exp, f16, 3072 → 3,290.
-pub fn unary(machine: &Machine, op: UnaryOp, dtype: DType, elements: u64) -> Cycles {
-    let workers = u64::from(machine.workers);
-    let share = elements.div_ceil(workers);
-    let setup = match op {
-        UnaryOp::Exp | UnaryOp::Expm1 => 33,
-        _ => 17,
-    };
-    workers * (setup + unary_rate(op, dtype).cycles(share)) + 20
+/// Whether the result of an op takes the place of an operand. PopLibs has kernels of their own for that; ours are the same code with
+/// equal pointers, so only the check values ask for `Yes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    Yes,
+    No,
 }
 
-/// Cycles of a binary op on two blocks of `elements`, all workers, out of place: `W·(B + inner(p)) + 11`, B = 26 (f16), 29 (f32). mk2.md §3.6.
-/// add, f16, 3072 → 2,471.
-pub fn binary(machine: &Machine, op: BinaryOp, dtype: DType, elements: u64) -> Cycles {
-    let workers = u64::from(machine.workers);
-    let share = elements.div_ceil(workers);
-    let setup = if matches!(dtype, DType::F16) { 26 } else { 29 };
-    workers * (setup + binary_rate(op, dtype).cycles(share)) + 11
+/// Cycles of a unary op on `elements`, all workers: `W·(U + inner(p)) + 20`, U = 17 (33 for exp), 55 in place. mk2.md §3.6.
+/// exp, f16, 3072 → 3,290.
+pub fn unary(machine: &Machine, op: UnaryOp, place: InPlace, dtype: DType, elements: u64) -> Spent {
+    match op {
+        UnaryOp::GeluTanh => return gelu_tanh(machine, dtype, elements),
+        UnaryOp::Abs if place == InPlace::No => {
+            let one_more = unary_rate(op, dtype).work(machine, 17 + 1, elements);
+            return one_more.vertex(machine, 20);
+        }
+        _ => {}
+    }
+    let setup = match (place, op) {
+        (InPlace::Yes, _) => 55,
+        (InPlace::No, UnaryOp::Exp | UnaryOp::Expm1) => 33,
+        (InPlace::No, _) => 17,
+    };
+    unary_rate(op, dtype)
+        .work(machine, setup, elements)
+        .vertex(machine, 20)
+}
+
+/// Cycles of GELU by its tanh form: `9 + W·(23 + 2 + op + (v − 1)·op + 1 + op + tail)`, op = 10 (f32) or 5 (f16) a vector, `v` vectors of the
+/// busiest worker; the tail is 3, and 3 + op more when the elements are not whole vectors. mk2.md §3.7.
+pub fn gelu_tanh(machine: &Machine, dtype: DType, elements: u64) -> Spent {
+    let op = unary_rate(UnaryOp::GeluTanh, dtype).cycles;
+    let Vectors { busiest, even } = Vectors::of_vectors(machine, vector(dtype), elements);
+    let tail = if elements.is_multiple_of(vector(dtype)) {
+        3
+    } else {
+        3 + 3 + op
+    };
+    Work::units(23 + 2 + 1 + op + tail, busiest, even, op).vertex(machine, 9)
+}
+
+/// Cycles of its gradient: `9 + W·(20 + 4 + (v − 1)·op + 1 + 4)`. mk2.md §3.7.
+pub fn gelu_tanh_grad(machine: &Machine, dtype: DType, elements: u64) -> Spent {
+    let op = unary_rate(UnaryOp::GeluTanh, dtype).cycles;
+    let Vectors { busiest, even } = Vectors::of_vectors(machine, vector(dtype), elements);
+    let others = Work {
+        fixed: 20 + 4 + 1 + 4,
+        busiest: busiest.saturating_sub(1) * op,
+        even: (even - 1.0).max(0.0) * op as f64,
+    };
+    others.vertex(machine, 9)
+}
+
+/// Cycles of a binary op on two blocks of `elements`, all workers: `W·(B + inner(p)) + 11`, B = 26 (f16), 29 (f32), 58 in place.
+/// mk2.md §3.6. add, f16, 3072 → 2,471, in place 2,663.
+pub fn binary(
+    machine: &Machine,
+    op: BinaryOp,
+    place: InPlace,
+    dtype: DType,
+    elements: u64,
+) -> Spent {
+    if op == BinaryOp::GeluTanhGrad {
+        return gelu_tanh_grad(machine, dtype, elements);
+    }
+    let setup = match (place, dtype) {
+        (InPlace::Yes, _) => 58,
+        (InPlace::No, DType::F16) => 26,
+        (InPlace::No, _) => 29,
+    };
+    binary_rate(op, dtype)
+        .work(machine, setup, elements)
+        .vertex(machine, 11)
 }
 
 /// Cycles of a binary op between a block of `elements` and one number: `W·(20 + ⌈p/V⌉·(1 + o)) + 11`, o = 1 for add, sub, mul, 4 for
 /// others; never below the op's own loop. mk2.md §3.6.
-pub fn binary_scalar(machine: &Machine, op: BinaryOp, dtype: DType, elements: u64) -> Cycles {
-    let workers = u64::from(machine.workers);
-    let share = elements.div_ceil(workers);
-    let natural = matches!(op, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul);
-    let cycles = if natural {
-        share.div_ceil(vector(dtype)) * 2
+pub fn binary_scalar(machine: &Machine, op: BinaryOp, dtype: DType, elements: u64) -> Spent {
+    let v = vector(dtype);
+    let each = if is_natural(op) {
+        2
     } else {
-        let at_least = share.div_ceil(vector(dtype)) * 5;
-        at_least.max(binary_rate(op, dtype).cycles(share))
+        binary_rate(op, dtype).of_vector(v).max(5)
     };
-    workers * (20 + cycles) + 11
+    rate(each, v)
+        .work(machine, 20, elements)
+        .vertex(machine, 11)
 }
 
-/// Cycles of an elementwise expression. One op alone has its own formula; else
-/// `W·(30 + ⌈p/V⌉·(loads + stores + Σ op cycles a vector))`, additions and products 1 each, operands of one element loaded once (est).
-pub fn map(machine: &Machine, expr: &MapExpr, inputs: &[BlockShape], out: &BlockShape) -> Cycles {
-    let elements = out.elements();
-    let whole = |i: u32| {
-        inputs
-            .get(i as usize)
-            .is_some_and(|b| b.elements() == elements)
+/// Cycles of a binary op between `rows` rows and one vector of `columns`, a bias or a scale: `W·(19 + 17·R + R·⌈C/V⌉·(1 + o)) + 11` with
+/// `R` rows of a worker. mk2.md §3.6.
+pub fn binary_rows(
+    machine: &Machine,
+    op: BinaryOp,
+    dtype: DType,
+    rows: u64,
+    columns: u64,
+) -> Spent {
+    let (v, workers) = (vector(dtype), u64::from(machine.workers));
+    let each = if is_natural(op) {
+        2
+    } else {
+        binary_rate(op, dtype).of_vector(v).max(5)
     };
-    let single = |i: u32| inputs.get(i as usize).is_some_and(|b| b.elements() == 1);
-    match *expr.nodes.as_slice() {
-        [MapNode::Operand(0), MapNode::Unary(op, 0)] if whole(0) => {
-            return unary(machine, op, out.dtype, elements);
-        }
-        [
-            MapNode::Operand(i),
-            MapNode::Operand(j),
-            MapNode::Binary(op, _, _),
-        ] if whole(i) && whole(j) => {
-            return binary(machine, op, out.dtype, elements);
-        }
-        [
-            MapNode::Operand(i),
-            MapNode::Operand(j),
-            MapNode::Binary(op, _, _),
-        ] if (whole(i) && single(j)) || (single(i) && whole(j)) => {
-            return binary_scalar(machine, op, out.dtype, elements);
-        }
-        _ => {}
+    let row = |vectors: f64| 17.0 + vectors * each as f64;
+    let work = Work {
+        fixed: 19,
+        busiest: rows.div_ceil(workers) * row(columns.div_ceil(v) as f64) as u64,
+        even: rows as f64 / workers as f64 * row(columns as f64 / v as f64),
+    };
+    work.vertex(machine, 11)
+}
+
+/// Cycles of `x + b·y` with a number `b`: `57 + W·(18 + 6 + k·(vectors of a worker − 1))`, k = 3 when `y` has the type of the result, 4 when
+/// it is narrower, 5 when it is wider. mk2.md §3.6 (PopLibs scaled addition).
+pub fn scaled_add(machine: &Machine, [x, y]: [DType; 2], elements: u64) -> Spent {
+    let each = match x.bytes().cmp(&y.bytes()) {
+        std::cmp::Ordering::Equal => 3,
+        std::cmp::Ordering::Greater => 4,
+        std::cmp::Ordering::Less => 5,
+    };
+    let Vectors { busiest, even } = Vectors::of_vectors(machine, vector(x), elements);
+    let work = Work {
+        fixed: 18 + 6,
+        busiest: busiest.saturating_sub(1) * each,
+        even: (even - 1.0).max(0.0) * each as f64,
+    };
+    work.vertex(machine, 57)
+}
+
+const fn is_natural(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul)
+}
+
+/// Cycles of an elementwise expression. One op alone, or a scaled addition, has its own formula; else
+/// `W·(30 + ⌈p/V⌉·(loads + stores + Σ op cycles a vector))`, additions and products 1 each, operands of one element loaded once (est).
+/// Where element types meet, the wider one computes and every narrower load or store takes one conversion more.
+pub fn map(
+    machine: &Machine,
+    expr: &MapExpr,
+    inputs: &[BlockShape],
+    outputs: &[BlockShape],
+) -> Spent {
+    let out = &outputs[0];
+    if let Some(known) = single_op(machine, expr, inputs, out) {
+        return known;
     }
-    let workers = u64::from(machine.workers);
-    let vectors = elements.div_ceil(workers).div_ceil(vector(out.dtype));
-    let body: u64 = expr
+    let dtype = computing_type(expr, inputs, outputs);
+    let loops: u64 = expr
         .nodes
         .iter()
-        .map(|node| node_cycles(node, inputs, out.dtype))
+        .map(|node| node_cycles(node, inputs, dtype))
         .sum();
-    let cycles = (body + expr.outputs.len() as u64) * MAP_SIXTEENTHS;
-    workers * (MAP_OVERHEAD + (vectors * cycles).div_ceil(16))
+    let stores: u64 = (0..expr.outputs.len())
+        .map(|i| 1 + conversion(outputs.get(i).unwrap_or(out).dtype, dtype))
+        .sum();
+    let cycles = (loops + stores) * MAP_SIXTEENTHS;
+    let Vectors { busiest, even } = Vectors::of(machine, vector(dtype), out.elements());
+    let work = Work {
+        fixed: MAP_OVERHEAD,
+        busiest: (busiest * cycles).div_ceil(16),
+        even: even * cycles as f64 / 16.0,
+    };
+    work.vertex(machine, 0)
+}
+
+/// The formula of an expression that PopLibs has a vertex for.
+fn single_op(
+    machine: &Machine,
+    expr: &MapExpr,
+    inputs: &[BlockShape],
+    out: &BlockShape,
+) -> Option<Spent> {
+    use MapNode::{Binary, Constant, Operand, Unary};
+    let elements = out.elements();
+    let block = |i: u32| inputs.get(i as usize);
+    let whole = |i: u32| block(i).is_some_and(|b| b.elements() == elements && b.dtype == out.dtype);
+    let single = |i: u32| block(i).is_some_and(|b| b.elements() == 1);
+    match *expr.nodes.as_slice() {
+        [Operand(0), Unary(op, 0)] if whole(0) => {
+            Some(unary(machine, op, InPlace::No, out.dtype, elements))
+        }
+        [Operand(i), Operand(j), Binary(op, _, _)] => {
+            if whole(i) && whole(j) {
+                Some(binary(machine, op, InPlace::No, out.dtype, elements))
+            } else if (whole(i) && single(j)) || (single(i) && whole(j)) {
+                Some(binary_scalar(machine, op, out.dtype, elements))
+            } else {
+                let columns = out.shape.last() as u64;
+                let vector = |i: u32| block(i).is_some_and(|b| b.elements() == columns);
+                let along = (whole(i) && vector(j)) || (vector(i) && whole(j));
+                along.then(|| binary_rows(machine, op, out.dtype, elements / columns, columns))
+            }
+        }
+        [
+            Operand(i),
+            Operand(j),
+            Constant(_),
+            Binary(BinaryOp::Mul, 1, 2),
+            Binary(BinaryOp::Add, 0, 3),
+        ] if whole(i) && block(j).is_some_and(|b| b.elements() == elements) => {
+            let y = block(j).map_or(out.dtype, |b| b.dtype);
+            Some(scaled_add(machine, [out.dtype, y], elements))
+        }
+        _ => None,
+    }
+}
+
+/// f32 as soon as one whole operand or result is.
+fn computing_type(expr: &MapExpr, inputs: &[BlockShape], outputs: &[BlockShape]) -> DType {
+    let used = expr.nodes.iter().filter_map(|node| match node {
+        MapNode::Operand(i) => inputs.get(*i as usize).filter(|b| b.elements() > 1),
+        _ => None,
+    });
+    used.chain(outputs)
+        .map(|b| b.dtype)
+        .max_by_key(|d| d.bytes())
+        .unwrap_or(DType::F32)
+}
+
+/// Cycles a vector to change between element types on the way from or to memory.
+fn conversion(held: DType, computing: DType) -> u64 {
+    u64::from(held.bytes() != computing.bytes())
 }
 
 /// Cycles of one node of an expression for a vector in registers.
 fn node_cycles(node: &MapNode, inputs: &[BlockShape], dtype: DType) -> u64 {
     let v = vector(dtype);
     match *node {
-        MapNode::Operand(i) => {
-            let loaded_once = inputs.get(i as usize).is_none_or(|b| b.elements() == 1);
-            u64::from(!loaded_once)
-        }
+        MapNode::Operand(i) => match inputs.get(i as usize) {
+            Some(b) if b.elements() > 1 => 1 + conversion(b.dtype, dtype),
+            _ => 0,
+        },
         MapNode::Constant(_) => 0,
         MapNode::Unary(UnaryOp::Square | UnaryOp::Neg | UnaryOp::Abs, _) => 1,
         MapNode::Unary(op, _) => unary_rate(op, dtype).of_vector(v),
-        MapNode::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul, _, _) => 1,
+        MapNode::Binary(op, _, _) if is_natural(op) => 1,
         MapNode::Binary(op, _, _) => binary_rate(op, dtype).of_vector(v),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Real, Shape};
-
-    fn block(dtype: DType, n: usize) -> BlockShape {
-        BlockShape {
-            dtype,
-            shape: Shape::new(&[n]),
-        }
-    }
-
-    #[test]
-    fn single_ops_have_the_published_check_values() {
-        let mk2 = Machine::mk2();
-        let x = block(DType::F16, 3072);
-        let inputs = [x.clone(), x.clone()];
-        let exp = MapExpr::unary(UnaryOp::Exp);
-        assert_eq!(map(&mk2, &exp, &inputs[..1], &x), 3_290);
-        let add = MapExpr::binary(BinaryOp::Add);
-        assert_eq!(map(&mk2, &add, &inputs, &x), 2_471);
-        let y = block(DType::F32, 3072);
-        assert_eq!(map(&mk2, &add, &[y.clone(), y.clone()], &y), 4_793);
-        // One number: 6·(20 + 256·2) + 11.
-        assert_eq!(
-            map(&mk2, &add, &[y.clone(), block(DType::F32, 1)], &y),
-            3_203
-        );
-    }
-
-    #[test]
-    fn an_expression_is_the_sum_of_its_parts() {
-        // (x + y)·2: two loads, a store, two arithmetic instructions a vector of two.
-        let expr = MapExpr {
-            operands: 2,
-            nodes: vec![
-                MapNode::Operand(0),
-                MapNode::Operand(1),
-                MapNode::Binary(BinaryOp::Add, 0, 1),
-                MapNode::Constant(Real(2.0)),
-                MapNode::Binary(BinaryOp::Mul, 2, 3),
-            ],
-            outputs: vec![4],
-        };
-        let x = block(DType::F32, 1200);
-        let cycles = map(&Machine::mk2(), &expr, &[x.clone(), x.clone()], &x);
-        assert_eq!(cycles, 6 * (30 + 100 * 5));
-        // A scalar operand is loaded once.
-        let scalar = map(
-            &Machine::mk2(),
-            &expr,
-            &[x.clone(), block(DType::F32, 1)],
-            &x,
-        );
-        assert_eq!(scalar, 6 * (30 + 100 * 4));
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 //! `amp_matmul`: the matrix unit, PopLibs' `ConvPartial1x1Out` (mk2.md §3.1).
 
 use super::super::Machine;
-use super::{BlockShape, transpose};
+use super::{BlockShape, Spent, VertexAccount, Work, transpose, vector};
+use crate::program::Codelet;
 use crate::types::DType;
 use crate::units::Cycles;
 
@@ -27,6 +28,8 @@ struct Mode {
     depth: u64,
     /// Tile cycles to load the coefficients of a pass.
     load: Cycles,
+    /// Worker cycles of one row streaming through.
+    issues: u64,
     f32_inputs: bool,
 }
 
@@ -45,6 +48,7 @@ impl Mode {
             units,
             depth,
             load: bytes.div_ceil(u64::from(machine.amp_load_bytes_per_cycle)),
+            issues,
             f32_inputs,
         }
     }
@@ -79,6 +83,48 @@ impl Mode {
     }
 }
 
+/// Output channels of a coefficient group. Eight units pass twice over a group of 16, or once where there are no more than 8 columns.
+const GROUP: u64 = 16;
+
+/// The blocks of a product.
+struct Blocks {
+    mode: Mode,
+    /// Blocks of the contraction.
+    ig: u64,
+    /// Groups of output channels.
+    og: u64,
+    /// Passes over a block.
+    passes: u64,
+}
+
+impl Blocks {
+    fn of(machine: &Machine, call: &AmpMatmul) -> Blocks {
+        let mode = Mode::of(machine, call.input, call.partials);
+        let group = if call.columns <= mode.units {
+            mode.units
+        } else {
+            mode.units.max(GROUP)
+        };
+        Blocks {
+            ig: call.depth.div_ceil(mode.depth),
+            og: call.columns.div_ceil(group),
+            passes: group.div_ceil(mode.units),
+            mode,
+        }
+    }
+
+    /// Blocks streamed through, over all groups.
+    const fn count(&self, call: &AmpMatmul) -> u64 {
+        call.groups * self.ig * self.og * self.passes
+    }
+}
+
+impl AmpMatmul {
+    const fn is_empty(&self) -> bool {
+        self.rows == 0 || self.columns == 0 || self.groups == 0 || self.depth == 0
+    }
+}
+
 /// Worker cycles that a f16 worker saves in every block because it keeps its state from the one before.
 const F16_RETAINED: u64 = 7;
 
@@ -93,48 +139,105 @@ const F16_RETAINED: u64 = 7;
 /// `block(z)` the rows streaming through; the first block of the depth also clears the output, unless it is added to.
 /// rows 6, k 16, n 16, f16 → 369.
 pub fn amp_matmul(machine: &Machine, call: &AmpMatmul) -> Cycles {
-    if call.rows == 0 || call.columns == 0 || call.groups == 0 || call.depth == 0 {
+    if call.is_empty() {
         return 0;
     }
-    let mode = Mode::of(machine, call.input, call.partials);
-    let group = mode.units.max(16);
-    let (cg, ig) = (call.groups, call.depth.div_ceil(mode.depth));
-    let og = call.columns.div_ceil(group);
-    let passes = group.div_ceil(mode.units);
+    let Blocks {
+        mode,
+        ig,
+        og,
+        passes,
+    } = Blocks::of(machine, call);
     let next = mode.block(machine, call.rows, false);
     let first = mode.block(machine, call.rows, !call.accumulate);
     let retained = if mode.f32_inputs {
         0
     } else {
-        u64::from(machine.workers) * (F16_RETAINED + 3 * (ig * cg - 1))
+        u64::from(machine.workers) * (F16_RETAINED + 3 * (ig * call.groups - 1))
     };
     let first_block = 11 + og * (18 + passes * (7 + mode.load + first));
     let next_block = 15 + og * (19 + passes * (6 + mode.load + next));
-    50 + retained + cg * (13 + (ig - 1) * next_block + first_block)
+    50 + retained + call.groups * (13 + (ig - 1) * next_block + first_block)
 }
 
-/// Cycles of a matmul vertex: the product, and the turning of transposed operands.
-pub(super) fn cycles(
-    machine: &Machine,
-    a: &BlockShape,
-    out: &BlockShape,
-    [transpose_a, transpose_b]: [bool; 2],
-    accumulate: bool,
-) -> Cycles {
-    let dims = out.shape.dims();
-    let columns = out.shape.last() as u64;
-    let rows = match dims.len() {
-        0 | 1 => 1,
-        rank => dims[rank - 2] as u64,
-    };
-    if rows == 0 || columns == 0 {
-        return 0;
+/// The cycles of [`amp_matmul`] by cause. A row of a block takes `issues` worker cycles, so 4 (f16) or 8 (f32) tile cycles, when the pipeline
+/// is full: that many for every row are the arithmetic and its padding, six rows at a time; what a block takes beyond is filling.
+pub fn amp_account(machine: &Machine, call: &AmpMatmul) -> VertexAccount {
+    if call.is_empty() {
+        return VertexAccount::default();
     }
-    let groups = out.elements() / (rows * columns);
-    let depth = a.elements() / (groups * rows);
-    let mut cycles = amp_matmul(
-        machine,
-        &AmpMatmul {
+    let cycles = amp_matmul(machine, call);
+    let blocks = Blocks::of(machine, call);
+    let Mode { issues, load, .. } = blocks.mode;
+    let workers = u64::from(machine.workers);
+    let count = blocks.count(call);
+    let streaming = count * issues * call.rows;
+    let slowest = count * issues * workers * call.rows.div_ceil(workers);
+    let next = blocks.mode.block(machine, call.rows, false);
+    let first = blocks.mode.block(machine, call.rows, !call.accumulate);
+    let first_blocks = count / blocks.ig;
+    let inner = first_blocks * (7 + load + first) + (count - first_blocks) * (6 + load + next);
+    let macs = call.groups * call.rows * call.depth * call.columns;
+    let peak = blocks.mode.units * blocks.mode.depth / issues;
+    let ideal = macs as f64 / peak as f64;
+    VertexAccount {
+        cycles,
+        ideal,
+        fill: (inner - slowest) as f64,
+        padding: streaming as f64 - ideal,
+        workers: (slowest - streaming) as f64,
+        overhead: (cycles - inner) as f64,
+        ..VertexAccount::default()
+    }
+}
+
+/// Cycles of the product by dot products on the vector unit, for shapes too small for blocks (PopLibs' horizontal multiply-accumulate,
+/// mk2.md §3.3): `60 + W·(16 + ⌈rows/W⌉·(7 + outs·(8 + ⌈k/V⌉)))` a group. Coefficients lie `[columns, depth]`.
+pub fn dot_products(machine: &Machine, call: &AmpMatmul) -> Spent {
+    let workers = u64::from(machine.workers);
+    let v = vector(call.input);
+    let row = |vectors: f64| 7.0 + call.columns as f64 * (8.0 + vectors);
+    let one = Work {
+        fixed: 16,
+        busiest: call.rows.div_ceil(workers) * row(call.depth.div_ceil(v) as f64) as u64,
+        even: call.rows as f64 / workers as f64 * row(call.depth as f64 / v as f64),
+    };
+    (call.groups * one).vertex(machine, 60 * call.groups)
+}
+
+/// How a product is done: on the matrix unit, after turning operands; or by dot products, where `b` lies ready for them.
+struct Choice {
+    call: AmpMatmul,
+    turning: [Spent; 2],
+    dots: Option<Spent>,
+}
+
+impl Choice {
+    fn of(
+        machine: &Machine,
+        codelet: &Codelet,
+        a: &BlockShape,
+        out: &BlockShape,
+    ) -> Option<Choice> {
+        let Codelet::Matmul {
+            transpose_a,
+            transpose_b,
+            accumulate,
+        } = *codelet
+        else {
+            return None;
+        };
+        let (columns, rows) = match *out.shape.dims() {
+            [] => (1, 1),
+            [columns] => (columns as u64, 1),
+            [.., rows, columns] => (columns as u64, rows as u64),
+        };
+        if rows == 0 || columns == 0 {
+            return None;
+        }
+        let groups = out.elements() / (rows * columns);
+        let depth = a.elements().checked_div(groups * rows)?;
+        let call = AmpMatmul {
             input: a.dtype,
             partials: out.dtype,
             groups,
@@ -142,15 +245,61 @@ pub(super) fn cycles(
             depth,
             columns,
             accumulate,
-        },
-    );
-    if transpose_a {
-        cycles += transpose::transpose(machine, a.dtype, groups, depth, rows);
+        };
+        if call.is_empty() {
+            return None;
+        }
+        let turn = |turned: bool, rows, columns| match turned {
+            true => transpose::transpose(machine, a.dtype, groups, rows, columns),
+            false => Spent::default(),
+        };
+        let few = rows < SMALL || columns < SMALL || depth < SMALL;
+        Some(Choice {
+            turning: [
+                turn(transpose_a, depth, rows),
+                turn(transpose_b, columns, depth),
+            ],
+            dots: (few && transpose_b && !transpose_a).then(|| dot_products(machine, &call)),
+            call,
+        })
     }
-    if transpose_b {
-        cycles += transpose::transpose(machine, a.dtype, groups, columns, depth);
+}
+
+/// Extents from which on dot products never win.
+const SMALL: u64 = 8;
+
+/// Cycles of a matmul vertex: the product, and the turning of transposed operands. `None` when there is nothing to do.
+pub(super) fn cycles(
+    machine: &Machine,
+    codelet: &Codelet,
+    a: &BlockShape,
+    out: &BlockShape,
+) -> Option<Cycles> {
+    let choice = Choice::of(machine, codelet, a, out)?;
+    let turning = choice.turning[0].cycles + choice.turning[1].cycles;
+    let amp = amp_matmul(machine, &choice.call) + turning;
+    Some(choice.dots.map_or(amp, |dots| amp.min(dots.cycles)))
+}
+
+/// The same by cause.
+pub(super) fn account(
+    machine: &Machine,
+    codelet: &Codelet,
+    a: &BlockShape,
+    out: &BlockShape,
+) -> VertexAccount {
+    let Some(choice) = Choice::of(machine, codelet, a, out) else {
+        return VertexAccount::default();
+    };
+    let mut account = amp_account(machine, &choice.call);
+    for turned in choice.turning {
+        account.cycles += turned.cycles;
+        account.transpose += turned.cycles as f64;
     }
-    cycles
+    match choice.dots {
+        Some(dots) if dots.cycles < account.cycles => VertexAccount::vector(dots, account.ideal),
+        _ => account,
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +338,54 @@ mod tests {
         // 92 + 13 + 11 + 18 + 2·(7 + 32 + 164)
         let call = call(DType::F16, DType::F32, 6, 16, 16);
         assert_eq!(amp_matmul(&Machine::mk2(), &call), 540);
+    }
+
+    #[test]
+    fn eight_units_pass_once_over_eight_columns() {
+        // 92 + 13 + 11 + 18 + 7 + 32 + 164
+        let call = call(DType::F16, DType::F32, 6, 16, 8);
+        assert_eq!(amp_matmul(&Machine::mk2(), &call), 337);
+    }
+
+    #[test]
+    fn causes_sum_to_the_whole() {
+        let mk2 = Machine::mk2();
+        let types = [
+            (DType::F16, DType::F16),
+            (DType::F16, DType::F32),
+            (DType::F32, DType::F32),
+        ];
+        for (input, partials) in types {
+            for (rows, depth, columns) in [(1, 1, 1), (7, 24, 5), (96, 768, 64), (1472, 7, 17)] {
+                let account = amp_account(&mk2, &call(input, partials, rows, depth, columns));
+                let VertexAccount {
+                    cycles,
+                    ideal,
+                    fill,
+                    padding,
+                    overhead,
+                    workers,
+                    ..
+                } = account;
+                let sum = ideal + fill + padding + overhead + workers;
+                assert!((sum - cycles as f64).abs() < 1e-6, "{account:?}");
+                assert!(fill > 0.0 && padding >= 0.0 && overhead > 0.0 && workers >= 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn dot_products_do_small_products_and_odd_ones() {
+        let mk2 = Machine::mk2();
+        let small = call(DType::F32, DType::F32, 1, 64, 2);
+        // 60 + 6·(16 + 7 + 2·(8 + 32)).
+        assert_eq!(dot_products(&mk2, &small).cycles, 678);
+        assert!(amp_matmul(&mk2, &small) > 678);
+        // 60 + 6·(16 + 2·(7 + 5·(8 + 2))), f16: a vector of four.
+        let odd = call(DType::F16, DType::F16, 7, 7, 5);
+        assert_eq!(dot_products(&mk2, &odd).cycles, 60 + 6 * (16 + 2 * 57));
+        let large = call(DType::F32, DType::F32, 96, 768, 64);
+        assert!(dot_products(&mk2, &large).cycles > 5 * amp_matmul(&mk2, &large));
     }
 
     #[test]

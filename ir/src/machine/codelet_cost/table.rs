@@ -4,25 +4,31 @@
 //! few commonest tokens; so all ids count as hits, shared out evenly over the workers.
 
 use super::super::Machine;
+use super::{Spent, Work};
 use crate::types::DType;
-use crate::units::Cycles;
 
 /// Cycles to look up `ids` rows of `columns` elements: `W·(30 + ⌈ids/W⌉·(19 + 2·⌈r/2⌉))`.
-pub fn gather(machine: &Machine, ids: u64, columns: u64) -> Cycles {
+pub fn gather(machine: &Machine, ids: u64, columns: u64) -> Spent {
     let workers = u64::from(machine.workers);
-    workers * (30 + ids.div_ceil(workers) * (19 + 2 * columns.div_ceil(2)))
+    let each = 19 + 2 * columns.div_ceil(2);
+    let even = ids as f64 / workers as f64;
+    Work::units(30, ids.div_ceil(workers), even, each).vertex(machine, 0)
 }
 
-/// Cycles to add `ids` rows of `columns` elements into the table: f16 `W·(3 + 30 + ⌈ids/W⌉·(12 + 3·(⌈r/2⌉ − 1)))`,
-/// f32 `W·(3 + 29 + ⌈ids/W⌉·(11 + 3·(r − 1)))`.
-pub fn scatter_add(machine: &Machine, dtype: DType, ids: u64, columns: u64) -> Cycles {
+/// Cycles to add `ids` rows of `columns` elements into the table: f16 `W·(3 + 30 + in·(12 + 3·(⌈r/2⌉ − 1)) + out·5)`,
+/// f32 `W·(3 + 29 + in·(11 + 3·(r − 1)) + out·5)`. A worker owns a part of the table: of all ids it adds `in = ⌈ids/W⌉` and passes over
+/// the `out` others.
+pub fn scatter_add(machine: &Machine, dtype: DType, ids: u64, columns: u64) -> Spent {
     let workers = u64::from(machine.workers);
     let share = ids.div_ceil(workers);
     let (setup, row, atoms) = match dtype {
         DType::F16 => (30, 12, columns.div_ceil(2)),
         _ => (29, 11, columns),
     };
-    workers * (3 + setup + share * (row + 3 * atoms.saturating_sub(1)))
+    let each = row + 3 * atoms.saturating_sub(1);
+    let even = ids as f64 / workers as f64;
+    let passed_over = Work::units(0, ids - share, (ids - share) as f64, 5);
+    (Work::units(3 + setup, share, even, each) + passed_over).vertex(machine, 0)
 }
 
 #[cfg(test)]
@@ -30,10 +36,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_hand() {
+    fn look_ups_at_small_odd_and_large_sizes() {
         let mk2 = Machine::mk2();
-        assert_eq!(gather(&mk2, 12, 32), 6 * (30 + 2 * 51));
-        assert_eq!(scatter_add(&mk2, DType::F32, 12, 32), 6 * (32 + 2 * 104));
-        assert_eq!(scatter_add(&mk2, DType::F16, 12, 32), 6 * (33 + 2 * 57));
+        let cycles = |ids, columns| gather(&mk2, ids, columns).cycles;
+        assert_eq!(cycles(1, 1), 6 * (30 + 21));
+        assert_eq!(cycles(12, 32), 6 * (30 + 2 * 51));
+        assert_eq!(cycles(1024, 17), 6 * (30 + 171 * 37));
+    }
+
+    #[test]
+    fn update_adds_at_small_odd_and_large_sizes() {
+        let mk2 = Machine::mk2();
+        let cycles = |dtype, ids, columns| scatter_add(&mk2, dtype, ids, columns).cycles;
+        assert_eq!(cycles(DType::F32, 1, 1), 6 * (32 + 11));
+        assert_eq!(cycles(DType::F32, 12, 32), 6 * (32 + 2 * 104 + 10 * 5));
+        assert_eq!(cycles(DType::F16, 12, 32), 6 * (33 + 2 * 57 + 10 * 5));
+        assert_eq!(cycles(DType::F32, 1024, 17), 6 * (32 + 171 * 59 + 853 * 5));
     }
 }

@@ -1,17 +1,24 @@
 //! Turning an operand of the matrix unit, block by block.
 
 use super::super::Machine;
-use super::super::calibration::{TRANSPOSE_CYCLES_PER_BLOCK, TRANSPOSE_OVERHEAD};
+use super::super::calibration::{
+    TRANSPOSE_BLOCK_CYCLES, TRANSPOSE_ELEMENT_CYCLES, TRANSPOSE_OVERHEAD,
+};
+use super::{Spent, Vectors, Work};
 use crate::types::DType;
-use crate::units::Cycles;
 
-/// Cycles to transpose `groups` matrices `[rows, columns]`: `W·(20 + 4·⌈blocks/W⌉)`, in blocks of 4 × 4 (f16) or 2 × 2 (f32)
-/// elements; blocks at the edges count whole. Estimated after mk2.md §3.5.
-pub fn transpose(machine: &Machine, dtype: DType, groups: u64, rows: u64, columns: u64) -> Cycles {
-    let workers = u64::from(machine.workers);
-    let side = super::vector(dtype);
-    let blocks = groups * rows.div_ceil(side) * columns.div_ceil(side);
-    workers * (TRANSPOSE_OVERHEAD + TRANSPOSE_CYCLES_PER_BLOCK * blocks.div_ceil(workers))
+/// Cycles to transpose `groups` matrices `[rows, columns]`. f16 whose extents are multiples of 4 goes in blocks of 4 × 4 elements,
+/// `W·(20 + 4·⌈blocks/W⌉)`; all else element by element, `W·(20 + 3·⌈n/W⌉)`. Estimated after mk2.md §3.5 and §8.
+pub fn transpose(machine: &Machine, dtype: DType, groups: u64, rows: u64, columns: u64) -> Spent {
+    let elements = groups * rows * columns;
+    let in_blocks = dtype.bytes() == 2 && rows.is_multiple_of(4) && columns.is_multiple_of(4);
+    let (at_once, each) = if in_blocks {
+        (16, TRANSPOSE_BLOCK_CYCLES)
+    } else {
+        (1, TRANSPOSE_ELEMENT_CYCLES)
+    };
+    let Vectors { busiest, even } = Vectors::of_vectors(machine, at_once, elements);
+    Work::units(TRANSPOSE_OVERHEAD, busiest, even, each).vertex(machine, 0)
 }
 
 #[cfg(test)]
@@ -19,12 +26,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_shared_out_over_the_workers() {
+    fn blocks_and_elements_are_shared_out_over_the_workers() {
         let mk2 = Machine::mk2();
+        let cycles = |dtype, rows, columns| transpose(&mk2, dtype, 1, rows, columns).cycles;
         // 24 blocks of 4 × 4, four for each worker.
-        assert_eq!(transpose(&mk2, DType::F16, 1, 16, 24), 6 * (20 + 16));
-        // 96 blocks of 2 × 2, sixteen for each worker.
-        assert_eq!(transpose(&mk2, DType::F32, 1, 16, 24), 6 * (20 + 64));
-        assert_eq!(transpose(&mk2, DType::F32, 1, 1, 1), 6 * 24);
+        assert_eq!(cycles(DType::F16, 16, 24), 6 * (20 + 16));
+        // 21 · 23 = 483 elements, 81 for the busiest worker.
+        assert_eq!(cycles(DType::F16, 21, 23), 6 * (20 + 3 * 81));
+        // 384 elements, 64 for each worker: 3 tile cycles an element.
+        assert_eq!(cycles(DType::F32, 16, 24), 6 * (20 + 3 * 64));
+        assert_eq!(cycles(DType::F32, 1, 1), 6 * 23);
     }
 }

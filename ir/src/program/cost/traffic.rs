@@ -6,7 +6,7 @@ use crate::ids::IpuId;
 use crate::machine::Machine;
 use crate::machine::exchange_cost::{TileTraffic, copy_cycles, traffic_cycles};
 use crate::machine::link_cost::{Transfer, inter_ipu_cycles};
-use crate::program::exchange::expand;
+use crate::program::exchange::{Loop, RegionCopy, expand};
 use crate::program::{Move, Program};
 
 /// Cycles of an exchange and what it moves.
@@ -19,21 +19,60 @@ pub struct ExchangeTime {
     pub ipu: Option<u32>,
     /// Bytes received by tiles.
     pub bytes: u64,
+    /// `cycles` by cause.
+    pub parts: ExchangeParts,
+}
+
+/// Cycles of an exchange by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExchangeParts {
+    /// From the end of the sync to the first word.
+    pub start: u64,
+    /// Words of data at the busiest tile.
+    pub data: u64,
+    /// Control words between its fragments.
+    pub fragments: u64,
+    /// Copies inside tiles.
+    pub copies: u64,
+    /// Over the links between IPUs.
+    pub links: u64,
+}
+
+impl ExchangeParts {
+    pub const fn total(&self) -> u64 {
+        self.start + self.data + self.fragments + self.copies + self.links
+    }
 }
 
 /// What one move makes each tile do; tiles that do nothing are left out.
 #[derive(Clone, Debug, Default)]
 pub struct MoveTraffic {
-    /// Tile, bytes sent, the part of it that only whole pairs receive.
-    sent: Vec<(u32, u64, u64)>,
-    /// Tile, bytes received, the part of it that the other tile of the pair receives too.
-    received: Vec<(u32, u64, u64)>,
-    /// Tile, bytes copied inside it.
-    copied: Vec<(u32, u64)>,
+    sent: Vec<(u32, Flow)>,
+    received: Vec<(u32, Flow)>,
+    /// Copied inside the tile.
+    copied: Vec<(u32, Flow)>,
     /// Bytes that leave their tile, each once.
     total_sent: u64,
     /// Bytes that arrive on another tile.
     total_received: u64,
+}
+
+/// Bytes in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Flow {
+    bytes: u64,
+    /// The part that goes to whole pairs of tiles only.
+    wide: u64,
+    /// Contiguous runs.
+    fragments: u64,
+}
+
+impl Flow {
+    fn add(&mut self, bytes: u64, wide: u64, fragments: u64) {
+        self.bytes += bytes;
+        self.wide += wide;
+        self.fragments += fragments;
+    }
 }
 
 /// Traffic by tile, summed over the moves of an exchange.
@@ -48,7 +87,7 @@ pub struct TileSums {
 struct IpuSum {
     ipu: u32,
     tiles: Vec<TileTraffic>,
-    copied: Vec<u64>,
+    copied: Vec<Flow>,
 }
 
 impl TileSums {
@@ -83,31 +122,40 @@ impl TileSums {
             [only] => Some(only.ipu),
             _ => None,
         };
-        let on_tiles = self.ipus.iter().map(|sum| {
-            let copied = sum.copied.iter().copied().max().unwrap_or(0);
-            traffic_cycles(machine, &sum.tiles) + copy_cycles(machine, copied)
-        });
-        let busiest = on_tiles.max().unwrap_or(0);
-        time.cycles = busiest.max(inter_ipu_cycles(machine, transfers));
+        let on_tiles = self.ipus.iter().map(|sum| sum.parts(machine));
+        time.parts = on_tiles
+            .max_by_key(ExchangeParts::total)
+            .unwrap_or_default();
+        let links = inter_ipu_cycles(machine, transfers);
+        if links > time.parts.total() {
+            time.parts = ExchangeParts {
+                start: machine.exchange_start_cycles,
+                links: links - machine.exchange_start_cycles,
+                ..ExchangeParts::default()
+            };
+        }
+        time.cycles = time.parts.total();
         self.clear();
         time
     }
 
     fn add(&mut self, traffic: &MoveTraffic, from: u32, to: u32) {
         let sum = self.of(from);
-        for &(tile, bytes, wide) in &traffic.sent {
-            let tile = &mut sum.tiles[tile as usize];
-            tile.sent += bytes;
-            tile.sent_wide += wide;
+        for (tile, flow) in &traffic.sent {
+            let tile = &mut sum.tiles[*tile as usize];
+            tile.sent += flow.bytes;
+            tile.sent_wide += flow.wide;
+            tile.sent_fragments += flow.fragments;
         }
-        for &(tile, bytes) in &traffic.copied {
-            sum.copied[tile as usize] += bytes;
+        for (tile, flow) in &traffic.copied {
+            sum.copied[*tile as usize].add(flow.bytes, flow.wide, flow.fragments);
         }
         let sum = self.of(to);
-        for &(tile, bytes, wide) in &traffic.received {
-            let tile = &mut sum.tiles[tile as usize];
-            tile.received += bytes;
-            tile.received_wide += wide;
+        for (tile, flow) in &traffic.received {
+            let tile = &mut sum.tiles[*tile as usize];
+            tile.received += flow.bytes;
+            tile.received_wide += flow.wide;
+            tile.received_fragments += flow.fragments;
         }
     }
 
@@ -119,7 +167,7 @@ impl TileSums {
                 let mut sum = self.spare.pop().unwrap_or_else(|| IpuSum {
                     ipu,
                     tiles: vec![TileTraffic::default(); tiles],
-                    copied: vec![0; tiles],
+                    copied: vec![Flow::default(); tiles],
                 });
                 sum.ipu = ipu;
                 self.ipus.push(sum);
@@ -132,8 +180,26 @@ impl TileSums {
     fn clear(&mut self) {
         for mut sum in self.ipus.drain(..) {
             sum.tiles.fill(TileTraffic::default());
-            sum.copied.fill(0);
+            sum.copied.fill(Flow::default());
             self.spare.push(sum);
+        }
+    }
+}
+
+impl IpuSum {
+    /// The exchange proper, then the copies.
+    fn parts(&self, machine: &Machine) -> ExchangeParts {
+        let exchange = traffic_cycles(machine, &self.tiles);
+        let copies = self
+            .copied
+            .iter()
+            .map(|flow| copy_cycles(machine, flow.bytes, flow.fragments));
+        ExchangeParts {
+            start: exchange.start,
+            data: exchange.data,
+            fragments: exchange.fragments,
+            copies: copies.max().unwrap_or(0),
+            links: 0,
         }
     }
 }
@@ -145,42 +211,61 @@ pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
     };
     let same_ipu = expanded.source_ipu == expanded.destination_ipu;
     let tiles = program.machine.tiles_per_ipu as usize;
-    let mut sent = vec![(0u64, 0u64); tiles];
-    let mut received = vec![(0u64, 0u64); tiles];
-    let mut copied = vec![0u64; tiles];
+    let mut sent = vec![Flow::default(); tiles];
+    let mut received = vec![Flow::default(); tiles];
+    let mut copied = vec![Flow::default(); tiles];
     let mut pairs = PairSets::new(tiles);
     let mut traffic = MoveTraffic::default();
     for copy in &expanded.copies {
         let bytes = copy.bytes();
+        let arriving = fragments(copy, |l| l.destination_stride);
         if same_ipu && copy.destination_tiles.as_slice() == [copy.source_tile] {
-            copied[copy.source_tile as usize] += bytes;
+            copied[copy.source_tile as usize].add(bytes, 0, arriving);
             continue;
         }
+        let words = whole_words(copy);
         let wide = if pairs.are_whole(&copy.destination_tiles) {
-            bytes
+            words
         } else {
             0
         };
-        let sender = &mut sent[copy.source_tile as usize];
-        *sender = (sender.0 + bytes, sender.1 + wide);
+        let leaving = fragments(copy, |l| l.source_stride);
+        sent[copy.source_tile as usize].add(words, wide, leaving);
         for &tile in &copy.destination_tiles {
-            let receiver = &mut received[tile as usize];
-            *receiver = (receiver.0 + bytes, receiver.1 + wide);
+            received[tile as usize].add(words, wide, arriving);
         }
         traffic.total_sent += bytes;
         traffic.total_received += bytes * copy.destination_tiles.len() as u64;
     }
-    let busy = |all: Vec<(u64, u64)>| -> Vec<(u32, u64, u64)> {
-        let tiles = all.into_iter().zip(0u32..);
-        tiles
-            .filter(|((bytes, _), _)| *bytes > 0)
-            .map(|((bytes, wide), tile)| (tile, bytes, wide))
-            .collect()
+    let busy = |all: Vec<Flow>| -> Vec<(u32, Flow)> {
+        let tiles = (0u32..).zip(all);
+        tiles.filter(|(_, flow)| flow.bytes > 0).collect()
     };
     traffic.sent = busy(sent);
     traffic.received = busy(received);
-    traffic.copied = (0u32..).zip(copied).filter(|c| c.1 > 0).collect();
+    traffic.copied = busy(copied);
     traffic
+}
+
+/// Contiguous runs of a copy on one of its sides: loops that step on seamlessly prolong the run.
+fn fragments(copy: &RegionCopy, stride: impl Fn(&Loop) -> u32) -> u64 {
+    let mut run = u64::from(copy.run_bytes);
+    let mut count = 1;
+    for l in copy.loops.iter().rev() {
+        if count == 1 && u64::from(stride(l)) == run {
+            run *= u64::from(l.extent);
+        } else {
+            count *= u64::from(l.extent);
+        }
+    }
+    count
+}
+
+/// Bytes of a copy in whole words: what is sent one by one takes a word each, be it 2 bytes.
+fn whole_words(copy: &RegionCopy) -> u64 {
+    const WORD: u64 = 4;
+    let run = u64::from(copy.run_bytes);
+    copy.bytes() / run.max(1) * run.next_multiple_of(WORD)
 }
 
 /// Tells sets of tiles that consist of whole pairs `(2i, 2i + 1)`.
@@ -209,5 +294,55 @@ impl PairSets {
         tiles
             .iter()
             .all(|&tile| self.seen[tile as usize ^ 1] == self.set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    fn copy(run_bytes: u32, loops: &[(u32, u32, u32)]) -> RegionCopy {
+        let loops = loops
+            .iter()
+            .map(|&(extent, source_stride, destination_stride)| Loop {
+                extent,
+                source_stride,
+                destination_stride,
+            });
+        RegionCopy {
+            source_tile: 0,
+            source_offset: 0,
+            destination_tiles: smallvec![1],
+            destination_offset: 0,
+            loops: loops.collect(),
+            run_bytes,
+        }
+    }
+
+    fn both(copy: &RegionCopy) -> (u64, u64) {
+        (
+            fragments(copy, |l| l.source_stride),
+            fragments(copy, |l| l.destination_stride),
+        )
+    }
+
+    #[test]
+    fn fragments_are_contiguous_runs_of_each_side() {
+        assert_eq!(both(&copy(96, &[])), (1, 1));
+        // Seven rows of 24 bytes out of rows of 100, packed.
+        assert_eq!(both(&copy(24, &[(7, 100, 24)])), (7, 1));
+        // A transpose of 7 × 24 words: every word for itself on the side that is read across.
+        assert_eq!(both(&copy(4, &[(24, 4, 28), (7, 96, 4)])), (168, 1));
+        // Rows of rows: packed rows join, the planes above them do not.
+        assert_eq!(both(&copy(8, &[(3, 1000, 500), (5, 8, 8)])), (3, 3));
+    }
+
+    #[test]
+    fn half_words_take_a_word() {
+        assert_eq!(whole_words(&copy(2, &[(24, 4, 4)])), 96);
+        assert_eq!(whole_words(&copy(6, &[(2, 12, 6)])), 16);
+        assert_eq!(whole_words(&copy(8, &[(2, 12, 8)])), 16);
     }
 }

@@ -1,0 +1,43 @@
+//! Arithmetic of a vertex: what would be left of its cycles if its unit always worked at its peak.
+
+use super::BlockShape;
+use crate::op::MapNode;
+use crate::program::Codelet;
+
+/// Floating-point operations of one vertex; a multiply-add counts 2, a function 1. Rows of layer norm, softmax and the gradient of the loss
+/// count 5 an element, as graph ops do.
+pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockShape]) -> u64 {
+    let (Some(x), Some(out)) = (inputs.first(), outputs.first()) else {
+        return 0;
+    };
+    if out.elements() == 0 {
+        return 0;
+    }
+    match codelet {
+        Codelet::Matmul { .. } => {
+            let rows = match out.shape.dims() {
+                [.., rows, _] => *rows as u64,
+                _ => 1,
+            };
+            let groups = out.elements() / (rows * out.shape.last() as u64);
+            2 * out.elements() * (x.elements() / (groups * rows))
+        }
+        Codelet::Map(expr) => {
+            let is_work = |n: &&MapNode| matches!(n, MapNode::Unary(..) | MapNode::Binary(..));
+            out.elements() * expr.nodes.iter().filter(is_work).count() as u64
+        }
+        Codelet::Reduce { .. } => x.elements(),
+        Codelet::LayerNorm { .. }
+        | Codelet::LayerNormGrad
+        | Codelet::Softmax { .. }
+        | Codelet::SoftmaxGrad { .. }
+        | Codelet::CrossEntropyGrad => 5 * x.elements(),
+        Codelet::LayerNormParamGrad | Codelet::RowMaxSum | Codelet::JoinLogSumExp => {
+            4 * x.elements()
+        }
+        Codelet::RowLoss => x.elements() + out.elements(),
+        Codelet::ScatterAdd => inputs.get(1).map_or(0, BlockShape::elements),
+        Codelet::Dropout { .. } | Codelet::Cast => out.elements(),
+        Codelet::Fill { .. } | Codelet::CausalMask | Codelet::PickLabel | Codelet::Gather => 0,
+    }
+}
