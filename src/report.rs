@@ -3,7 +3,10 @@
 //! Everything is computed from the executable and its timeline; nothing is compiled again. The JSON face is this model as it
 //! stands, so its field names are a promise.
 
+pub mod classes;
+pub mod efficiency;
 pub mod format;
+pub mod losses;
 pub mod memory;
 pub mod terminal;
 pub mod time;
@@ -15,6 +18,8 @@ use superstep_runtime::timeline::timeline;
 use crate::compile::Compiled;
 use crate::error::Error;
 use crate::manifest::{Manifest, PassTime};
+use classes::OpClass;
+use efficiency::EfficiencyReport;
 use memory::MemoryReport;
 use time::{OpReport, TimeReport};
 
@@ -30,6 +35,10 @@ pub struct Report {
     pub pod: PodReport,
     pub memory: MemoryReport,
     pub time: TimeReport,
+    /// Where the cycles go, and how far from its bounds the step is.
+    pub efficiency: EfficiencyReport,
+    /// Ops without the numbers of their layers, the most cycles first.
+    pub classes: Vec<OpClass>,
     /// One entry an op and IPU, the most cycles first.
     pub ops: Vec<OpReport>,
     pub passes: Vec<PassTime>,
@@ -85,6 +94,8 @@ impl Report {
     pub fn new(compiled: &Compiled) -> Result<Report, Error> {
         let Compiled { manifest, program } = compiled;
         let timeline = timeline(program);
+        let classes = classes::classes(program, &timeline);
+        let bound = classes.iter().map(|class| class.roofline.bound).sum();
         Ok(Report {
             schema: SCHEMA,
             model: model(manifest)?,
@@ -92,6 +103,8 @@ impl Report {
             pod: pod(program, manifest),
             memory: MemoryReport::new(program),
             time: TimeReport::new(&timeline, manifest),
+            efficiency: EfficiencyReport::new(program, &timeline, bound),
+            classes,
             ops: time::ops(program, &timeline),
             passes: manifest.passes.clone(),
         })

@@ -54,9 +54,13 @@ fn compile_then_report_then_train_the_executable() {
 
     let out = superstep(&words("report {}", &[&file])).ok().out;
     assert!(
-        out.contains("h.0.mlp.c_fc") && out.contains("exchange"),
+        out.contains("h.*.mlp.c_fc") && out.contains("exchange"),
         "{out}"
     );
+    let out = superstep(&words("report {} --each --ops 1000", &[&file]))
+        .ok()
+        .out;
+    assert!(out.contains("h.0.mlp.c_fc"), "{out}");
 
     let json = folder.path().join("report.json");
     superstep(&words("report {} --json {}", &[&file, &json])).ok();
@@ -85,8 +89,28 @@ fn compile_then_report_then_train_the_executable() {
         "/ops/0/bytes_exchanged",
         "/ops/0/tiles",
         "/passes/0/seconds",
+        "/classes/0/executions",
+        "/classes/0/roofline/bound",
+        "/efficiency/ipus/0/waiting_cycles",
+        "/efficiency/bounds/arithmetic",
+        "/efficiency/parallel_efficiency",
     ] {
         assert!(report.pointer(pointer).is_some(), "{pointer} is missing");
+    }
+
+    // The ledger explains every cycle, of the step, of its classes of ops and of its ops.
+    let sum = |ledger: &Value| -> u64 {
+        let causes = ledger.as_object().unwrap().values();
+        causes.map(|cycles| cycles.as_u64().unwrap()).sum()
+    };
+    assert_eq!(
+        sum(&report["efficiency"]["ledger"]),
+        report["time"]["cycles_per_update"]
+    );
+    for table in ["classes", "ops"] {
+        for row in report[table].as_array().unwrap() {
+            assert_eq!(sum(&row["ledger"]), row["cycles"], "{row}");
+        }
     }
 
     // The executable and the model give the run that the model alone gives.

@@ -4,6 +4,7 @@
 //! ([`Machine::from_toml`]). [`facts`] says for every field how well it is known and from where. What was fitted rather than
 //! looked up is in [`calibration`].
 
+pub mod bounds;
 pub mod calibration;
 pub mod codelet_cost;
 pub mod description;

@@ -1,18 +1,21 @@
 //! The cycle account of a program: how long every step takes on the machine, without executing it.
 //!
 //! Timing does not depend on values. Each step has a kind and a length; steps follow one another in program order, also when they run on
-//! different IPUs. Lengths come from the formulae of [`superstep_ir::machine`]: a compute set lasts as long as its busiest tile at the
-//! largest blocks, an exchange as long as its busiest tile or pair of tiles, a transfer between IPUs as long as its busiest link.
-//! A sync serves the step that it precedes and is accounted to the same graph op.
+//! different IPUs. Lengths come from the formulae of [`superstep_ir::machine`]: a compute set lasts as long as its busiest tile, an
+//! exchange as long as its busiest tile or pair of tiles, a transfer between IPUs as long as its busiest link.
+//! A sync serves the step that it precedes and is accounted to the same graph op. Why a step takes as long as it does is in the [`Ledger`].
 
 mod account;
-
+mod ledger;
+mod measure;
 mod traffic;
 
 use std::ops::{Add, AddAssign, Mul};
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::program::Program;
+
+pub use ledger::{Cause, Ledger};
 
 /// What the machine waits for during a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -130,6 +133,10 @@ pub struct Timeline {
     pub clock_hz: f64,
     /// Of the whole run.
     pub cycles: KindCycles,
+    /// The same cycles by cause.
+    pub ledger: Ledger,
+    /// Entry `i` is about IPU `i`.
+    pub ipus: Vec<IpuTime>,
     /// In the program's order.
     pub procedures: Vec<ProcedureTime>,
     /// In the program's order: entry `i` is about origin `i`.
@@ -148,6 +155,17 @@ pub struct ProcedureTime {
     pub cycles: KindCycles,
 }
 
+/// One IPU, over the whole run of the entry. IPUs take turns in program order: what is left of the run, it waits for another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IpuTime {
+    /// Cycles of the steps that run on this IPU alone.
+    pub busy: u64,
+    /// Of them, those of its compute sets.
+    pub compute: u64,
+    /// Cycles that each tile computes.
+    pub tiles: Vec<u64>,
+}
+
 /// One graph op, over the whole run of the entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OriginTime {
@@ -155,10 +173,15 @@ pub struct OriginTime {
     pub times: u64,
     /// Of all executions, with the syncs before its steps.
     pub cycles: KindCycles,
+    /// The same cycles by cause.
+    pub ledger: Ledger,
     /// Floating-point operations of all executions.
     pub flops: u64,
     /// Bytes that tiles received from other tiles or IPUs, in all executions; a multicast counts at each tile.
     pub bytes_exchanged: u64,
+    /// Bytes that its vertices read and write in tile memory, in all executions, each operand once a vertex.
+    pub bytes_read: u64,
+    pub bytes_written: u64,
     /// Most tiles that one of its compute sets uses.
     pub tiles: u32,
 }
@@ -181,6 +204,8 @@ pub struct StepTime {
     pub times: u64,
     /// Tiles that compute; 0 for other kinds.
     pub tiles: u32,
+    /// Cycles of all tiles that compute, summed: `tile_cycles / (cycles · tiles)` is how evenly they are loaded.
+    pub tile_cycles: u64,
     /// Bytes that tiles receive in one execution.
     pub bytes: u64,
 }
@@ -189,6 +214,12 @@ impl Timeline {
     /// Seconds of one run of the entry.
     pub fn seconds(&self) -> f64 {
         self.cycles.total() as f64 / self.clock_hz
+    }
+
+    /// Cycles in which no single IPU is at work: transfers between IPUs, and barriers over all of them.
+    pub fn shared_cycles(&self) -> u64 {
+        let busy: u64 = self.ipus.iter().map(|ipu| ipu.busy).sum();
+        self.cycles.total().saturating_sub(busy)
     }
 
     /// Cycles of one run of a procedure, `micro_batch` or `update` for instance.

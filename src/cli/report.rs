@@ -9,7 +9,7 @@ use crate::atomic_file;
 use crate::compile::open;
 use crate::error::Error;
 use crate::report::Report;
-use crate::report::terminal;
+use crate::report::terminal::{self, OpList};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -21,19 +21,26 @@ pub(super) struct Options {
     /// How many ops to list, the most expensive first.
     #[arg(long = "ops", value_name = "N", default_value_t = 20)]
     ops: usize,
+    /// List the op of every layer and chunk by itself, not h.*.mlp.c_fc for all of them.
+    #[arg(long = "each")]
+    each: bool,
 }
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
         let report = Report::new(&open(&self.file)?)?;
+        let ops = OpList {
+            limit: self.ops,
+            each: self.each,
+        };
         match &self.json {
             Some(out) if out.as_os_str() == "-" => say(report.to_json()),
             Some(out) => {
                 check_writable_file(out)?;
-                say(terminal::full(&report, self.ops));
+                say(terminal::full(&report, ops));
                 atomic_file::write(out, report.to_json().as_bytes())?;
             }
-            None => say(terminal::full(&report, self.ops)),
+            None => say(terminal::full(&report, ops)),
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::format::{bytes, count, grouped, seconds, share, three_digits};
+use super::losses;
 use super::memory::{IpuMemory, RESERVED, TileMemory};
 use super::{Report, StageReport};
 
@@ -84,6 +85,7 @@ pub fn summary(report: &Report) -> String {
             share(time.sync_cycles, cycles),
         ),
     ));
+    lines.push(("", losses::summary(report)));
     lines.push((
         "throughput",
         format!(
@@ -95,8 +97,17 @@ pub fn summary(report: &Report) -> String {
     aligned(&lines)
 }
 
-/// Everything: summary, memory, time by kind, the `ops` most expensive ops, passes.
-pub fn full(report: &Report, ops: usize) -> String {
+/// How ops are listed.
+#[derive(Clone, Copy, Debug)]
+pub struct OpList {
+    /// At most so many, the most expensive first.
+    pub limit: usize,
+    /// Each op of each layer and chunk in a row of its own.
+    pub each: bool,
+}
+
+/// Everything: summary, memory, time by kind and by cause, the most expensive ops, what bounds them, passes.
+pub fn full(report: &Report, ops: OpList) -> String {
     let parts = [
         summary(report),
         format!(
@@ -105,11 +116,19 @@ pub fn full(report: &Report, ops: usize) -> String {
         ),
         fullest_tiles(report),
         format!("cycles of an optimiser step\n{}", time_table(report)),
+        format!("where they go\n{}", losses::cause_table(report)),
+        op_part(report, ops),
         format!(
-            "ops, all micro-batches of a step{}\n{}",
-            shown(report.ops.len(), ops),
-            op_table(report, ops)
+            "where each goes, % of its cycles (empty: less than a half)\n{}",
+            losses::ledger_table(report, ops.limit)
         ),
+        format!(
+            "lower bounds, cycles of all executions\n{}",
+            losses::roofline_table(report, ops.limit)
+        ),
+        format!("bounds of the step\n{}", losses::bound_table(report)),
+        format!("IPUs take turns\n{}", losses::ipu_table(report)),
+        losses::uneven_sets(report),
         format!("compile time\n{}", pass_table(report)),
     ];
     parts.join("\n\n")
@@ -246,6 +265,19 @@ fn op_table(report: &Report, limit: usize) -> String {
     )
 }
 
+fn op_part(report: &Report, list: OpList) -> String {
+    let (all, table) = if list.each {
+        (report.ops.len(), op_table(report, list.limit))
+    } else {
+        (
+            report.classes.len(),
+            losses::class_table(report, list.limit),
+        )
+    };
+    let shown = shown(all, list.limit);
+    format!("ops, all micro-batches of a step{shown}\n{table}")
+}
+
 fn shown(all: usize, limit: usize) -> String {
     if all > limit {
         format!(": the {limit} with the most cycles of {all}")
@@ -263,7 +295,7 @@ fn layers(stage: &StageReport) -> String {
 }
 
 /// Columns without lines, two spaces apart; those from `numbers_from` on are aligned to the right.
-fn table(
+pub(super) fn table(
     header: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
     numbers_from: usize,

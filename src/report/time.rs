@@ -4,6 +4,7 @@ use serde::Serialize;
 use superstep_ir::program::Program;
 use superstep_runtime::timeline::Timeline;
 
+use super::classes::{ByCause, by_cause};
 use crate::manifest::Manifest;
 
 /// Cycles of a whole optimiser step and what follows from them; the kinds sum to `cycles_per_update`.
@@ -39,6 +40,8 @@ pub struct OpReport {
     pub bytes_exchanged: u64,
     /// Most tiles that one of its compute sets uses.
     pub tiles: u32,
+    /// `cycles` by cause.
+    pub ledger: ByCause,
 }
 
 impl TimeReport {
@@ -89,6 +92,7 @@ pub(super) fn ops(program: &Program, timeline: &Timeline) -> Vec<OpReport> {
             flops: time.flops,
             bytes_exchanged: time.bytes_exchanged,
             tiles: time.tiles,
+            ledger: by_cause(&time.ledger),
         })
         .collect();
     // Stable: equals stay in program order.

@@ -1,47 +1,30 @@
 //! From lengths of steps to the account: every step is measured once, then the program is walked.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rayon::prelude::*;
-use superstep_ir::ids::{OriginId, ProcId};
-use superstep_ir::machine::exchange_cost::exchange_cycles;
-use superstep_ir::machine::link_cost::host_cycles;
-use superstep_ir::program::cost::compute_set::compute_set;
+use superstep_ir::ids::{IpuId, ProcId, TileId};
 use superstep_ir::program::cost::traffic::TileSums;
-use superstep_ir::program::{Program, Step, Sync};
+use superstep_ir::program::{Procedure, Program, Step};
 
+use super::measure::{Measured, measure};
 use super::traffic::Traffic;
-use super::{Kind, KindCycles, OriginTime, ProcedureTime, StepTime, Timeline};
-
-/// A step by itself.
-#[derive(Clone, Copy)]
-struct Measured {
-    kind: Kind,
-    cycles: u64,
-    origin: Option<OriginId>,
-    ipu: Option<u32>,
-    tiles: u32,
-    bytes: u64,
-}
-
-impl Measured {
-    const fn new(kind: Kind, cycles: u64) -> Measured {
-        Measured {
-            kind,
-            cycles,
-            origin: None,
-            ipu: None,
-            tiles: 0,
-            bytes: 0,
-        }
-    }
-}
+use super::{IpuTime, Kind, KindCycles, OriginTime, ProcedureTime, StepTime, Timeline};
 
 pub(super) fn account(program: &Program) -> Timeline {
+    let times = executions(program);
+    let load = TileLoad::of(program);
     let traffic = Traffic::of(program);
     let measured: Vec<Vec<Option<Measured>>> = program
         .procedures
         .iter()
-        .map(|procedure| {
-            let measure = |sums: &mut TileSums, step| measure(program, &traffic, sums, step);
+        .zip(&times)
+        .map(|(procedure, &times)| {
+            let measure = |sums: &mut TileSums, step| {
+                let visit =
+                    |ipu, tile, cycles: u64| load.add(ipu, tile, cycles.saturating_mul(times));
+                measure(program, &traffic, sums, step, visit)
+            };
             let steps = procedure.steps.par_iter();
             let mut measured: Vec<Option<Measured>> = steps
                 .map_init(|| TileSums::new(&program.machine), measure)
@@ -54,86 +37,75 @@ pub(super) fn account(program: &Program) -> Timeline {
         program,
         measured,
         index: 0,
-        timeline: Timeline {
-            clock_hz: program.machine.clock_hz,
-            origins: vec![OriginTime::default(); program.origins.len()],
-            procedures: program
-                .procedures
-                .iter()
-                .map(|procedure| ProcedureTime {
-                    name: procedure.name.clone(),
-                    times: 0,
-                    cycles: KindCycles::default(),
-                })
-                .collect(),
-            ..Timeline::default()
-        },
+        timeline: empty(program, load.into_ipus()),
     };
     walk.timeline.cycles = walk.procedure(program.entry, 1, 0);
     walk.count_executions();
     walk.timeline
 }
 
-/// The length of a step; `None` for calls and repeats, whose time is that of what they call.
-fn measure<'p>(
-    program: &'p Program,
-    traffic: &Traffic<'p>,
-    sums: &mut TileSums,
-    step: &'p Step,
-) -> Option<Measured> {
-    let machine = &program.machine;
-    let measured = match step {
-        Step::Compute(set) => {
-            let (cycles, tiles) = compute_set(program, set);
-            let ipu = set.groups.first().map(|g| program.grid(g.grid).ipu.0);
-            Measured {
-                origin: Some(set.origin),
-                ipu,
-                tiles,
-                ..Measured::new(Kind::Compute, cycles)
-            }
-        }
-        Step::Exchange(exchange) => {
-            let time = traffic.exchange(exchange, sums);
-            let kind = if time.crosses {
-                Kind::InterIpu
-            } else {
-                Kind::Exchange
-            };
-            Measured {
-                origin: Some(exchange.origin),
-                ipu: time.ipu,
-                bytes: time.bytes,
-                ..Measured::new(kind, time.cycles)
-            }
-        }
-        Step::Sync(Sync::Ipu(ipu)) => Measured {
-            ipu: Some(ipu.0),
-            ..Measured::new(Kind::Sync, machine.sync_cycles)
-        },
-        Step::Sync(Sync::Replica) if program.ipus == 1 => {
-            Measured::new(Kind::Sync, machine.sync_cycles)
-        }
-        Step::Sync(Sync::Replica) => Measured::new(Kind::Sync, machine.global_sync_cycles),
-        Step::Host { stream, origin } => host(program, *stream, *origin),
-        Step::Repeat { .. } | Step::Call(_) => return None,
+/// A timeline in which nothing has happened yet but the load of the tiles.
+fn empty(program: &Program, ipus: Vec<IpuTime>) -> Timeline {
+    let procedure = |procedure: &Procedure| ProcedureTime {
+        name: procedure.name.clone(),
+        times: 0,
+        cycles: KindCycles::default(),
     };
-    Some(measured)
+    Timeline {
+        clock_hz: program.machine.clock_hz,
+        ipus,
+        origins: vec![OriginTime::default(); program.origins.len()],
+        procedures: program.procedures.iter().map(procedure).collect(),
+        ..Timeline::default()
+    }
 }
 
-/// A host transfer: the sync that lets the host in, then its link or the busiest tile, whichever is slower.
-fn host(program: &Program, stream: u32, origin: OriginId) -> Measured {
-    let machine = &program.machine;
-    let variable = program.variable(program.streams[stream as usize].variable);
-    let grid = program.grid(variable.grid);
-    let bytes = variable.ty.bytes() as u64;
-    let a_tile = variable.tile_bytes(grid) as u64;
-    let transfer = host_cycles(machine, bytes).max(exchange_cycles(machine, a_tile, a_tile));
-    Measured {
-        origin: Some(origin),
-        ipu: Some(grid.ipu.0),
-        bytes,
-        ..Measured::new(Kind::Host, machine.global_sync_cycles + transfer)
+/// How often each procedure runs.
+fn executions(program: &Program) -> Vec<u64> {
+    let mut times = vec![0u64; program.procedures.len()];
+    times[program.entry.index()] = 1;
+    program.walk(&mut |step, runs| {
+        let (body, runs) = match step {
+            Step::Call(body) => (body, runs),
+            Step::Repeat { count, body } => (body, runs.saturating_mul(u64::from(*count))),
+            _ => return,
+        };
+        let sum = &mut times[body.index()];
+        *sum = sum.saturating_add(runs);
+    });
+    times
+}
+
+/// Cycles that every tile computes. Sums of whole numbers: the order of additions does not matter.
+struct TileLoad {
+    tiles: usize,
+    cycles: Vec<AtomicU64>,
+}
+
+impl TileLoad {
+    fn of(program: &Program) -> TileLoad {
+        let tiles = program.machine.tiles_per_ipu as usize;
+        TileLoad {
+            tiles,
+            cycles: (0..tiles * program.ipus as usize)
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+        }
+    }
+
+    fn add(&self, ipu: IpuId, tile: TileId, cycles: u64) {
+        if let Some(sum) = self.cycles.get(ipu.index() * self.tiles + tile.index()) {
+            sum.fetch_add(cycles, Ordering::Relaxed);
+        }
+    }
+
+    fn into_ipus(self) -> Vec<IpuTime> {
+        let cycles: Vec<u64> = self.cycles.into_iter().map(AtomicU64::into_inner).collect();
+        let ipu = |tiles: &[u64]| IpuTime {
+            tiles: tiles.to_vec(),
+            ..IpuTime::default()
+        };
+        cycles.chunks(self.tiles.max(1)).map(ipu).collect()
     }
 }
 
@@ -186,10 +158,25 @@ impl Walk<'_> {
     }
 
     fn step(&mut self, step: &Step, measured: &Measured, index: u32, start: u64, times: u64) {
+        self.timeline.ledger += measured.ledger * times;
+        if let Some(ipu) = measured
+            .ipu
+            .and_then(|i| self.timeline.ipus.get_mut(i as usize))
+        {
+            let cycles = measured.cycles.saturating_mul(times);
+            ipu.busy = ipu.busy.saturating_add(cycles);
+            if measured.kind == Kind::Compute {
+                ipu.compute = ipu.compute.saturating_add(cycles);
+            }
+        }
         if let Some(id) = measured.origin {
             let origin = &mut self.timeline.origins[id.index()];
             origin.cycles += KindCycles::of(measured.kind, measured.cycles) * times;
+            origin.ledger += measured.ledger * times;
             origin.tiles = origin.tiles.max(measured.tiles);
+            let [read, written] = measured.touched.map(|bytes| bytes.saturating_mul(times));
+            origin.bytes_read = origin.bytes_read.saturating_add(read);
+            origin.bytes_written = origin.bytes_written.saturating_add(written);
             if measured.kind != Kind::Host {
                 let bytes = measured.bytes.saturating_mul(times);
                 origin.bytes_exchanged = origin.bytes_exchanged.saturating_add(bytes);
@@ -205,6 +192,7 @@ impl Walk<'_> {
             cycles: measured.cycles,
             times,
             tiles: measured.tiles,
+            tile_cycles: measured.tile_cycles,
             bytes: measured.bytes,
         });
     }

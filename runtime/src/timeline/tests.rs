@@ -342,3 +342,56 @@ fn a_timeline_survives_serialisation() {
     assert_eq!(serde_json::from_str::<Timeline>(&text).unwrap(), t);
     assert_eq!(timeline(&p), t);
 }
+
+#[test]
+fn the_ledger_says_what_tiles_do() {
+    let mut p = program(1);
+    p.machine.tiles_per_ipu = 8;
+    let o = origin(&mut p, "fill", 0);
+    let g = grid(&mut p, 0, 0, &[("i", 4)]);
+    let x = variable(&mut p, g, &[48], &[Cut::by(&[0], 1)]);
+    let fill = group(Codelet::Fill { value: Real(0.0) }, g, &[], x);
+    steps(&mut p).extend([Step::Sync(Sync::Ipu(IpuId(0))), compute(o, &[fill])]);
+    let t = timeline(&p);
+    // 12 elements a tile, a vector a worker: 6·5 cycles around loops of 6·1. Four tiles of eight have nothing to do.
+    let expected = [
+        (Cause::Overhead, 15),
+        (Cause::Instructions, 3),
+        (Cause::IdleTiles, 18),
+        (Cause::Sync, 126),
+    ];
+    for (cause, cycles) in expected {
+        assert_eq!(t.ledger.get(cause), cycles, "{}", cause.name());
+    }
+    assert_eq!(t.ledger.total(), 36 + 126);
+    assert_eq!(t.origins[0].ledger, t.ledger);
+    assert_eq!((t.ipus[0].busy, t.ipus[0].compute), (162, 36));
+    assert_eq!(t.ipus[0].tiles, [36, 36, 36, 36, 0, 0, 0, 0]);
+    assert_eq!((t.steps[1].tile_cycles, t.steps[1].tiles), (144, 4));
+    assert_eq!(
+        (t.origins[0].bytes_read, t.origins[0].bytes_written),
+        (0, 192)
+    );
+}
+
+#[test]
+fn uneven_blocks_make_tiles_wait_and_copies_are_redundant() {
+    let mut p = program(1);
+    p.machine.tiles_per_ipu = 2;
+    let o = origin(&mut p, "fill", 0);
+    let g = grid(&mut p, 0, 0, &[("i", 2)]);
+    // 36 and 24 elements in grains of 12: 6·(5 + 3) and 6·(5 + 2) cycles.
+    let x = variable(&mut p, g, &[60], &[Cut::by(&[0], 12)]);
+    let uneven = group(Codelet::Fill { value: Real(0.0) }, g, &[], x);
+    steps(&mut p).push(compute(o, &[uneven]));
+    let t = timeline(&p);
+    assert_eq!(t.cycles.compute, 48);
+    assert_eq!(t.ledger.get(Cause::TileImbalance), 3);
+    assert_eq!(t.ledger.get(Cause::IdleTiles), 0);
+    // The same on both tiles: half of it for nothing.
+    let y = variable(&mut p, g, &[24], &[Cut::none()]);
+    let twice = group(Codelet::Fill { value: Real(0.0) }, g, &[], y);
+    p.procedures[0].steps = vec![compute(o, &[twice])];
+    let t = timeline(&p);
+    assert_eq!((t.cycles.compute, t.ledger.get(Cause::Redundant)), (42, 21));
+}

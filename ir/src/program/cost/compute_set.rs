@@ -1,45 +1,225 @@
-//! Cycles of a compute set: the busiest tile, where groups that meet on a tile add up.
+//! Cycles of a compute set: the busiest tile, where groups that meet on a tile add up; and what all its tiles spend their cycles on.
 
-use crate::machine::codelet_cost::{BlockShape, vertex_cycles};
-use crate::program::{ComputeSet, Operand, Program, VertexGroup};
+use std::ops::AddAssign;
+
 use smallvec::SmallVec;
+
+use super::classes::{TileClass, TileClasses, tile_classes};
+use crate::ids::{IpuId, TileId};
+use crate::machine::codelet_cost::{BlockShape, VertexAccount, vertex_account, vertex_cycles};
+use crate::program::{Codelet, ComputeSet, Program, VertexGroup};
 
 /// Cycles of the busiest tile, and the number of tiles that work.
 pub fn compute_set(program: &Program, set: &ComputeSet) -> (u64, u32) {
-    if let [group] = set.groups.as_slice() {
-        let points = program.grid(group.grid).points() as u32;
-        return (group_cycles(program, group), points);
-    }
-    let tiles = program.machine.tiles_per_ipu as usize;
-    let mut busy = vec![0u64; tiles * program.ipus as usize];
+    let machine = &program.machine;
+    let cycles_of = |group: &VertexGroup, class: &TileClass| {
+        vertex_cycles(machine, &group.codelet, &class.inputs, &class.outputs)
+    };
+    let mut tiles = TileCycles::default();
     for group in &set.groups {
-        let cycles = group_cycles(program, group);
-        let grid = program.grid(group.grid);
-        for (_, tile) in grid.iter() {
-            busy[grid.ipu.index() * tiles + tile.index()] += cycles;
+        let classes = tile_classes(program, group);
+        let cycles: SmallVec<[u64; 4]> = classes
+            .classes
+            .iter()
+            .map(|c| cycles_of(group, c))
+            .collect();
+        tiles.add(program, set, group, &classes, &cycles);
+    }
+    (tiles.busiest, tiles.working)
+}
+
+/// What the tiles of a compute set do, in tile cycles summed over all of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SetAccount {
+    /// Cycles of the busiest tile: what the set takes.
+    pub cycles: u64,
+    /// Tiles that work.
+    pub tiles: u32,
+    /// Tiles of the IPUs that the set runs on.
+    pub available: u64,
+    /// Cycles of all tiles that work.
+    pub busy: u64,
+    /// `busy` by cause, without what `partials` and `redundant` hold.
+    pub spent: Causes,
+    /// Adding up partial results that the op itself does not ask for: a product whose contraction is split.
+    pub partials: f64,
+    /// The same result computed on another tile too.
+    pub redundant: f64,
+    /// Bytes that vertices read and write, each operand once.
+    pub read: u64,
+    pub written: u64,
+}
+
+/// Sums of the fields of [`VertexAccount`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Causes {
+    pub ideal: f64,
+    pub fill: f64,
+    pub padding: f64,
+    pub transpose: f64,
+    pub instructions: f64,
+    pub overhead: f64,
+    pub workers: f64,
+}
+
+impl Causes {
+    fn of(account: &VertexAccount, times: f64) -> Causes {
+        Causes {
+            ideal: account.ideal * times,
+            fill: account.fill * times,
+            padding: account.padding * times,
+            transpose: account.transpose * times,
+            instructions: account.instructions * times,
+            overhead: account.overhead * times,
+            workers: account.workers * times,
         }
     }
-    let working = busy.iter().filter(|&&cycles| cycles > 0).count();
-    (busy.iter().copied().max().unwrap_or(0), working as u32)
 }
 
-/// Cycles of one vertex of the group at the largest blocks of its operands.
-fn group_cycles(program: &Program, group: &VertexGroup) -> u64 {
-    let blocks = |operands: &[Operand]| -> SmallVec<[BlockShape; 6]> {
-        operands.iter().map(|o| largest_block(program, o)).collect()
-    };
-    let (inputs, outputs) = (blocks(&group.inputs), blocks(&group.outputs));
-    vertex_cycles(&program.machine, &group.codelet, &inputs, &outputs)
-}
-
-fn largest_block(program: &Program, operand: &Operand) -> BlockShape {
-    let variable = program.variable(operand.variable);
-    let mut shape = variable.largest_block(program.grid(variable.grid));
-    if operand.entry.is_some() && shape.rank() > 0 {
-        shape.0.remove(0);
+impl AddAssign for Causes {
+    fn add_assign(&mut self, other: Causes) {
+        self.ideal += other.ideal;
+        self.fill += other.fill;
+        self.padding += other.padding;
+        self.transpose += other.transpose;
+        self.instructions += other.instructions;
+        self.overhead += other.overhead;
+        self.workers += other.workers;
     }
-    BlockShape {
-        dtype: variable.ty.dtype,
-        shape,
+}
+
+/// Accounts for a compute set; `visit` gets the cycles of every vertex with its IPU and tile.
+pub fn account(
+    program: &Program,
+    set: &ComputeSet,
+    visit: &mut impl FnMut(IpuId, TileId, u64),
+) -> SetAccount {
+    let mut sum = SetAccount::default();
+    let mut tiles = TileCycles::default();
+    let serves_product = program
+        .origins
+        .get(set.origin.index())
+        .is_some_and(|o| o.kind == "matmul");
+    let mut ipus: SmallVec<[u32; 2]> = SmallVec::new();
+    for group in &set.groups {
+        let ipu = program.grid(group.grid).ipu.0;
+        if !ipus.contains(&ipu) {
+            ipus.push(ipu);
+        }
+        let is_partial = serves_product && !matches!(group.codelet, Codelet::Matmul { .. });
+        let classes = tile_classes(program, group);
+        let useful = 1.0 / copies(program, group) as f64;
+        let mut cycles: SmallVec<[u64; 4]> = SmallVec::new();
+        for class in &classes.classes {
+            let account = vertex_account(
+                &program.machine,
+                &group.codelet,
+                &class.inputs,
+                &class.outputs,
+            );
+            cycles.push(account.cycles);
+            sum.add(group, class, &account, useful, is_partial);
+        }
+        tiles.add(program, set, group, &classes, &cycles);
+        let grid = program.grid(group.grid);
+        for (i, (_, tile)) in grid.iter().enumerate() {
+            visit(grid.ipu, tile, cycles[classes.of(i)]);
+        }
+    }
+    sum.cycles = tiles.busiest;
+    sum.tiles = tiles.working;
+    sum.available = u64::from(program.machine.tiles_per_ipu) * ipus.len() as u64;
+    sum
+}
+
+impl SetAccount {
+    fn add(
+        &mut self,
+        group: &VertexGroup,
+        class: &TileClass,
+        account: &VertexAccount,
+        useful: f64,
+        is_partial: bool,
+    ) {
+        let tiles = u64::from(class.tiles);
+        let (read, written) = touched(&group.codelet, class);
+        self.read += tiles * read;
+        self.written += tiles * written;
+        self.busy += tiles * account.cycles;
+        let all = (tiles * account.cycles) as f64;
+        self.redundant += all * (1.0 - useful);
+        if is_partial {
+            self.partials += all * useful;
+        } else {
+            self.spent += Causes::of(account, tiles as f64 * useful);
+        }
+    }
+}
+
+/// Bytes that a vertex loads and stores, each operand once; of a table, the rows that are looked up.
+fn touched(codelet: &Codelet, class: &TileClass) -> (u64, u64) {
+    let bytes = |blocks: &[BlockShape]| blocks.iter().map(BlockShape::bytes).sum::<u64>();
+    let (read, written) = (bytes(&class.inputs), bytes(&class.outputs));
+    match codelet {
+        Codelet::Gather => {
+            let table = class.inputs.first().map_or(0, BlockShape::bytes);
+            (read - table + written, written)
+        }
+        Codelet::ScatterAdd => {
+            let updates = class.inputs.get(1).map_or(0, BlockShape::bytes);
+            (read + updates, updates)
+        }
+        _ if codelet.reads_output() => (read + written, written),
+        _ => (read, written),
+    }
+}
+
+/// How many tiles compute each result of a group: the extents of the grid axes that do not cut its first output.
+fn copies(program: &Program, group: &VertexGroup) -> u64 {
+    let grid = program.grid(group.grid);
+    group.outputs.first().map_or(1, |out| {
+        let variable = program.variable(out.variable);
+        let axes = variable.copy_axes(grid);
+        axes.map(|a| u64::from(grid.axes[a].extent)).product()
+    })
+}
+
+/// Cycles by tile.
+#[derive(Default)]
+struct TileCycles {
+    busiest: u64,
+    working: u32,
+    /// By IPU and tile; only for sets of several groups.
+    sums: Vec<u64>,
+}
+
+impl TileCycles {
+    fn add(
+        &mut self,
+        program: &Program,
+        set: &ComputeSet,
+        group: &VertexGroup,
+        classes: &TileClasses,
+        cycles: &[u64],
+    ) {
+        if set.groups.len() == 1 {
+            let of_classes = classes.classes.iter().zip(cycles);
+            let working = of_classes.filter(|(_, cycles)| **cycles > 0);
+            self.working = working.map(|(class, _)| class.tiles).sum();
+            self.busiest = cycles.iter().copied().max().unwrap_or(0);
+            return;
+        }
+        let tiles = program.machine.tiles_per_ipu as usize;
+        self.sums.resize(tiles * program.ipus as usize, 0);
+        let grid = program.grid(group.grid);
+        for (i, (_, tile)) in grid.iter().enumerate() {
+            let more = cycles[classes.of(i)];
+            let sum = &mut self.sums[grid.ipu.index() * tiles + tile.index()];
+            if *sum == 0 && more > 0 {
+                self.working += 1;
+            }
+            *sum += more;
+            self.busiest = self.busiest.max(*sum);
+        }
     }
 }

@@ -1,0 +1,113 @@
+//! The length of one step by itself, and what it goes into.
+
+use superstep_ir::ids::{IpuId, OriginId, TileId};
+use superstep_ir::machine::exchange_cost::exchange_cycles;
+use superstep_ir::machine::link_cost::host_cycles;
+use superstep_ir::program::cost::compute_set;
+use superstep_ir::program::cost::traffic::TileSums;
+use superstep_ir::program::{Program, Step, Sync};
+
+use super::traffic::Traffic;
+use super::{Cause, Kind, Ledger};
+
+/// A step by itself.
+#[derive(Clone, Copy)]
+pub(super) struct Measured {
+    pub(super) kind: Kind,
+    pub(super) cycles: u64,
+    /// `cycles` by cause.
+    pub(super) ledger: Ledger,
+    pub(super) origin: Option<OriginId>,
+    pub(super) ipu: Option<u32>,
+    pub(super) tiles: u32,
+    pub(super) tile_cycles: u64,
+    pub(super) bytes: u64,
+    /// Bytes read and written in tile memory.
+    pub(super) touched: [u64; 2],
+}
+
+impl Measured {
+    fn new(kind: Kind, ledger: Ledger) -> Measured {
+        Measured {
+            kind,
+            cycles: ledger.total(),
+            ledger,
+            origin: None,
+            ipu: None,
+            tiles: 0,
+            tile_cycles: 0,
+            bytes: 0,
+            touched: [0; 2],
+        }
+    }
+
+    fn sync(cycles: u64) -> Measured {
+        Measured::new(Kind::Sync, Ledger::of(Cause::Sync, cycles))
+    }
+}
+
+/// The length of a step; `None` for calls and repeats, whose time is that of what they call. `visit` gets the cycles of every vertex.
+pub(super) fn measure<'p>(
+    program: &'p Program,
+    traffic: &Traffic<'p>,
+    sums: &mut TileSums,
+    step: &'p Step,
+    mut visit: impl FnMut(IpuId, TileId, u64),
+) -> Option<Measured> {
+    let machine = &program.machine;
+    let measured = match step {
+        Step::Compute(set) => {
+            let account = compute_set::account(program, set, &mut visit);
+            let ipu = set.groups.first().map(|g| program.grid(g.grid).ipu.0);
+            Measured {
+                origin: Some(set.origin),
+                ipu,
+                tiles: account.tiles,
+                tile_cycles: account.busy,
+                touched: [account.read, account.written],
+                ..Measured::new(Kind::Compute, Ledger::compute(&account))
+            }
+        }
+        Step::Exchange(exchange) => {
+            let time = traffic.exchange(exchange, sums);
+            let kind = if time.crosses {
+                Kind::InterIpu
+            } else {
+                Kind::Exchange
+            };
+            Measured {
+                origin: Some(exchange.origin),
+                ipu: time.ipu,
+                bytes: time.bytes,
+                ..Measured::new(kind, Ledger::exchange(&time.parts))
+            }
+        }
+        Step::Sync(Sync::Ipu(ipu)) => Measured {
+            ipu: Some(ipu.0),
+            ..Measured::sync(machine.sync_cycles)
+        },
+        Step::Sync(Sync::Replica) if program.ipus == 1 => Measured::sync(machine.sync_cycles),
+        Step::Sync(Sync::Replica) => Measured::sync(machine.global_sync_cycles),
+        Step::Host { stream, origin } => host(program, *stream, *origin),
+        Step::Repeat { .. } | Step::Call(_) => return None,
+    };
+    Some(measured)
+}
+
+/// A host transfer: the sync that lets the host in, then its link or the busiest tile, whichever is slower.
+fn host(program: &Program, stream: u32, origin: OriginId) -> Measured {
+    let machine = &program.machine;
+    let variable = program.variable(program.streams[stream as usize].variable);
+    let grid = program.grid(variable.grid);
+    let bytes = variable.ty.bytes() as u64;
+    let a_tile = variable.tile_bytes(grid) as u64;
+    let transfer = host_cycles(machine, bytes).max(exchange_cycles(machine, a_tile, a_tile));
+    let mut ledger = Ledger::of(Cause::Sync, machine.global_sync_cycles);
+    ledger += Ledger::of(Cause::Host, transfer);
+    Measured {
+        origin: Some(origin),
+        ipu: Some(grid.ipu.0),
+        bytes,
+        ..Measured::new(Kind::Host, ledger)
+    }
+}
