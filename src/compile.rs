@@ -7,6 +7,7 @@ use superstep_ir::text::print_graph;
 use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile};
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
 use superstep_passes::pipeline;
+use superstep_passes::plan::matmul::PlanStyle;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
@@ -142,6 +143,7 @@ fn compile_forward(graph: Graph, machine: &Machine) -> Result<Program, Error> {
     let options = CompileOptions {
         layers_per_ipu: None,
         gradient_accumulation_steps: 1,
+        matmul_plan: PlanStyle::default(),
     };
     let compiled = compile(
         Module {
@@ -163,6 +165,7 @@ fn run_passes(
     let options = CompileOptions {
         layers_per_ipu: settings.layers_per_ipu.clone(),
         gradient_accumulation_steps: settings.accumulation,
+        matmul_plan: settings.matmul_plan,
     };
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {
@@ -234,11 +237,14 @@ fn optimiser(settings: &OptimiserSettings) -> Optimiser {
     }
 }
 
-/// Fewest row chunks whose f32 logits stay within their share of memory.
+/// Fewest row chunks whose f32 logits stay within their share of memory; equal ones if the rows can be divided so, which saves plans
+/// and lets rows be sliced further.
 fn loss_chunks(rows: usize, vocab_size: usize, machine: &Machine) -> usize {
     let memory = f64::from(machine.tiles_per_ipu) * f64::from(machine.tile_memory);
     let logits = rows as f64 * vocab_size as f64 * 4.0;
-    ((logits / (memory * LOGITS_SHARE)).ceil() as usize).clamp(1, rows.max(1))
+    let fewest = ((logits / (memory * LOGITS_SHARE)).ceil() as usize).clamp(1, rows.max(1));
+    let equal = (fewest..=2 * fewest).find(|&chunks| rows.is_multiple_of(chunks));
+    equal.unwrap_or(fewest)
 }
 
 /// Seconds by pass, over all graphs, in the order of first use.

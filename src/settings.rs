@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_passes::plan::matmul::PlanStyle;
 
 /// Which update rule is compiled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -68,6 +69,8 @@ pub struct TrainingSettings {
     pub optimiser: OptimiserSettings,
     /// Decoder layers on each IPU; absent: found by the compiler.
     pub layers_per_ipu: Option<Vec<u32>>,
+    /// Styles of execution that products may choose from.
+    pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.
     pub loss_chunks: Option<usize>,
     /// `all` or the name of a pass: print the graph after it.

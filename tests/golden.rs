@@ -3,9 +3,18 @@
 mod support;
 
 use superstep_ir::graph::Module;
+use superstep_ir::program::{Program, Step};
+use superstep_passes::plan::matmul::PlanStyle;
 use superstep_runtime::{Engine, EngineOptions};
 use support::{
-    Feed, Golden, compiled, engine, engine_with, judged, machine, relative_l2, state, tensors,
+    Feed, Golden, compiled, compiled_in_style, engine, engine_with, judged, machine, relative_l2,
+    state, tensors,
+};
+
+const OPTIONS: EngineOptions = EngineOptions {
+    threads: 2,
+    portable: false,
+    poison: false,
 };
 
 const LOSS: f64 = 1e-5;
@@ -38,14 +47,19 @@ fn train_on(
 ) -> Engine {
     let hyper = golden.hyper(if section == "train" { "" } else { section });
     let module = golden.training_module(&hyper, chunks);
-    let program = compiled(
-        module,
-        &machine(layers.len() as u32, tiles),
-        layers,
-        hyper.accumulation,
-    )
-    .program;
-    let mut engine = engine_with(program, &golden.weights, &options);
+    let machine = machine(layers.len() as u32, tiles);
+    let compiled = compiled(module, &machine, layers, hyper.accumulation);
+    train_program(golden, section, compiled.program, &options)
+}
+
+fn train_program(
+    golden: &Golden,
+    section: &str,
+    program: Program,
+    options: &EngineOptions,
+) -> Engine {
+    let hyper = golden.hyper(if section == "train" { "" } else { section });
+    let mut engine = engine_with(program, &golden.weights, options);
     let mut feed = Feed::new(golden.seq);
     let expected = &golden.expected[section];
     for (step, micro_batches) in golden.tokens.iter().take(hyper.steps).enumerate() {
@@ -133,6 +147,43 @@ fn tiny_trains_the_same_on_few_tiles_and_odd_counts() {
             RELATIVE,
         );
     }
+}
+
+#[test]
+fn every_style_of_matmul_plans_trains_to_the_golden_weights() {
+    let golden = Golden::load("tiny");
+    for style in PlanStyle::ALL {
+        for (layers, tiles) in [(&[2][..], 1472), (&[1, 1], 64), (&[2], 24)] {
+            let hyper = golden.hyper("");
+            let module = golden.training_module(&hyper, 1);
+            let machine = machine(layers.len() as u32, tiles);
+            let program = compiled_in_style(style, module, &machine, layers, hyper.accumulation);
+            let rings = shifts(&program.program);
+            assert_eq!(
+                rings > 0,
+                style == PlanStyle::Shift,
+                "{}: {rings} shifts",
+                style.name()
+            );
+            let engine = train_program(&golden, "train", program.program, &OPTIONS);
+            check_states(
+                &engine,
+                &golden,
+                "weights_final.safetensors",
+                "",
+                1.0,
+                RELATIVE,
+            );
+        }
+    }
+}
+
+/// Exchanges between neighbours on a ring.
+fn shifts(program: &Program) -> usize {
+    let steps = program.procedures.iter().flat_map(|p| &p.steps);
+    steps
+        .filter(|step| matches!(step, Step::Exchange(e) if e.name.ends_with(".shift")))
+        .count()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::program::{Program, Step};
 use superstep_ir::verify::{verify_graph, verify_program};
 use superstep_passes::instrument::Verify;
+use superstep_passes::plan::matmul::PlanStyle;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, matrices, training_module};
 use superstep_passes::{CompileOptions, Compiled, compile};
 use support::{Golden, machine};
@@ -30,6 +31,7 @@ fn compiled_and_verified(golden: &Golden, layers: &[u32], tiles: u32) -> Compile
     let options = CompileOptions {
         layers_per_ipu: Some(layers.to_vec()),
         gradient_accumulation_steps: 4,
+        matmul_plan: PlanStyle::Auto,
     };
     let check = Verify(|graph: &_| {
         verify_graph(graph)

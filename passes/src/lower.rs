@@ -25,12 +25,15 @@ use superstep_ir::program::{
     Step, Sync, Variable, VertexGroup, View,
 };
 use superstep_ir::types::{Shape, TensorType};
+use superstep_ir::units::Bytes;
 use thiserror::Error;
 
+use crate::budget::Budgets;
 use crate::plan::Layout;
 use crate::plan::layout::spread_parts;
-use crate::plan::matmul::MatmulPlans;
+use crate::plan::matmul::{MatmulPlan, MatmulPlans};
 use crate::schedule::schedule;
+use matmul::{JointProblem, Resting};
 
 /// Why a graph cannot become a program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -43,13 +46,6 @@ pub enum LowerError {
     },
     #[error("the module has no graph `{0}`")]
     MissingGraph(&'static str),
-}
-
-/// What bounds the plans of a program.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LowerConfig {
-    /// Share of tile memory that one op may use for received operands and partials.
-    pub available_memory_proportion: f64,
 }
 
 /// Where a value is.
@@ -70,9 +66,10 @@ pub fn lower(
     machine: &Machine,
     ipus: u32,
     accumulation: u32,
-    config: LowerConfig,
+    budgets: &Budgets,
+    plans: &mut MatmulPlans,
 ) -> Result<Program, LowerError> {
-    let mut lowering = Lowering::new(module, machine, ipus, config);
+    let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
     let mut procedure = |name: &'static str| -> Result<ProcId, LowerError> {
         let graph = module.graph(name).ok_or(LowerError::MissingGraph(name))?;
         lowering.graph(graph)
@@ -102,11 +99,15 @@ pub fn lower(
 struct Lowering<'m> {
     module: &'m Module,
     machine: &'m Machine,
-    config: LowerConfig,
+    budgets: &'m Budgets,
     program: Program,
     grids: IndexMap<Grid, GridId>,
     states: FxHashMap<String, VarId>,
-    plans: MatmulPlans,
+    plans: &'m mut MatmulPlans,
+    /// Forward plans chosen together with those of their gradients.
+    joint: FxHashMap<JointProblem, MatmulPlan>,
+    /// What the weights rest for.
+    resting: FxHashMap<VarId, Resting>,
     /// Tiles handed out to small tensors so far, by IPU: spreads them round the tiles.
     next_base: FxHashMap<IpuId, u32>,
 }
@@ -116,7 +117,8 @@ impl<'m> Lowering<'m> {
         module: &'m Module,
         machine: &'m Machine,
         ipus: u32,
-        config: LowerConfig,
+        budgets: &'m Budgets,
+        plans: &'m mut MatmulPlans,
     ) -> Lowering<'m> {
         let program = Program {
             name: module
@@ -136,11 +138,13 @@ impl<'m> Lowering<'m> {
         Lowering {
             module,
             machine,
-            config,
+            budgets,
             program,
             grids: IndexMap::new(),
             states: FxHashMap::default(),
-            plans: MatmulPlans::default(),
+            plans,
+            joint: FxHashMap::default(),
+            resting: FxHashMap::default(),
             next_base: FxHashMap::default(),
         }
     }
@@ -169,11 +173,6 @@ impl<'m> Lowering<'m> {
 
     fn tiles(&self) -> usize {
         self.machine.tiles_per_ipu as usize
-    }
-
-    /// Bytes that one op may use on a tile for operands and partials.
-    fn budget(&self) -> u64 {
-        (f64::from(self.machine.tile_memory) * self.config.available_memory_proportion) as u64
     }
 
     fn intern(&mut self, grid: Grid) -> GridId {
@@ -379,6 +378,11 @@ impl OpLowering<'_, '_, '_> {
         }
     }
 
+    /// Bytes that this op may use on a tile for operands and partials.
+    fn budget(&self) -> Bytes {
+        self.g.lw.budgets.of(self.name())
+    }
+
     fn name(&self) -> &str {
         &self.g.graph.node(self.id).name
     }
@@ -523,17 +527,23 @@ impl OpLowering<'_, '_, '_> {
         if let Some(&known) = self.local.get(&key) {
             return known;
         }
-        while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
-            let rest = views.split_off(affine);
-            variable = self.materialise(variable, views);
-            views = rest;
-        }
+        (variable, views) = self.reachable(variable, views);
         let source = self.g.lw.program.variable(variable);
         let ty = TensorType::new(source.ty.dtype, viewed_shape(&source.ty.shape, &views));
         let copy = self.make(what, ty, layout.clone(), Category::Temporary);
         moves.push(whole_move(&self.g.lw.program, variable, views, copy));
         self.local.insert(key, copy);
         copy
+    }
+
+    /// The same elements, seen through views that one move can follow: copies are made where the views are not affine.
+    fn reachable(&mut self, mut variable: VarId, mut views: Vec<View>) -> (VarId, Vec<View>) {
+        while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
+            let rest = views.split_off(affine);
+            variable = self.materialise(variable, views);
+            views = rest;
+        }
+        (variable, views)
     }
 
     /// A plain copy of a variable through views, in the default layout.

@@ -180,7 +180,7 @@ fn overflow(
 }
 
 /// Sets the live range of every variable that is not state: from the first to the last step that touches it. Returns a name for each step.
-fn live_ranges(program: &mut Program) -> Vec<String> {
+pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
     let mut ranges: Vec<Option<(u32, u32)>> = vec![None; program.variables.len()];
     let mut names = Vec::new();
     program.walk(&mut |step, _| {

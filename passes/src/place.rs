@@ -7,8 +7,10 @@ use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 use thiserror::Error;
 
-use crate::lower::{LowerConfig, LowerError, lower};
-use crate::memory::{MemoryFit, Overflow, assign_memory};
+use crate::budget::Budgets;
+use crate::lower::{LowerError, lower};
+use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
+use crate::plan::matmul::{MatmulPlans, PlanStyle};
 use crate::stage::{self, LayersPerIpu, StageError};
 
 /// What the user decides about the placement of a module.
@@ -18,6 +20,8 @@ pub struct PlacementOptions {
     pub layers_per_ipu: Option<Vec<u32>>,
     /// Micro-batches per optimiser step; 0 counts as 1.
     pub gradient_accumulation_steps: u32,
+    /// Which styles of execution products may choose from.
+    pub matmul_plan: PlanStyle,
 }
 
 /// A placed program and what was decided on the way.
@@ -45,8 +49,12 @@ pub enum PlacementError {
     },
 }
 
-/// Shares of tile memory tried for the temporaries of one op, best plans first.
-const PROPORTIONS: [f64; 4] = [0.3, 0.2, 0.12, 0.07];
+/// Share of a tile that every op may use in the lowering that shows what is free.
+const FIRST_SHARE: f64 = 0.15;
+/// Shares of the free memory that ops may use. The rest is lost between blocks, and on what changes with the plans.
+const SHARES_OF_FREE: [f64; 4] = [0.9, 0.75, 0.55, 0.35];
+/// Shares of a tile for every op when that does not do.
+const THRIFTY: [f64; 2] = [0.07, 0.04];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
 /// (when the assignment is free) are tried before giving up.
@@ -59,17 +67,15 @@ pub fn place(
     options: &PlacementOptions,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
+    let mut plans = MatmulPlans::new(options.matmul_plan);
     if let Some(given) = &options.layers_per_ipu {
-        return place_on(
-            module,
-            machine,
-            stage::check(given, layers, machine)?,
-            options,
-        );
+        let given = stage::check(given, layers, machine)?;
+        return place_on(module, machine, given, options, &mut plans);
     }
     let mut ipus = stage::least_ipus(module, machine);
     loop {
-        match place_on(module, machine, stage::balance(module, ipus), options) {
+        let balanced = stage::balance(module, ipus);
+        match place_on(module, machine, balanced, options, &mut plans) {
             Err(PlacementError::Overflow { .. }) if ipus < machine.ipus.min(layers + 1) => {
                 ipus += 1
             }
@@ -78,54 +84,70 @@ pub fn place(
     }
 }
 
+/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits.
 fn place_on(
     module: &Module,
     machine: &Machine,
     layers_per_ipu: LayersPerIpu,
     options: &PlacementOptions,
+    plans: &mut MatmulPlans,
 ) -> Result<Placed, PlacementError> {
-    let start = Instant::now();
+    let mut clock = Clock::default();
     let mut staged = module.clone();
-    stage::assign(&mut staged, &layers_per_ipu);
-    let mut seconds = vec![
-        ("stage", start.elapsed().as_secs_f64()),
-        ("lower", 0.0),
-        ("memory", 0.0),
-    ];
+    clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
+    let accumulation = options.gradient_accumulation_steps.max(1);
+    let mut program = |budgets: &Budgets, clock: &mut Clock| {
+        clock.time("lower", || {
+            lower(&staged, machine, ipus, accumulation, budgets, plans)
+        })
+    };
+    let even = Budgets::proportion(machine, FIRST_SHARE);
+    let mut first = program(&even, &mut clock)?;
+    clock.time("memory", || live_ranges(&mut first));
+    let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
+    let of_free = SHARES_OF_FREE
+        .iter()
+        .map(|&share| Budgets::of_free_memory(&first, available, share));
+    let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
     let mut last = None;
-    for available_memory_proportion in PROPORTIONS {
-        let start = Instant::now();
-        let config = LowerConfig {
-            available_memory_proportion,
-        };
-        let mut program = lower(
-            &staged,
-            machine,
-            ipus,
-            options.gradient_accumulation_steps.max(1),
-            config,
-        )?;
-        seconds[1].1 += start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        let outcome = assign_memory(&mut program);
-        seconds[2].1 += start.elapsed().as_secs_f64();
-        match outcome {
+    for budgets in of_free.chain(thrifty) {
+        let mut program = program(&budgets, &mut clock)?;
+        match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
                     program,
                     layers_per_ipu,
                     fit,
-                    seconds,
+                    seconds: clock.seconds,
                 });
             }
             Err(overflow) => last = Some(overflow),
         }
     }
-    let overflow = last.expect("at least one proportion is tried");
+    let overflow = last.expect("at least one budget is tried");
     Err(PlacementError::Overflow {
         overflow,
         tried: ipus,
         ipus: machine.ipus,
     })
+}
+
+/// Seconds by what they were spent on.
+#[derive(Default)]
+struct Clock {
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn time<T>(&mut self, what: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        let spent = start.elapsed().as_secs_f64();
+        match self.seconds.iter_mut().find(|s| s.0 == what) {
+            Some(known) => known.1 += spent,
+            None => self.seconds.push((what, spent)),
+        }
+        result
+    }
 }

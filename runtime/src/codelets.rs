@@ -17,6 +17,7 @@ mod matmul;
 mod reduce;
 mod softmax;
 mod tables;
+mod transpose;
 mod vertex;
 mod vertex_memory;
 
@@ -147,6 +148,7 @@ pub(crate) fn kernel(
         Codelet::Gather => Box::new(tables::Gather),
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
+        Codelet::Transpose => Box::new(transpose::Transpose),
         Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
     })
 }
@@ -176,9 +178,11 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         | Codelet::Gather
         | Codelet::ScatterAdd
         | Codelet::Dropout { .. } => ("2", 1),
-        Codelet::Reduce { .. } | Codelet::Softmax { .. } | Codelet::CausalMask | Codelet::Cast => {
-            ("1", 1)
-        }
+        Codelet::Reduce { .. }
+        | Codelet::Softmax { .. }
+        | Codelet::CausalMask
+        | Codelet::Transpose
+        | Codelet::Cast => ("1", 1),
     };
     let enough = match codelet {
         Codelet::Map(expression) => inputs == expression.operands as usize,

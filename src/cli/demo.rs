@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use superstep_passes::plan::matmul::PlanStyle;
 
 use super::generate::Continuation;
 use super::output::{IrPrinter, prepare_directory, say};
@@ -111,6 +112,7 @@ impl Options {
                 ..OptimiserSettings::hugging_face()
             },
             layers_per_ipu: None,
+            matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,
         })

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use superstep_passes::plan::matmul::PlanStyle;
 
 use super::ipu_config::{IpuConfig, LayerList, parse_layers};
 use crate::compile::machine_named;
@@ -35,6 +36,9 @@ pub(super) struct ProgramOptions {
     /// An ipu_config.json, or a folder that has one.
     #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
     pub(super) ipu_config_name: Option<PathBuf>,
+    /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
+    #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
+    pub(super) matmul_plan: Option<PlanStyle>,
     /// Row blocks in which the output head and the loss are computed [default: by the size of the logits].
     #[arg(long = "loss_chunks", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) loss_chunks: Option<usize>,
@@ -94,6 +98,7 @@ impl ProgramOptions {
                 .clone()
                 .map(|list| list.0)
                 .or(ipu_config.layers_per_ipu),
+            matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
         })
@@ -126,6 +131,7 @@ impl ProgramOptions {
         for (option, given) in [
             ("ipu_config_name", self.ipu_config_name.is_some()),
             ("print_ir_after", self.print_ir_after.is_some()),
+            ("matmul_plan", self.matmul_plan.is_some()),
         ] {
             if given {
                 return Err(Error::usage(format!(
@@ -193,6 +199,11 @@ fn contradiction(option: &str, given: &str, compiled: &str) -> Error {
         "--{option} {given} contradicts the executable, which was compiled with {compiled}"
     ))
     .with_hint(format!("leave --{option} out, or compile again with it"))
+}
+
+/// A style of execution by its name.
+pub(super) fn parse_style(text: &str) -> Result<PlanStyle, String> {
+    PlanStyle::named(text).ok_or_else(|| "must be auto, gather or shift".into())
 }
 
 /// A number that a check accepts, or what it must be.

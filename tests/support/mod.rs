@@ -11,6 +11,7 @@ use superstep::frontend::{Gpt2Config, Weights, load_weights};
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
+use superstep_passes::plan::matmul::PlanStyle;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, matrices, training_module};
 use superstep_passes::{CompileOptions, Compiled, compile};
 use superstep_runtime::HostError;
@@ -163,9 +164,27 @@ pub fn compiled(
     layers_per_ipu: &[u32],
     accumulation: u32,
 ) -> Compiled {
+    compiled_in_style(
+        PlanStyle::Auto,
+        module,
+        machine,
+        layers_per_ipu,
+        accumulation,
+    )
+}
+
+/// Compiled with products executed in one style wherever they can be.
+pub fn compiled_in_style(
+    matmul_plan: PlanStyle,
+    module: Module,
+    machine: &Machine,
+    layers_per_ipu: &[u32],
+    accumulation: u32,
+) -> Compiled {
     let options = CompileOptions {
         layers_per_ipu: Some(layers_per_ipu.to_vec()),
         gradient_accumulation_steps: accumulation,
+        matmul_plan,
     };
     compile(module, machine, &options, vec![]).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -116,6 +116,11 @@ fn vector_codelet(
     match codelet {
         Codelet::Map(expr) => elementwise::map(machine, expr, inputs, outputs),
         Codelet::Fill { .. } => data::fill(machine, out.dtype, out.elements()),
+        Codelet::Transpose => {
+            let (rows, columns) = out.rows_and_columns();
+            let groups = turned_groups(x, rows, columns);
+            transpose::transpose(machine, x.dtype, groups, rows / groups, columns)
+        }
         Codelet::Cast => data::cast(machine, x.dtype, out.dtype, out.elements()),
         Codelet::Dropout { .. } => data::dropout(machine, out.dtype, out.elements()),
         Codelet::Reduce { accumulate, .. } => {
@@ -161,6 +166,12 @@ fn row_codelet(
         }
         _ => Spent::default(),
     }
+}
+
+/// Matrices that a transpose turns: the rows of the output are those of all matrices together.
+fn turned_groups(x: &BlockShape, rows: u64, columns: u64) -> u64 {
+    let each = x.shape.last() as u64 * columns;
+    (rows * columns).checked_div(each).unwrap_or(1).max(1)
 }
 
 #[cfg(test)]

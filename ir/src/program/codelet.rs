@@ -60,6 +60,8 @@ pub enum Codelet {
     ScatterAdd,
     /// `(x, seed: u32[2]) → y`: inverted dropout; the mask is a function of seed, key and the element's index in the whole tensor.
     Dropout { p: Real, key: u32 },
+    /// `(x: [.., r, c]) → [.., c, r]`: every matrix turned.
+    Transpose,
     /// `(x) → y`: element type conversion, to nearest even.
     Cast,
 }
@@ -85,6 +87,7 @@ impl Codelet {
             Codelet::Gather => "gather",
             Codelet::ScatterAdd => "scatter_add",
             Codelet::Dropout { .. } => "dropout",
+            Codelet::Transpose => "transpose",
             Codelet::Cast => "cast",
         }
     }

@@ -31,8 +31,10 @@ impl Lowering<'_> {
             }
             let ipu = graph.node(weight.op).place.ipu.unwrap_or(IpuId(0));
             let a = graph.ty(node.operands()[0]).clone();
-            let layout = self.weight_layout(ipu, &a, &node.op, ty, transpose_b);
-            self.new_state(state, StateKind::Weight, ty, layout);
+            let (layout, resting) =
+                self.weight_layout(ipu, &a, &node.op, ty, transpose_b, &node.name);
+            let variable = self.new_state(state, StateKind::Weight, ty, layout);
+            self.resting.extend(resting.map(|r| (variable, r)));
         }
     }
 

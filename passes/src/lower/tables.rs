@@ -36,7 +36,7 @@ impl OpLowering<'_, '_, '_> {
             (lookups * ty.shape[1] * ty.dtype.bytes()) as u64 / self.g.lw.tiles() as u64;
         let stay = entry_parts(&layout) * found_bytes;
         let go = entry_parts(&wide) * found_bytes + block(&wide);
-        if stay <= go || block(&wide) > self.g.lw.budget() {
+        if stay <= go || block(&wide) > self.budget() {
             return variable;
         }
         let mut moves = Vec::new();
@@ -55,7 +55,7 @@ impl OpLowering<'_, '_, '_> {
 
     /// Slices of `n` ids so that `bytes_per_id` each stay within the budget; divides `n`.
     fn id_slices(&self, n: usize, bytes_per_id: usize) -> usize {
-        let budget = (self.g.lw.budget() as usize / 2).max(1);
+        let budget = (self.budget() as usize / 2).max(1);
         let least = (n * bytes_per_id).div_ceil(budget).max(1);
         (least..=n).find(|s| n.is_multiple_of(*s)).unwrap_or(n)
     }

@@ -46,12 +46,8 @@ impl OpLowering<'_, '_, '_> {
         let mut moves = Vec::new();
         let mut start = 0;
         for i in 0..self.g.graph.node(self.id).operands().len() {
-            let (mut variable, mut views) = self.held(i);
-            while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
-                let rest = views.split_off(affine);
-                variable = self.materialise(variable, views);
-                views = rest;
-            }
+            let (variable, views) = self.held(i);
+            let (variable, views) = self.reachable(variable, views);
             let mut at = smallvec::SmallVec::from_elem(0, ty.shape.rank());
             at[axis] = start;
             moves.push(Move {

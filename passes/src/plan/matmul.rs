@@ -1,20 +1,83 @@
-//! The matmul planner: how `[g] × [m,k]·[k,n]` is split over tiles and over time.
+//! The matmul planner: how `[g] × [m,k]·[k,n]` is split over tiles and over time, and how its operands come.
 //!
-//! Parallel splits of g, m, n, k make the grid; serial splits of m and k bound the temporary memory. Each candidate is costed with the
-//! machine's formulae: operands in, multiply, partials out and summed (mk2.md §4). The cheapest that fits the budget wins; when none fits,
-//! the one with the least temporary memory.
+//! Two styles of execution compete (mk2.md §4, §6). *Gather*: every tile brings the blocks it needs, multiplies, and partial sums are
+//! reduce-scattered; serial slices of m and k bound the temporary memory. *Shift*: a block stays cut into pieces that rotate over a ring of
+//! tiles, one piece resident at a time. Every candidate is costed with the machine's formulae ([`cost`]), the search is exhaustive
+//! over distinct block sizes ([`search`]), and what survives is a Pareto front of temporary memory against cycles ([`front`]).
+
+pub mod cost;
+pub mod front;
+pub mod search;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
-use superstep_ir::machine::codelet_cost::{BlockShape, vertex_cycles};
-use superstep_ir::op::ReduceKind;
-use superstep_ir::program::Codelet;
-use superstep_ir::types::{DType, Shape};
-use superstep_ir::units::{Bytes, Cycles, ceil_div};
+use superstep_ir::types::DType;
+use superstep_ir::units::Bytes;
 
-/// Rows of the weight block that the matrix unit holds at a time (f32), and its output channels.
-pub const GRAIN_K: usize = 8;
-pub const GRAIN_N: usize = 16;
+pub use cost::PlanCost;
+pub use front::Front;
+
+/// Which styles of execution may be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanStyle {
+    /// Whatever costs least.
+    #[default]
+    Auto,
+    Gather,
+    /// Rotating operands wherever the shapes allow it.
+    Shift,
+}
+
+impl PlanStyle {
+    pub const ALL: [PlanStyle; 3] = [PlanStyle::Auto, PlanStyle::Gather, PlanStyle::Shift];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            PlanStyle::Auto => "auto",
+            PlanStyle::Gather => "gather",
+            PlanStyle::Shift => "shift",
+        }
+    }
+
+    /// The style of this name.
+    pub fn named(name: &str) -> Option<PlanStyle> {
+        PlanStyle::ALL.into_iter().find(|s| s.name() == name)
+    }
+}
+
+/// Where the second operand is when the product starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    Elsewhere,
+    /// It is state whose resting place this plan decides: each tile holds `1/m` of what it needs.
+    RestsHere,
+    /// It lies without copies in blocks of this many parts, and the product is made where it lies.
+    Stays {
+        /// Parts of the contraction, by an outer and an inner axis of the grid (1 if there is none).
+        depth_parts: [usize; 2],
+        column_parts: usize,
+        /// Neighbouring tiles hold blocks of the same depth, and so share rows of the first operand.
+        pairs_share_depth: bool,
+    },
+}
+
+/// Where the result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It stays where it is made.
+    Stays,
+    /// It is added to a tensor that lies elsewhere.
+    Travels,
+    /// It is added to a tensor on the tiles of that tensor, which is cut into this many parts.
+    Fixed {
+        row_parts: usize,
+        column_parts: usize,
+        /// Which of the two is innermost.
+        inner: Inner,
+    },
+}
 
 /// What is to be multiplied, as far as the cost depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,263 +88,154 @@ pub struct MatmulProblem {
     pub n: usize,
     pub transpose_a: bool,
     pub transpose_b: bool,
-    pub dtype: DType,
-    /// `b` is state whose resting place this plan decides: each tile then holds `1/m` of what it needs.
-    pub b_is_placed_here: bool,
-    /// The result is added to a tensor that lies elsewhere, so even without a k-split it travels once more.
-    pub result_moves: bool,
-    /// The output is fixed: this many parts of m and n, no split of k (results stay where they are accumulated).
-    pub fixed: Option<(usize, usize)>,
-    pub budget: Bytes,
+    pub input: DType,
+    /// Element type of partial sums and of the result.
+    pub partials: DType,
+    pub b: Operand,
+    pub out: Outcome,
+}
+
+impl MatmulProblem {
+    /// `[m,k]·[k,n]` with operands that lie elsewhere and a result that stays.
+    pub fn plain([m, k, n]: [usize; 3], input: DType, partials: DType) -> Self {
+        MatmulProblem {
+            groups: 1,
+            m,
+            k,
+            n,
+            transpose_a: false,
+            transpose_b: false,
+            input,
+            partials,
+            b: Operand::Elsewhere,
+            out: Outcome::Stays,
+        }
+    }
+
+    /// Input channels of a coefficient block of the matrix unit.
+    pub const fn grain_k(&self) -> usize {
+        match self.input {
+            DType::F16 => 16,
+            _ => GRAIN_K,
+        }
+    }
+}
+
+/// Rows of the weight block that the matrix unit holds at a time (f32), and its output channels.
+pub const GRAIN_K: usize = 8;
+pub const GRAIN_N: usize = 16;
+
+/// The operand block that neighbouring tiles share: the parts of the other dimension are innermost in the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Inner {
+    /// Columns are innermost: neighbours share rows of `a`.
+    N,
+    /// Rows are innermost: neighbours share columns of `b`.
+    M,
+}
+
+/// Operands that rotate: the contraction of a tile is cut into `length` pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ring {
+    pub length: usize,
+    /// `a` rotates over a ring of column parts, `length` of them.
+    pub a: bool,
+    /// `b` rotates over a ring of row parts, `length` of them.
+    pub b: bool,
 }
 
 /// A point of the search space with its predicted cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatmulPlan {
     pub g: usize,
     pub m: usize,
     pub n: usize,
     pub k: usize,
+    pub inner: Inner,
     /// Serial slices of the rows of `a`; divides m.
     pub serial_m: usize,
     /// Serial slices of the contraction.
     pub serial_k: usize,
-    pub cycles: Cycles,
-    pub temporary_bytes: Bytes,
+    /// A transposed operand is turned once where it lies, before it is gathered, instead of by every vertex.
+    pub turn_a: bool,
+    pub turn_b: bool,
+    pub ring: Option<Ring>,
+    pub cost: PlanCost,
+}
+
+/// Rows and columns of the share of a result that each part of the contraction keeps after partials are summed. The parts divide the
+/// rows; when there are more parts than rows, and they come from two axes, the inner one divides the columns.
+pub fn share_of_result(
+    [rows, columns]: [usize; 2],
+    [outer, inner]: [usize; 2],
+) -> ([usize; 2], bool) {
+    if inner > 1 && rows < outer * inner {
+        return ([rows.div_ceil(outer), columns.div_ceil(inner)], true);
+    }
+    ([rows.div_ceil(outer * inner), columns], false)
+}
+
+impl MatmulPlan {
+    /// Unsliced, gathered, without a cost yet; parts of g, m, n, k.
+    pub fn split([g, m, n, k]: [usize; 4]) -> MatmulPlan {
+        MatmulPlan {
+            g,
+            m,
+            n,
+            k,
+            inner: Inner::N,
+            serial_m: 1,
+            serial_k: 1,
+            turn_a: false,
+            turn_b: false,
+            ring: None,
+            cost: PlanCost::default(),
+        }
+    }
+
+    pub const fn tiles(&self) -> usize {
+        self.g * self.m * self.n * self.k
+    }
 }
 
 /// Plans found so far, by problem: identical layers are planned once.
 #[derive(Default)]
 pub struct MatmulPlans {
-    known: FxHashMap<MatmulProblem, MatmulPlan>,
+    style: PlanStyle,
+    known: FxHashMap<MatmulProblem, Front>,
 }
 
 impl MatmulPlans {
-    pub fn plan(&mut self, machine: &Machine, problem: &MatmulProblem) -> MatmulPlan {
-        if let Some(plan) = self.known.get(problem) {
-            return *plan;
-        }
-        let plan = search(machine, problem);
-        self.known.insert(problem.clone(), plan);
-        plan
-    }
-}
-
-/// The distinct useful numbers of parts of `grains`: for each block size only the fewest parts that reach it.
-fn part_counts(grains: usize, limit: usize) -> Vec<usize> {
-    let mut counts = Vec::new();
-    let mut parts = 1;
-    while parts <= limit.min(grains) {
-        let block = ceil_div(grains, parts);
-        let fewest = ceil_div(grains, block);
-        if counts.last() != Some(&fewest) {
-            counts.push(fewest);
-        }
-        parts = if block == 1 {
-            break;
-        } else {
-            ceil_div(grains, block - 1)
-        };
-    }
-    counts
-}
-
-fn search(machine: &Machine, problem: &MatmulProblem) -> MatmulPlan {
-    let tiles = machine.tiles_per_ipu as usize;
-    let mut best: Option<MatmulPlan> = None;
-    let mut consider = |plan: MatmulPlan| {
-        let rank = |p: &MatmulPlan| {
-            let over = p.temporary_bytes.saturating_sub(problem.budget)
-                + wasted_at_rest(machine, problem, p);
-            (over, p.cycles, p.temporary_bytes, p.g * p.m * p.n * p.k)
-        };
-        if best.as_ref().is_none_or(|b| rank(&plan) < rank(b)) {
-            best = Some(plan);
-        }
-    };
-    if let Some((m, n)) = problem.fixed {
-        serial_variants(machine, problem, [1, m, n, 1], &mut consider);
-    } else {
-        for g in part_counts(problem.groups, tiles) {
-            for n in part_counts(problem.n.div_ceil(GRAIN_N), tiles / g) {
-                for k in part_counts(problem.k.div_ceil(GRAIN_K), (tiles / g / n).min(64)) {
-                    for m in row_splits(problem.m, tiles / g / n / k) {
-                        serial_variants(machine, problem, [g, m, n, k], &mut consider);
-                    }
-                }
-            }
+    pub fn new(style: PlanStyle) -> MatmulPlans {
+        MatmulPlans {
+            style,
+            known: FxHashMap::default(),
         }
     }
-    best.expect("at least the unsplit plan is considered")
-}
 
-/// Bytes a tile that a weight resting on the plan's grid takes beyond a fair share (and a sixteenth), if that share is large: the weight, its
-/// accumulator and its moments all rest there.
-fn wasted_at_rest(machine: &Machine, problem: &MatmulProblem, plan: &MatmulPlan) -> Bytes {
-    let fair = problem.k * problem.n * problem.dtype.bytes() / machine.tiles_per_ipu as usize;
-    if !problem.b_is_placed_here || fair * 32 < machine.tile_memory as usize {
-        return 0;
+    pub const fn style(&self) -> PlanStyle {
+        self.style
     }
-    let columns = problem.n.div_ceil(GRAIN_N).div_ceil(plan.n) * GRAIN_N;
-    let rest = ceil_div(problem.k, plan.k * plan.m) * columns * problem.dtype.bytes();
-    (4 * rest.saturating_sub(fair + fair / 16)) as Bytes
-}
 
-/// Splits of the rows worth a look: the largest that fits, and those down to a quarter of it.
-fn row_splits(m: usize, limit: usize) -> Vec<usize> {
-    let all = part_counts(m, limit);
-    let largest = all.last().copied().unwrap_or(1);
-    all.into_iter()
-        .filter(|&p| p * 4 >= largest)
-        .rev()
-        .take(6)
-        .collect()
-}
-
-fn serial_variants(
-    machine: &Machine,
-    problem: &MatmulProblem,
-    [g, m, n, k]: [usize; 4],
-    consider: &mut impl FnMut(MatmulPlan),
-) {
-    for serial_m in [1usize, 2, 4, 8, 16, 32] {
-        let divides = problem.m.is_multiple_of(serial_m) && problem.m / serial_m >= m;
-        if serial_m > 1 && (!divides || problem.fixed.is_some() || problem.result_moves) {
-            break;
-        }
-        for serial_k in [1usize, 2, 4, 8, 16, 32, 64] {
-            if serial_k > 1 && problem.k / serial_k < k * GRAIN_K {
-                continue;
-            }
-            let plan = cost(
-                machine,
-                problem,
-                MatmulPlan {
-                    g,
-                    m,
-                    n,
-                    k,
-                    serial_m,
-                    serial_k,
-                    cycles: 0,
-                    temporary_bytes: 0,
-                },
-            );
-            consider(plan);
-            if plan.temporary_bytes <= problem.budget {
-                break;
-            }
-        }
+    /// The plans of a problem that none beats in both memory and cycles.
+    pub fn front(&mut self, machine: &Machine, problem: &MatmulProblem) -> &Front {
+        let style = self.style;
+        self.known
+            .entry(problem.clone())
+            .or_insert_with(|| search::search(machine, problem, style))
     }
-}
 
-/// Fills in cycles and temporary bytes of a plan.
-pub fn cost(machine: &Machine, problem: &MatmulProblem, mut plan: MatmulPlan) -> MatmulPlan {
-    let bytes = problem.dtype.bytes();
-    let part = |size: usize, grain: usize, parts: usize| {
-        (size.div_ceil(grain).div_ceil(parts) * grain).min(size)
-    };
-    let groups = part(problem.groups, 1, plan.g);
-    let rows = part(problem.m / plan.serial_m, 1, plan.m);
-    let columns = part(
-        problem.n,
-        if problem.fixed.is_some() { 1 } else { GRAIN_N },
-        plan.n,
-    );
-    let depth = part(
-        problem.k.div_ceil(plan.serial_k),
-        if problem.fixed.is_some() { 1 } else { GRAIN_K },
-        plan.k,
-    );
-    let (a, b, out) = (
-        groups * rows * depth * bytes,
-        groups * depth * columns * bytes,
-        groups * rows * columns * bytes,
-    );
-    let sums = plan.k > 1 || problem.result_moves;
-    let gathered = if sums {
-        groups * ceil_div(rows, plan.k) * plan.k * columns * bytes
-    } else {
-        0
-    };
-
-    let exchange = |bytes: usize| {
-        (bytes as f64 / machine.exchange_bytes_per_cycle) as Cycles
-            + machine.sync_cycles
-            + machine.exchange_start_cycles
-    };
-    let b_in = if problem.b_is_placed_here {
-        b - b / plan.m
-    } else {
-        b
-    };
-    // With one slice of k the weights stay while the row slices pass by.
-    let b_rounds = if plan.serial_k == 1 { 1 } else { plan.serial_m };
-    let rounds = plan.serial_m * plan.serial_k;
-    let operands_in = exchange(a) * rounds as Cycles
-        + (b_in as f64 / machine.exchange_bytes_per_cycle) as Cycles
-            * (b_rounds * plan.serial_k) as Cycles;
-    let multiply = vertex_cycles(
-        machine,
-        &Codelet::Matmul {
-            transpose_a: problem.transpose_a,
-            transpose_b: problem.transpose_b,
-            accumulate: plan.serial_k > 1 || problem.fixed.is_some(),
-        },
-        &[
-            block(
-                problem.dtype,
-                if problem.transpose_a {
-                    [groups, depth, rows]
-                } else {
-                    [groups, rows, depth]
-                },
-            ),
-            block(
-                problem.dtype,
-                if problem.transpose_b {
-                    [groups, columns, depth]
-                } else {
-                    [groups, depth, columns]
-                },
-            ),
-        ],
-        &[block(problem.dtype, [groups, rows, columns])],
-    );
-    let mut cycles = operands_in + multiply * rounds as Cycles;
-    if sums {
-        let share = ceil_div(rows, plan.k);
-        let reduce = vertex_cycles(
-            machine,
-            &Codelet::Reduce {
-                kind: ReduceKind::Sum,
-                accumulate: problem.result_moves,
-            },
-            &[block(problem.dtype, [plan.k, groups * share, columns])],
-            &[block(problem.dtype, [1, groups * share, columns])],
-        );
-        cycles += (exchange(out.max(gathered)) + reduce) * plan.serial_m as Cycles;
-    }
-    plan.cycles = cycles;
-    plan.temporary_bytes = (a + b + if sums { out + gathered } else { 0 }) as Bytes;
-    plan
-}
-
-fn block(dtype: DType, dims: [usize; 3]) -> BlockShape {
-    BlockShape {
-        dtype,
-        shape: Shape::new(&dims),
+    /// The fastest plan with at most `budget` bytes of temporary memory on a tile; if there is none, the one with the least.
+    pub fn plan(
+        &mut self,
+        machine: &Machine,
+        problem: &MatmulProblem,
+        budget: Bytes,
+    ) -> MatmulPlan {
+        self.front(machine, problem).best_within(budget)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn part_counts_name_each_block_size_once() {
-        assert_eq!(part_counts(10, 100), vec![1, 2, 3, 4, 5, 10]);
-        assert_eq!(part_counts(10, 4), vec![1, 2, 3, 4]);
-        assert_eq!(part_counts(1, 5), vec![1]);
-    }
-}
+mod tests;

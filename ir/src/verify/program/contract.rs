@@ -110,6 +110,7 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             same_block("output", &inputs[0], &outputs[0])
         }
         Codelet::Cast => same_block("output", &inputs[0], &outputs[0]),
+        Codelet::Transpose => v.transpose(),
         Codelet::Dropout { .. } => {
             v.floats(&[0])?;
             v.dtype(1, DType::U32)?;
@@ -130,9 +131,11 @@ fn counts(codelet: &Codelet) -> (usize, usize) {
     match codelet {
         Codelet::Fill { .. } => (0, 1),
         Codelet::Map(expr) => (expr.operands as usize, expr.outputs.len()),
-        Codelet::Reduce { .. } | Codelet::Softmax { .. } | Codelet::CausalMask | Codelet::Cast => {
-            (1, 1)
-        }
+        Codelet::Reduce { .. }
+        | Codelet::Softmax { .. }
+        | Codelet::CausalMask
+        | Codelet::Transpose
+        | Codelet::Cast => (1, 1),
         Codelet::RowMaxSum => (1, 2),
         Codelet::Matmul { .. }
         | Codelet::SoftmaxGrad { .. }
@@ -198,6 +201,20 @@ impl Vertex<'_> {
         agree("contracted extents", k, k2)?;
         agree("rows", m, m2)?;
         agree("columns", n, n2)
+    }
+
+    fn transpose(&self) -> Check {
+        let (x, out) = (&self.inputs[0], &self.outputs[0]);
+        need(x.dtype == out.dtype, || {
+            format!("the input is {}, the output {}", x.text(), out.text())
+        })?;
+        let (batch, rows, columns) = matrix(x, true)?;
+        let (out_batch, out_rows, out_columns) = matrix(out, false)?;
+        need(batch == out_batch, || {
+            format!("{batch} matrices become {out_batch}")
+        })?;
+        agree("rows", rows, out_rows)?;
+        agree("columns", columns, out_columns)
     }
 
     fn map(&self) -> Check {

@@ -1,0 +1,129 @@
+//! How much memory every op may use for what it brings and throws away: what its tiles have free while it runs.
+//!
+//! A first lowering, with the same share of memory for all ops, shows what is alive besides an op's own temporaries. The next gives every op the
+//! room that is left, so that only ops at the peak of memory must work in slices.
+
+use rustc_hash::FxHashMap;
+use superstep_ir::ids::IpuId;
+use superstep_ir::machine::Machine;
+use superstep_ir::program::{Category, Program, Step};
+use superstep_ir::units::Bytes;
+
+/// Bytes on a tile for the temporaries of one op.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Budgets {
+    /// Of ops that are not named below.
+    pub default: Bytes,
+    by_op: FxHashMap<String, Bytes>,
+}
+
+/// No op gets less, or products of small pieces would take for ever.
+const LEAST: Bytes = 16 << 10;
+
+impl Budgets {
+    /// The same share of a tile's memory for every op.
+    pub fn proportion(machine: &Machine, share: f64) -> Budgets {
+        Budgets {
+            default: (f64::from(machine.tile_memory) * share) as Bytes,
+            by_op: FxHashMap::default(),
+        }
+    }
+
+    pub fn of(&self, op: &str) -> Bytes {
+        self.by_op.get(op).copied().unwrap_or(self.default)
+    }
+
+    /// `share` of what is free on the fullest tile during each op of a program with known live ranges; `available` bytes of a tile are
+    /// for variables.
+    pub fn of_free_memory(program: &Program, available: Bytes, share: f64) -> Budgets {
+        let spans = spans(program);
+        let mut free: FxHashMap<String, Bytes> = FxHashMap::default();
+        for ipu in (0..program.ipus).map(IpuId) {
+            for (origin, resident) in residents(program, ipu, &spans) {
+                let left = available.saturating_sub(resident) as f64 * share;
+                let left = (left as Bytes).max(LEAST);
+                let name = &program.origins[origin].name;
+                free.entry(name.clone())
+                    .and_modify(|known| *known = left.min(*known))
+                    .or_insert(left);
+            }
+        }
+        Budgets {
+            default: LEAST,
+            by_op: free,
+        }
+    }
+}
+
+/// First and last step of every op, in the numbering of [`Program::walk`].
+fn spans(program: &Program) -> Vec<Option<(u32, u32)>> {
+    let mut spans: Vec<Option<(u32, u32)>> = vec![None; program.origins.len()];
+    let mut at = 0;
+    program.walk(&mut |step, _| {
+        let origin = match step {
+            Step::Compute(set) => Some(set.origin),
+            Step::Exchange(exchange) => Some(exchange.origin),
+            _ => None,
+        };
+        if let Some(origin) = origin {
+            spans[origin.index()].get_or_insert((at, at)).1 = at;
+        }
+        at += 1;
+    });
+    spans
+}
+
+/// For every op of an IPU the most bytes on one tile, during the op, of all that is not a temporary of the op itself.
+fn residents(program: &Program, ipu: IpuId, spans: &[Option<(u32, u32)>]) -> Vec<(usize, Bytes)> {
+    let last_step = spans.iter().flatten().map(|s| s.1).max().unwrap_or(0);
+    let mut ops: Vec<(usize, (u32, u32))> = Vec::new();
+    for (i, span) in spans.iter().enumerate() {
+        if let Some(span) = span.filter(|_| program.origins[i].ipu == ipu) {
+            ops.push((i, span));
+        }
+    }
+    ops.sort_by_key(|op| op.1);
+    // What starts or ends at a step.
+    let mut events: Vec<(u32, bool, usize)> = Vec::new();
+    for (v, variable) in program.variables.iter().enumerate() {
+        let grid = program.grid(variable.grid);
+        if grid.ipu != ipu {
+            continue;
+        }
+        let (from, to) = variable.live.unwrap_or((0, last_step));
+        let within = ops.partition_point(|op| op.1.0 <= from);
+        let own = within > 0 && to <= ops[within - 1].1.1;
+        if own && variable.category == Category::Temporary {
+            continue;
+        }
+        events.push((from, true, v));
+        events.push((to + 1, false, v));
+    }
+    events.sort_unstable();
+    let mut now = vec![0u64; program.machine.tiles_per_ipu as usize];
+    let mut next = 0;
+    let mut found = Vec::new();
+    for (origin, (first, last)) in ops {
+        let mut most = 0;
+        loop {
+            let until = events.get(next).map_or(u32::MAX, |e| e.0);
+            if until > first {
+                most = most.max(now.iter().copied().max().unwrap_or(0));
+            }
+            if until > last {
+                break;
+            }
+            let (_, starts, v) = events[next];
+            let variable = &program.variables[v];
+            let grid = program.grid(variable.grid);
+            let bytes = variable.tile_bytes(grid) as u64;
+            for (_, tile) in grid.iter() {
+                let held = &mut now[tile.index()];
+                *held = if starts { *held + bytes } else { *held - bytes };
+            }
+            next += 1;
+        }
+        found.push((origin, most));
+    }
+    found
+}

@@ -1,0 +1,91 @@
+//! `(x: [.., r, c]) → [.., c, r]`: every matrix turned, in blocks that stay in cache.
+
+use super::vertex::Operand;
+use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
+
+/// Rows and columns of a block: 16 words are a cache line.
+const BLOCK: usize = 16;
+
+pub(super) struct Transpose;
+
+/// Matrices, rows and columns of an operand.
+fn matrices(operand: &Operand<'_>) -> (usize, usize, usize) {
+    let dims = operand.dims();
+    let columns = dims.last().map_or(1, |&c| c as usize);
+    let rows = dims.iter().rev().nth(1).map_or(1, |&r| r as usize);
+    let each = rows * columns;
+    (
+        operand.elements().checked_div(each).unwrap_or(0),
+        rows,
+        columns,
+    )
+}
+
+impl Kernel for Transpose {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let (groups, rows, columns) = matrices(&vertex.inputs[0]);
+        let found = matrices(&vertex.outputs[0]);
+        if found == (groups, columns, rows) {
+            return Ok(());
+        }
+        Err(Mismatch {
+            operand: "the result".into(),
+            reason: format!("has {found:?} where {:?} belong", (groups, columns, rows)),
+        })
+    }
+
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let (_, rows, columns) = matrices(&memory.vertex().inputs[0]);
+        if rows * columns == 0 {
+            return;
+        }
+        let ([x], [y]) = memory.split();
+        let x: &[u32] = super::vertex_memory::numbers(x);
+        let y: &mut [u32] = super::vertex_memory::numbers_mut(y);
+        let each = rows * columns;
+        for (x, y) in x.chunks_exact(each).zip(y.chunks_exact_mut(each)) {
+            turn(x, y, rows, columns);
+        }
+    }
+}
+
+fn turn(x: &[u32], y: &mut [u32], rows: usize, columns: usize) {
+    for r0 in (0..rows).step_by(BLOCK) {
+        let r1 = (r0 + BLOCK).min(rows);
+        for c0 in (0..columns).step_by(BLOCK) {
+            let c1 = (c0 + BLOCK).min(columns);
+            for c in c0..c1 {
+                for r in r0..r1 {
+                    y[c * rows + r] = x[r * columns + c];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codelets::testing::{run, whole};
+
+    #[test]
+    fn every_matrix_is_turned() {
+        for (groups, rows, columns) in [(1, 1, 1), (1, 7, 24), (3, 24, 7), (2, 17, 33), (5, 1, 9)] {
+            let x: Vec<f32> = (0..groups * rows * columns).map(|i| i as f32).collect();
+            let out = run(
+                &Transpose,
+                &[whole(&[groups, rows, columns], &x)],
+                &[whole(&[groups, columns, rows], &vec![-1.0; x.len()])],
+            );
+            for g in 0..groups {
+                for r in 0..rows {
+                    for c in 0..columns {
+                        let (from, to) =
+                            ((g * rows + r) * columns + c, (g * columns + c) * rows + r);
+                        assert_eq!(out[0][to], x[from]);
+                    }
+                }
+            }
+        }
+    }
+}
