@@ -38,6 +38,10 @@ pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockSh
         Codelet::RowLoss => x.elements() + out.elements(),
         Codelet::ScatterAdd => inputs.get(1).map_or(0, BlockShape::elements),
         Codelet::Dropout { .. } | Codelet::Cast => out.elements(),
-        Codelet::Fill { .. } | Codelet::CausalMask | Codelet::PickLabel | Codelet::Gather | Codelet::Transpose => 0,
+        Codelet::Fill { .. }
+        | Codelet::CausalMask
+        | Codelet::PickLabel
+        | Codelet::Gather
+        | Codelet::Transpose => 0,
     }
 }

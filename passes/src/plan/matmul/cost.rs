@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_ir::machine::calibration::EXCHANGE_FRAGMENT_CYCLES;
 use superstep_ir::machine::codelet_cost::matmul::{AmpMatmul, amp_matmul};
 use superstep_ir::machine::codelet_cost::{reduce::reduce, transpose::transpose};
 use superstep_ir::machine::exchange_cost::copy_cycles;
@@ -83,25 +84,23 @@ fn part(size: usize, grain: usize, parts: usize) -> usize {
     (size.div_ceil(grain).div_ceil(parts) * grain).min(size)
 }
 
-/// Bytes that a tile receives, and those of them that its neighbour receives too.
+/// Bytes that a tile receives, those of them that its neighbour receives too, and the contiguous runs they come in.
 #[derive(Clone, Copy, Default)]
 struct Incoming {
     narrow: usize,
     wide: usize,
+    fragments: usize,
 }
 
 impl Incoming {
-    /// A block that both tiles of a pair receive if `wide`.
-    const fn block(bytes: usize, wide: bool) -> Incoming {
-        match wide {
-            true => Incoming {
-                narrow: 0,
-                wide: bytes,
-            },
-            false => Incoming {
-                narrow: bytes,
-                wide: 0,
-            },
+    /// A block in runs of `run` bytes, that both tiles of a pair receive if `wide`.
+    const fn block(bytes: usize, run: usize, wide: bool) -> Incoming {
+        let fragments = if run == 0 { 0 } else { bytes.div_ceil(run) };
+        let (narrow, wide) = if wide { (0, bytes) } else { (bytes, 0) };
+        Incoming {
+            narrow,
+            wide,
+            fragments,
         }
     }
 
@@ -109,12 +108,13 @@ impl Incoming {
         Incoming {
             narrow: self.narrow + other.narrow,
             wide: self.wide + other.wide,
+            fragments: self.fragments + other.fragments,
         }
     }
 
     /// Cycles after the sync; nothing to receive costs nothing.
     fn cycles(self, machine: &Machine) -> Cycles {
-        if self.narrow + self.wide == 0 {
+        if self.is_nothing() {
             return 0;
         }
         let rate = machine.exchange_bytes_per_cycle;
@@ -126,11 +126,26 @@ impl Incoming {
         machine.exchange_start_cycles
             + (self.narrow as f64 / rate).ceil() as Cycles
             + (self.wide as f64 / twice).ceil() as Cycles
+            + self.fragments as Cycles * EXCHANGE_FRAGMENT_CYCLES
     }
 
     const fn is_nothing(self) -> bool {
         self.narrow + self.wide == 0
     }
+}
+
+/// Bytes of the contiguous runs of the two operands' blocks.
+fn runs(problem: &MatmulProblem, plan: &MatmulPlan, tile: Tile) -> [usize; 2] {
+    let bytes = problem.input.bytes();
+    let a_is_turned = problem.transpose_a && !plan.turn_a;
+    let b_is_turned = problem.transpose_b && !plan.turn_b;
+    let a = if a_is_turned { tile.rows } else { tile.depth };
+    let b = if b_is_turned {
+        tile.depth
+    } else {
+        tile.columns
+    };
+    [a * bytes, b * bytes]
 }
 
 /// Whether the two tiles of every pair hold the same rows (`.0`) or the same columns (`.1`) of the result.
@@ -215,7 +230,7 @@ fn turn(machine: &Machine, problem: &MatmulProblem, plan: &MatmulPlan, cost: &mu
         let side = (share as f64).sqrt().ceil() as u64;
         cost.turn += transpose(machine, problem.input, 1, side, side).cycles;
         if !rests {
-            let incoming = Incoming::block(share * bytes, false);
+            let incoming = Incoming::block(share * bytes, side as usize * bytes, false);
             cost.operands += incoming.cycles(machine);
             cost.sync += machine.sync_cycles;
         }
@@ -242,18 +257,19 @@ fn gather(
     let a = tile.groups * tile.rows * tile.depth * bytes;
     let b = tile.groups * tile.depth * tile.columns * bytes;
     let (a_wide, b_wide) = pairs_share(problem, plan);
+    let [a_run, b_run] = runs(problem, plan, tile);
     let (b_in, b_local) = match problem.b {
-        Operand::Elsewhere => (Incoming::block(b, b_wide), 0),
+        Operand::Elsewhere => (Incoming::block(b, b_run, b_wide), 0),
         Operand::RestsHere => {
             let own = b / plan.m;
             let partner = if b_wide { own.min(b - own) } else { 0 };
-            let rest = Incoming::block(b - own - partner, b_wide);
-            let partner = Incoming::block(partner, false);
+            let rest = Incoming::block(b - own - partner, b_run, b_wide);
+            let partner = Incoming::block(partner, b_run, false);
             (rest.and(partner), if plan.m > 1 { own } else { 0 })
         }
         Operand::Stays { .. } => (Incoming::default(), 0),
     };
-    let a_in = Incoming::block(a, a_wide);
+    let a_in = Incoming::block(a, a_run, a_wide);
     // With one slice of k the weights stay while the row slices pass by.
     let with_b = plan.serial_k * if plan.serial_k == 1 { 1 } else { plan.serial_m };
     let rounds = plan.serial_m * plan.serial_k;
@@ -282,7 +298,7 @@ fn senders(machine: &Machine, problem: &MatmulProblem, plan: &MatmulPlan) -> Cyc
     };
     let sliced = plan.serial_m * plan.serial_k > 1;
     let busiest = if sliced { a.max(b) } else { a + b };
-    Incoming::block(busiest, false).cycles(machine)
+    Incoming::block(busiest, 0, false).cycles(machine)
 }
 
 /// Pieces rotate; an operand that does not is gathered whole before the first step.
@@ -298,21 +314,23 @@ fn shift(
     let a = tile.groups * tile.rows * tile.depth * bytes;
     let b = tile.groups * tile.depth * tile.columns * bytes;
     let (a_wide, b_wide) = pairs_share(problem, plan);
+    let [a_run, b_run] = runs(problem, plan, tile);
     let steps = ring.length;
-    let first = |piece: usize, rotates: bool, wide: bool| {
-        Incoming::block(if rotates { piece } else { piece * steps }, wide)
+    let first = |piece: usize, rotates: bool, run: usize, wide: bool| {
+        Incoming::block(if rotates { piece } else { piece * steps }, run, wide)
     };
     let b_first = match (problem.b, ring.b) {
         // Each tile has its share of the first piece already.
         (Operand::RestsHere, true) => {
             let own = b * steps / plan.m;
-            Incoming::block(b.saturating_sub(own), b_wide)
+            Incoming::block(b.saturating_sub(own), b_run, b_wide)
         }
-        _ => first(b, ring.b, b_wide),
+        _ => first(b, ring.b, b_run, b_wide),
     };
-    cost.operands += first(a, ring.a, a_wide).and(b_first).cycles(machine);
+    cost.operands += first(a, ring.a, a_run, a_wide).and(b_first).cycles(machine);
     let moving = |piece: usize, rotates: bool, wide: bool| {
-        Incoming::block(if rotates { piece } else { 0 }, wide)
+        // A piece lies in one run everywhere.
+        Incoming::block(if rotates { piece } else { 0 }, piece, wide)
     };
     let step = moving(a, ring.a, a_wide).and(moving(b, ring.b, b_wide));
     cost.shifts += step.cycles(machine) * (steps as Cycles - 1);
@@ -343,8 +361,9 @@ fn sum(
     if plan.k == 1 && !travels {
         return;
     }
+    let received = (share * bytes * plan.k).max(out);
     let own = if travels { 0 } else { share * bytes };
-    let received = Incoming::block((share * bytes * plan.k).max(out) - own, false);
+    let received = Incoming::block(received - own, columns * bytes, false);
     let partials = received.cycles(machine) + copy_cycles(machine, own as Bytes, 1);
     cost.partials += partials * rounds;
     cost.sync += machine.sync_cycles * rounds;

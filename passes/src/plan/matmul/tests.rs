@@ -1,3 +1,4 @@
+use superstep_ir::machine::exchange_cost::copy_cycles;
 use superstep_ir::random::Stream;
 use superstep_ir::units::Cycles;
 
@@ -189,8 +190,10 @@ fn exchange_follows_the_pair_rule() {
         cost: PlanCost::default(),
     };
     let block: Cycles = 64 * 128 * 4;
+    // Rows of a in 64 runs, rows of b in 128.
+    let runs = 64 + 128;
     let priced = cost(&machine, &problem, plan).cost;
-    assert_eq!(priced.operands, 60 + block / 8 + block / 4);
+    assert_eq!(priced.operands, 60 + block / 8 + block / 4 + runs);
     assert_eq!((priced.sync, priced.partials), (126, 0));
     assert_eq!(priced.temporary_bytes, 2 * block);
     // At rest each tile has a quarter of its columns; of the rest nothing is shared by neighbours. The quarter is copied.
@@ -199,18 +202,19 @@ fn exchange_follows_the_pair_rule() {
         ..problem.clone()
     };
     let priced = cost(&machine, &resting, plan).cost;
+    let copy = copy_cycles(&machine, block / 4, 1);
     assert_eq!(
         priced.operands,
-        60 + block / 8 + block * 3 / 4 / 4 + block / 4 / 8
+        60 + block / 8 + block * 3 / 4 / 4 + 64 + 96 + copy
     );
-    // A ring of four: three shifts of a quarter of b.
+    // A ring of four: three shifts of a quarter of b, each in one run.
     let ring = Some(Ring {
         length: 4,
         a: false,
         b: true,
     });
     let priced = cost(&machine, &problem, MatmulPlan { ring, ..plan }).cost;
-    assert_eq!(priced.shifts, 3 * (60 + block / 4 / 4));
+    assert_eq!(priced.shifts, 3 * (60 + block / 4 / 4 + 1));
     assert_eq!(priced.sync, 4 * 126);
     assert_eq!(priced.temporary_bytes, block + 2 * block / 4);
 }
