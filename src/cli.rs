@@ -23,6 +23,7 @@ mod program_options;
 mod progress;
 mod report;
 mod spelling;
+mod sweep;
 mod train;
 
 /// Compiles Hugging Face GPT-2 models for Graphcore-Mk2-like machines and trains what it compiled, on simulated tiles.
@@ -44,6 +45,8 @@ enum Command {
     Compile(compile::Options),
     /// Say what was compiled: tiles, memory, cycles, throughput.
     Report(report::Options),
+    /// Try a model on machines with other parameters: larger tiles, a wider exchange.
+    Sweep(Box<sweep::Options>),
     /// Train: compile, or take an executable, and run it on a text or on tokens.
     Train(Box<train::Options>),
     /// Loss and perplexity of a model over a text or tokens.
@@ -61,6 +64,7 @@ impl Command {
         match self {
             Command::Compile(options) => options.run(),
             Command::Report(options) => options.run(),
+            Command::Sweep(options) => options.run(),
             Command::Train(options) => options.run(),
             Command::Eval(options) => options.run(),
             Command::Generate(options) => options.run(),

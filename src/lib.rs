@@ -12,4 +12,5 @@ pub mod manifest;
 pub mod report;
 pub mod session;
 pub mod settings;
+pub mod sweep;
 pub mod train;

@@ -295,7 +295,7 @@ fn layers(stage: &StageReport) -> String {
 }
 
 /// Columns without lines, two spaces apart; those from `numbers_from` on are aligned to the right.
-pub(super) fn table(
+pub(crate) fn table(
     header: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
     numbers_from: usize,
