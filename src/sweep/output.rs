@@ -91,6 +91,9 @@ fn quoted(text: &str) -> String {
     }
 }
 
+/// Lines of an error that a table shows: what overflows, and the largest that lies there.
+const LINES: usize = 4;
+
 /// One row a point, and why some have no figures.
 pub fn table(sweep: &Sweep) -> String {
     let mut header: Vec<&str> = sweep.parameters.iter().map(String::as_str).collect();
@@ -119,7 +122,8 @@ pub fn table(sweep: &Sweep) -> String {
                 .zip(&point.values)
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
-            text.push_str(&format!("\n\n{}: {error}", named.join(" ")));
+            let lines: Vec<&str> = error.lines().take(LINES).collect();
+            text.push_str(&format!("\n\n{}: {}", named.join(" "), lines.join("\n")));
         }
     }
     text

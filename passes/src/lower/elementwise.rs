@@ -23,7 +23,9 @@ impl OpLowering<'_, '_, '_> {
         let mut variables = Vec::with_capacity(operands.len());
         for &i in &operands {
             let ty = self.ty(i);
-            let (views, layout) = if ty.shape.elements() == site.shape.elements() {
+            let (views, layout) = if is_seed(&codelet, i) {
+                (vec![], Layout::copies(site.layout.grid, ty.shape.rank()))
+            } else if ty.shape.elements() == site.shape.elements() {
                 (vec![View::Reshape(site.shape.clone())], site.layout.clone())
             } else {
                 (vec![], trailing(&site.layout, ty.shape.rank()))
@@ -106,7 +108,8 @@ impl OpLowering<'_, '_, '_> {
         let mut best: Option<(u64, Site)> = None;
         let candidates: Vec<Site> = operands
             .iter()
-            .filter_map(|&i| self.site_of(i, operands, &result.shape))
+            .filter(|&&i| !is_seed(codelet, i))
+            .filter_map(|&i| self.site_of(i, codelet, operands, &result.shape))
             .collect();
         for site in candidates {
             let cost = self.site_cost(&site, codelet, operands);
@@ -127,7 +130,13 @@ impl OpLowering<'_, '_, '_> {
 
     /// Operand `i`'s own layout, if the op can run in it: all its elements in order, nothing copied, and the smaller operands are trailing
     /// dimensions of it.
-    fn site_of(&self, i: usize, operands: &[usize], result: &Shape) -> Option<Site> {
+    fn site_of(
+        &self,
+        i: usize,
+        codelet: &Codelet,
+        operands: &[usize],
+        result: &Shape,
+    ) -> Option<Site> {
         if self.ty(i).shape.elements() != result.elements() {
             return None;
         }
@@ -145,7 +154,8 @@ impl OpLowering<'_, '_, '_> {
             .variable(*variable)
             .copy_axes(program.grid_of(*variable))
             .any(|a| program.grid_of(*variable).axes[a].extent > 1);
-        let trailing = operands.iter().all(|&j| {
+        let beside = operands.iter().filter(|&&j| !is_seed(codelet, j));
+        let trailing = beside.into_iter().all(|&j| {
             let small = self.ty(j).shape;
             small.elements() == shape.elements() || shape.dims().ends_with(small.dims())
         });
@@ -162,8 +172,12 @@ impl OpLowering<'_, '_, '_> {
         let mut bytes = 0;
         for &i in operands {
             let ty = self.ty(i);
-            let full = ty.shape.elements() == site.shape.elements();
-            let (shape, layout) = if full {
+            let seed = is_seed(codelet, i);
+            let full = !seed && ty.shape.elements() == site.shape.elements();
+            let (shape, layout) = if seed {
+                let copies = Layout::copies(site.layout.grid, ty.shape.rank());
+                (ty.shape.clone(), copies)
+            } else if full {
                 (site.shape.clone(), site.layout.clone())
             } else {
                 (ty.shape.clone(), trailing(&site.layout, ty.shape.rank()))
@@ -246,6 +260,11 @@ impl OpLowering<'_, '_, '_> {
         self.g.lw.program.variables[free.index()].category = Category::Activation;
         Some(free)
     }
+}
+
+/// The seed of a dropout is no block of a tensor: every tile needs all of it.
+fn is_seed(codelet: &Codelet, operand: usize) -> bool {
+    matches!(codelet, Codelet::Dropout { .. }) && operand == 1
 }
 
 /// Layout of an operand that broadcasts: it is cut as the trailing dimensions are, and copied along the others.

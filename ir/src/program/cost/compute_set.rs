@@ -88,6 +88,17 @@ impl AddAssign for Causes {
     }
 }
 
+/// What a vertex group is for.
+#[derive(Clone, Copy, Debug)]
+enum Serves {
+    /// What the op asks for.
+    Itself,
+    /// A product whose contraction is split.
+    Sums,
+    /// A product that reads an operand the other way round.
+    Turning,
+}
+
 /// Accounts for a compute set; `visit` gets the cycles of every vertex with its IPU and tile.
 pub fn account(
     program: &Program,
@@ -106,7 +117,12 @@ pub fn account(
         if !ipus.contains(&ipu) {
             ipus.push(ipu);
         }
-        let is_partial = serves_product && !matches!(group.codelet, Codelet::Matmul { .. });
+        let serves = match group.codelet {
+            Codelet::Transpose => Serves::Turning,
+            Codelet::Matmul { .. } => Serves::Itself,
+            _ if serves_product => Serves::Sums,
+            _ => Serves::Itself,
+        };
         let classes = tile_classes(program, group);
         let useful = 1.0 / copies(program, group) as f64;
         let mut cycles: SmallVec<[u64; 4]> = SmallVec::new();
@@ -118,7 +134,7 @@ pub fn account(
                 &class.outputs,
             );
             cycles.push(account.cycles);
-            sum.add(group, class, &account, useful, is_partial);
+            sum.add(group, class, &account, useful, serves);
         }
         tiles.add(program, set, group, &classes, &cycles);
         let grid = program.grid(group.grid);
@@ -139,7 +155,7 @@ impl SetAccount {
         class: &TileClass,
         account: &VertexAccount,
         useful: f64,
-        is_partial: bool,
+        serves: Serves,
     ) {
         let tiles = u64::from(class.tiles);
         let (read, written) = touched(&group.codelet, class);
@@ -148,10 +164,10 @@ impl SetAccount {
         self.busy += tiles * account.cycles;
         let all = (tiles * account.cycles) as f64;
         self.redundant += all * (1.0 - useful);
-        if is_partial {
-            self.partials += all * useful;
-        } else {
-            self.spent += Causes::of(account, tiles as f64 * useful);
+        match serves {
+            Serves::Sums => self.partials += all * useful,
+            Serves::Turning => self.spent.transpose += all * useful,
+            Serves::Itself => self.spent += Causes::of(account, tiles as f64 * useful),
         }
     }
 }
