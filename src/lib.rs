@@ -3,6 +3,7 @@
 pub mod atomic_file;
 pub mod cli;
 pub mod compile;
+pub mod csv;
 pub mod data;
 pub mod error;
 pub mod evaluate;

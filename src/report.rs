@@ -8,6 +8,7 @@ pub mod efficiency;
 pub mod format;
 pub mod losses;
 pub mod memory;
+pub mod steps;
 pub mod terminal;
 pub mod time;
 

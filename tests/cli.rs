@@ -98,6 +98,23 @@ fn compile_then_report_then_train_the_executable() {
         assert!(report.pointer(pointer).is_some(), "{pointer} is missing");
     }
 
+    let steps = folder.path().join("steps.csv");
+    superstep(&words("report {} --steps {}", &[&file, &steps])).ok();
+    let text = std::fs::read_to_string(&steps).unwrap();
+    let mut cycles = 0;
+    for line in text.lines().skip(1) {
+        let cells: Vec<&str> = line.split(',').collect();
+        assert_eq!(cells.len(), 12, "{line}");
+        let number = |i: usize| cells[i].parse::<u64>().unwrap();
+        cycles += number(6) * number(7);
+        let shares = cells[9..11].iter().filter(|cell| !cell.is_empty());
+        assert!(
+            shares.map(|s| s.parse::<f64>().unwrap()).all(|s| s <= 1.0),
+            "{line}"
+        );
+    }
+    assert_eq!(cycles, report["time"]["cycles_per_update"]);
+
     // The ledger explains every cycle, of the step, of its classes of ops and of its ops.
     let sum = |ledger: &Value| -> u64 {
         let causes = ledger.as_object().unwrap().values();

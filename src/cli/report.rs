@@ -8,8 +8,8 @@ use super::output::{check_writable_file, say};
 use crate::atomic_file;
 use crate::compile::open;
 use crate::error::Error;
-use crate::report::Report;
 use crate::report::terminal::{self, OpList};
+use crate::report::{Report, steps};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -18,6 +18,9 @@ pub(super) struct Options {
     /// Also write the report as JSON (`-` for standard output, instead of the tables).
     #[arg(long = "json", value_name = "OUT")]
     json: Option<PathBuf>,
+    /// Also write every superstep as CSV: start, cycles, use of the tiles, bytes.
+    #[arg(long = "steps", value_name = "OUT.csv")]
+    steps: Option<PathBuf>,
     /// How many ops to list, the most expensive first.
     #[arg(long = "ops", value_name = "N", default_value_t = 20)]
     ops: usize,
@@ -28,7 +31,12 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
-        let report = Report::new(&open(&self.file)?)?;
+        let compiled = open(&self.file)?;
+        if let Some(out) = &self.steps {
+            check_writable_file(out)?;
+            atomic_file::write(out, steps::csv(&compiled.program).as_bytes())?;
+        }
+        let report = Report::new(&compiled)?;
         let ops = OpList {
             limit: self.ops,
             each: self.each,

@@ -11,68 +11,15 @@ use super::{Report, StageReport};
 
 /// What was compiled and how fast it is, on a dozen lines.
 pub fn summary(report: &Report) -> String {
-    let Report {
-        model,
-        machine,
-        pod,
-        memory,
-        time,
-        ..
-    } = report;
-    let mut lines = vec![
-        (
-            "model",
-            format!(
-                "{}: {} parameters, {} layers, width {}, vocabulary {}",
-                model.name,
-                count(model.parameters),
-                model.n_layer,
-                model.n_embd,
-                grouped(model.vocab_size as u64),
-            ),
-        ),
-        (
-            "step",
-            format!(
-                "{} × {} samples of {} tokens, {}",
-                model.gradient_accumulation_steps,
-                model.per_device_train_batch_size,
-                model.block_size,
-                model.optimiser,
-            ),
-        ),
-        (
-            "machine",
-            format!(
-                "{}: {} of {} IPUs, {} tiles each at {} GHz",
-                machine.name,
-                pod.ipus_per_replica,
-                machine.ipus,
-                grouped(machine.tiles_per_ipu.into()),
-                machine.clock_hz / 1e9,
-            ),
-        ),
-    ];
-    for ipu in &memory.ipus {
-        let layers = pod
-            .stages
+    let mut lines = subject_lines(report);
+    lines.extend(
+        report
+            .memory
+            .ipus
             .iter()
-            .find(|stage| stage.ipu == ipu.ipu)
-            .map(layers)
-            .unwrap_or_default();
-        lines.push((
-            "",
-            format!(
-                "IPU {}: {layers}{} tiles, {}, fullest tile {} of {} ({})",
-                ipu.ipu,
-                grouped(ipu.tiles_used.into()),
-                bytes(ipu.total_bytes),
-                bytes(ipu.max_tile_bytes),
-                bytes(machine.tile_memory.into()),
-                share(ipu.max_tile_bytes, machine.tile_memory.into()),
-            ),
-        ));
-    }
+            .map(|ipu| ("", ipu_line(report, ipu))),
+    );
+    let time = &report.time;
     let cycles = time.cycles_per_update;
     lines.push((
         "time",
@@ -95,6 +42,55 @@ pub fn summary(report: &Report) -> String {
         ),
     ));
     aligned(&lines)
+}
+
+/// What was compiled, for which machine.
+fn subject_lines(report: &Report) -> Vec<(&'static str, String)> {
+    let (model, machine) = (&report.model, &report.machine);
+    let of_model = format!(
+        "{}: {} parameters, {} layers, width {}, vocabulary {}",
+        model.name,
+        count(model.parameters),
+        model.n_layer,
+        model.n_embd,
+        grouped(model.vocab_size as u64),
+    );
+    let of_step = format!(
+        "{} × {} samples of {} tokens, {}",
+        model.gradient_accumulation_steps,
+        model.per_device_train_batch_size,
+        model.block_size,
+        model.optimiser,
+    );
+    let of_machine = format!(
+        "{}: {} of {} IPUs, {} tiles each at {} GHz",
+        machine.name,
+        report.pod.ipus_per_replica,
+        machine.ipus,
+        grouped(machine.tiles_per_ipu.into()),
+        machine.clock_hz / 1e9,
+    );
+    vec![
+        ("model", of_model),
+        ("step", of_step),
+        ("machine", of_machine),
+    ]
+}
+
+fn ipu_line(report: &Report, ipu: &IpuMemory) -> String {
+    let stages = &report.pod.stages;
+    let stage = stages.iter().find(|stage| stage.ipu == ipu.ipu);
+    let tile_memory = report.machine.tile_memory.into();
+    format!(
+        "IPU {}: {}{} tiles, {}, fullest tile {} of {} ({})",
+        ipu.ipu,
+        stage.map(layers).unwrap_or_default(),
+        grouped(ipu.tiles_used.into()),
+        bytes(ipu.total_bytes),
+        bytes(ipu.max_tile_bytes),
+        bytes(tile_memory),
+        share(ipu.max_tile_bytes, tile_memory),
+    )
 }
 
 /// How ops are listed.

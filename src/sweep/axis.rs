@@ -1,6 +1,7 @@
 //! The parameters of a sweep and their combinations.
 
-use superstep_ir::machine::Machine;
+use superstep_ir::machine::facts::FACTS;
+use superstep_ir::machine::{Machine, MachineError};
 
 use super::POINTS_MOST;
 use crate::error::Error;
@@ -91,11 +92,21 @@ fn point(base: &Machine, axes: &[Axis], index: usize) -> Result<Point, Error> {
     let changes: Vec<(&str, &str)> = keys.zip(values.iter().copied()).collect();
     let machine = base
         .with(&changes)
-        .map_err(|error| Error::usage(format!("--set: {error}")))?;
+        .map_err(|error| Error::usage(format!("--set: {error}{}", known_keys(&error))))?;
     Ok(Point {
         values: values.into_iter().map(str::to_owned).collect(),
         machine,
     })
+}
+
+/// The keys there are, after an error about one that there is not.
+fn known_keys(error: &MachineError) -> String {
+    let MachineError::UnknownKey { nearest: None, .. } = error else {
+        return String::new();
+    };
+    let keys = FACTS.iter().map(|fact| fact.field);
+    let keys: Vec<&str> = keys.filter(|key| *key != "name").collect();
+    format!("; keys are {}", keys.join(", "))
 }
 
 #[cfg(test)]
@@ -150,6 +161,7 @@ mod tests {
             (vec!["workers=1", "workers=2"], "comes twice"),
             (vec!["name=x"], "not a parameter"),
             (vec!["wrkers=1"], "perhaps `workers` is meant"),
+            (vec!["flux_capacitors=1"], "keys are ipus, tiles_per_ipu"),
             (vec!["workers=0"], "must not be 0"),
             (vec!["tile_memory=32768"], "reserved_bytes"),
             (

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Figures, Outcome, Sweep};
+use crate::csv::quoted;
 use crate::error::Error;
 use crate::report::format::{bytes, grouped, share, three_digits};
 use crate::report::terminal::table as columns;
@@ -29,7 +30,7 @@ impl Format {
     /// The text of a file.
     pub fn text(self, sweep: &Sweep) -> String {
         match self {
-            Format::Csv => csv(sweep),
+            Format::Csv => lines(sweep),
             Format::Json => {
                 // Plain structs of numbers and text: there is nothing in them that JSON lacks.
                 let mut text = serde_json::to_string_pretty(sweep).unwrap_or_default();
@@ -58,7 +59,7 @@ const FIGURES: [(&str, Cell); 11] = [
     ("max_tile_bytes", |f| f.max_tile_bytes.to_string()),
 ];
 
-fn csv(sweep: &Sweep) -> String {
+fn lines(sweep: &Sweep) -> String {
     let mut header: Vec<String> = sweep.parameters.iter().map(|key| quoted(key)).collect();
     header.push("status".into());
     header.extend(FIGURES.iter().map(|(name, _)| (*name).to_owned()));
@@ -80,15 +81,6 @@ fn csv(sweep: &Sweep) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
-}
-
-/// A cell of a CSV file, in quotes where it must be (RFC 4180).
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 /// Lines of an error that a table shows: what overflows, and the largest that lies there.

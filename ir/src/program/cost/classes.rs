@@ -142,3 +142,90 @@ fn class(blocks: &[Template], inputs: usize, extents: &[u32], tiles: u32) -> Til
         tiles,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::ids::{GridId, IpuId, ProcId, VarId};
+    use crate::program::{Category, Codelet, Cut, Variable};
+    use crate::types::{Real, TensorType};
+
+    /// A fill of one variable `[5, rows, columns]`, its entry 3 if `entry`, on a grid of `a × b` tiles.
+    fn fill(
+        dims: [usize; 3],
+        cuts: [Cut; 3],
+        [a, b]: [usize; 2],
+        entry: bool,
+    ) -> (Program, VertexGroup) {
+        let tiles = crate::machine::tests_machine().tiles_per_ipu;
+        let grid = Grid::dense("g", IpuId(0), 0, tiles, &[("a", a), ("b", b)]);
+        let variable = Variable {
+            name: "x".into(),
+            ty: TensorType::f32(Shape::new(&dims)),
+            grid: GridId(0),
+            cuts: cuts.into_iter().collect(),
+            address: 0,
+            category: Category::Activation,
+            live: None,
+        };
+        let program = Program {
+            name: "p".into(),
+            machine: crate::machine::tests_machine(),
+            ipus: 1,
+            grids: vec![grid],
+            variables: vec![variable],
+            states: vec![],
+            streams: vec![],
+            procedures: vec![],
+            entry: ProcId(0),
+            origins: vec![],
+        };
+        let out = Operand {
+            variable: VarId(0),
+            entry: entry.then_some(3),
+        };
+        let group = VertexGroup {
+            codelet: Codelet::Fill { value: Real(0.0) },
+            grid: GridId(0),
+            inputs: smallvec![],
+            outputs: smallvec![out],
+        };
+        (program, group)
+    }
+
+    proptest! {
+        #[test]
+        fn the_class_of_a_tile_has_its_blocks(
+            rows in 1usize..40,
+            columns in 1usize..40,
+            grain in 1usize..9,
+            extents in [1usize..5, 1usize..4],
+            entry in any::<bool>(),
+        ) {
+            let cuts = [Cut::none(), Cut::by(&[0], 1), Cut::by(&[1], grain)];
+            let (program, group) = fill([5, rows, columns], cuts, extents, entry);
+            let classes = tile_classes(&program, &group);
+            let (grid, variable) = (&program.grids[0], &program.variables[0]);
+            for (i, (point, _)) in grid.iter().enumerate() {
+                let dims = variable.block(grid, &point).shape;
+                let expected = &dims.dims()[usize::from(entry)..];
+                let class = &classes.classes[classes.of(i)];
+                prop_assert_eq!(class.outputs[0].shape.dims(), expected);
+            }
+            let tiles: u32 = classes.classes.iter().map(|c| c.tiles).sum();
+            prop_assert_eq!(tiles as usize, grid.points());
+        }
+    }
+
+    #[test]
+    fn equal_blocks_are_one_class() {
+        let cuts = [Cut::none(), Cut::by(&[0], 1), Cut::by(&[1], 8)];
+        let (program, group) = fill([5, 24, 48], cuts, [4, 3], false);
+        let classes = tile_classes(&program, &group);
+        assert_eq!(classes.classes.len(), 1);
+        assert!(classes.of_point.is_empty());
+    }
+}
