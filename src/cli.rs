@@ -13,6 +13,7 @@ mod compile;
 mod data_options;
 mod demo;
 mod eval;
+mod explain;
 mod failure;
 mod generate;
 mod ipu_config;
@@ -53,6 +54,8 @@ enum Command {
     Eval(eval::Options),
     /// Continue a prompt.
     Generate(generate::Options),
+    /// Say why: the plans of products, their alternatives and what decided.
+    Explain(explain::Options),
     /// Run passes over a graph in textual form and print the result.
     Opt(opt::Options),
     /// See it work: a small GPT-2 on a novel, in about a minute.
@@ -68,6 +71,7 @@ impl Command {
             Command::Train(options) => options.run(),
             Command::Eval(options) => options.run(),
             Command::Generate(options) => options.run(),
+            Command::Explain(options) => options.run(),
             Command::Opt(options) => options.run(),
             Command::Demo(options) => options.run(),
         }

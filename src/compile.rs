@@ -60,6 +60,7 @@ pub fn compile_training(
         layers_per_ipu: placed.layers_per_ipu.clone(),
         loss_chunks,
         passes: pass_times(&placed),
+        products: placed.products.clone(),
     };
     Ok(Compiled {
         manifest,

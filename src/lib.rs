@@ -7,6 +7,7 @@ pub mod csv;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod explain;
 pub mod frontend;
 pub mod generate;
 pub mod manifest;

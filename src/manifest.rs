@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use superstep_passes::plan::matmul::PlannedProduct;
+
 use crate::frontend::{FrontendError, Gpt2Config};
 use crate::settings::OptimiserSettings;
 
@@ -22,6 +24,8 @@ pub struct Manifest {
     pub layers_per_ipu: Vec<u32>,
     pub loss_chunks: usize,
     pub passes: Vec<PassTime>,
+    /// How every product is executed.
+    pub products: Vec<PlannedProduct>,
 }
 
 /// One pass or step of placement, over all graphs.

@@ -12,6 +12,7 @@ use crate::memory::MemoryFit;
 use crate::pass::PassError;
 use crate::pipeline;
 use crate::place::{PlacementError, PlacementOptions, place};
+use crate::plan::matmul::PlannedProduct;
 use crate::stage::LayersPerIpu;
 
 /// What the user decides about a compilation.
@@ -21,6 +22,8 @@ pub type CompileOptions = PlacementOptions;
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub program: Program,
+    /// How the products are executed.
+    pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
     pub fit: MemoryFit,
     pub passes: Vec<PassReport>,
@@ -58,6 +61,7 @@ pub fn compile<'a>(
     verify_program(&placed.program)?;
     Ok(Compiled {
         program: placed.program,
+        products: placed.products,
         layers_per_ipu: placed.layers_per_ipu,
         fit: placed.fit,
         passes,

@@ -31,7 +31,7 @@ use thiserror::Error;
 use crate::budget::Budgets;
 use crate::plan::Layout;
 use crate::plan::layout::spread_parts;
-use crate::plan::matmul::{MatmulPlan, MatmulPlans};
+use crate::plan::matmul::{MatmulPlan, MatmulPlans, PlannedProduct};
 use crate::schedule::schedule;
 use matmul::{JointProblem, Resting};
 
@@ -68,7 +68,7 @@ pub fn lower(
     accumulation: u32,
     budgets: &Budgets,
     plans: &mut MatmulPlans,
-) -> Result<Program, LowerError> {
+) -> Result<Lowered, LowerError> {
     let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
     let mut procedure = |name: &'static str| -> Result<ProcId, LowerError> {
         let graph = module.graph(name).ok_or(LowerError::MissingGraph(name))?;
@@ -86,13 +86,20 @@ pub fn lower(
     } else {
         vec![Step::Call(procedure("forward")?)]
     };
+    let products = lowering.products;
     let mut program = lowering.program;
     program.entry = ProcId(program.procedures.len() as u32);
     program.procedures.push(Procedure {
         name: "main".into(),
         steps: entry_steps,
     });
-    Ok(program)
+    Ok(Lowered { program, products })
+}
+
+/// A program without addresses, and how its products were planned.
+pub struct Lowered {
+    pub program: Program,
+    pub products: Vec<PlannedProduct>,
 }
 
 /// What lives across the graphs of a module: the program under construction, state, plans.
@@ -106,6 +113,7 @@ struct Lowering<'m> {
     plans: &'m mut MatmulPlans,
     /// Forward plans chosen together with those of their gradients.
     joint: FxHashMap<JointProblem, MatmulPlan>,
+    products: Vec<PlannedProduct>,
     /// What the weights rest for.
     resting: FxHashMap<VarId, Resting>,
     /// Tiles handed out to small tensors so far, by IPU: spreads them round the tiles.
@@ -144,6 +152,7 @@ impl<'m> Lowering<'m> {
             states: FxHashMap::default(),
             plans,
             joint: FxHashMap::default(),
+            products: vec![],
             resting: FxHashMap::default(),
             next_base: FxHashMap::default(),
         }

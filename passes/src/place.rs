@@ -8,9 +8,9 @@ use superstep_ir::program::Program;
 use thiserror::Error;
 
 use crate::budget::Budgets;
-use crate::lower::{LowerError, lower};
+use crate::lower::{LowerError, Lowered, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
-use crate::plan::matmul::{MatmulPlans, PlanStyle};
+use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::stage::{self, LayersPerIpu, StageError};
 
 /// What the user decides about the placement of a module.
@@ -28,6 +28,8 @@ pub struct PlacementOptions {
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub program: Program,
+    /// How the products are executed.
+    pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
     pub fit: MemoryFit,
     /// Seconds spent in each step of placement, by name.
@@ -97,26 +99,30 @@ fn place_on(
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
     let accumulation = options.gradient_accumulation_steps.max(1);
-    let mut program = |budgets: &Budgets, clock: &mut Clock| {
+    let mut lowered = |budgets: &Budgets, clock: &mut Clock| {
         clock.time("lower", || {
             lower(&staged, machine, ipus, accumulation, budgets, plans)
         })
     };
     let even = Budgets::proportion(machine, FIRST_SHARE);
-    let mut first = program(&even, &mut clock)?;
-    clock.time("memory", || live_ranges(&mut first));
+    let mut first = lowered(&even, &mut clock)?;
+    clock.time("memory", || live_ranges(&mut first.program));
     let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
     let of_free = SHARES_OF_FREE
         .iter()
-        .map(|&share| Budgets::of_free_memory(&first, available, share));
+        .map(|&share| Budgets::of_free_memory(&first.program, available, share));
     let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
     let mut last = None;
     for budgets in of_free.chain(thrifty) {
-        let mut program = program(&budgets, &mut clock)?;
+        let Lowered {
+            mut program,
+            products,
+        } = lowered(&budgets, &mut clock)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
                     program,
+                    products,
                     layers_per_ipu,
                     fit,
                     seconds: clock.seconds,

@@ -15,7 +15,9 @@ use superstep_ir::units::Bytes;
 
 use super::{Binding, LowerError, Lowering, OpLowering};
 use crate::plan::Layout;
-use crate::plan::matmul::{Inner, MatmulPlan, MatmulProblem, Operand as Side, Outcome};
+use crate::plan::matmul::{
+    Inner, MatmulPlan, MatmulProblem, Operand as Side, Outcome, PlannedProduct,
+};
 use grid::PlanGrid;
 use turn::{slice_views, uncut};
 use weights::over_budget;
@@ -117,6 +119,7 @@ impl OpLowering<'_, '_, '_> {
             return Ok(());
         }
         let product = self.choose(extents, problem);
+        self.record(&product.problem, &product.plan);
         let product = self.product(&product);
         if accumulates {
             self.add_accumulator(product.clone());
@@ -163,6 +166,18 @@ impl OpLowering<'_, '_, '_> {
             }
         }
         chosen
+    }
+
+    /// Notes how this op is executed.
+    fn record(&mut self, problem: &MatmulProblem, plan: &MatmulPlan) {
+        let planned = PlannedProduct {
+            op: self.name().to_string(),
+            ipu: self.ipu.0,
+            problem: problem.clone(),
+            plan: *plan,
+            budget: self.budget(),
+        };
+        self.g.lw.products.push(planned);
     }
 
     fn on_own_grid(
@@ -236,9 +251,11 @@ impl OpLowering<'_, '_, '_> {
         let travel_plan = self.g.lw.plan(&travel, budget);
         let may_stay = self.g.lw.may_stay() || travel_plan.ring.is_none();
         if may_stay && over_budget(&stay_plan, budget) <= over_budget(&travel_plan, budget) {
+            self.record(&stay, &stay_plan);
             self.accumulate_in_place(acc, &layout, &extents, &stay, &stay_plan);
             return;
         }
+        self.record(&travel, &travel_plan);
         let product = self.on_own_grid(extents, travel, travel_plan);
         let sides = self.sides(&product.problem, &product.plan);
         let partial = self.partial_product(&product, &sides, 0);

@@ -48,7 +48,8 @@ impl PlanStyle {
 }
 
 /// Where the second operand is when the product starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operand {
     Elsewhere,
     /// It is state whose resting place this plan decides: each tile holds `1/m` of what it needs.
@@ -64,7 +65,8 @@ pub enum Operand {
 }
 
 /// Where the result goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It stays where it is made.
     Stays,
@@ -80,7 +82,7 @@ pub enum Outcome {
 }
 
 /// What is to be multiplied, as far as the cost depends on it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MatmulProblem {
     pub groups: usize,
     pub m: usize,
@@ -197,6 +199,18 @@ impl MatmulPlan {
     pub const fn tiles(&self) -> usize {
         self.g * self.m * self.n * self.k
     }
+}
+
+/// A product of a program and how it was planned: what an explanation starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedProduct {
+    /// The op's name in the graph.
+    pub op: String,
+    pub ipu: u32,
+    pub problem: MatmulProblem,
+    pub plan: MatmulPlan,
+    /// Bytes on a tile that it could use for operands and partials.
+    pub budget: Bytes,
 }
 
 /// Plans found so far, by problem: identical layers are planned once.

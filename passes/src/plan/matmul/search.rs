@@ -26,8 +26,18 @@ const HOPELESS: Cycles = 4;
 
 /// All plans of a problem that none beats in memory and cycles. Never empty: with [`PlanStyle::Shift`] problems without a ring are gathered.
 pub fn search(machine: &Machine, problem: &MatmulProblem, style: PlanStyle) -> Front {
-    let gathered = || run(machine, problem, &gather_plans);
-    let shifted = || run(machine, problem, &shift_plans);
+    search_among(machine, problem, style, &|_| true)
+}
+
+/// The search among plans that `may` be chosen; empty when there are none.
+pub fn search_among(
+    machine: &Machine,
+    problem: &MatmulProblem,
+    style: PlanStyle,
+    may: &Filter,
+) -> Front {
+    let gathered = || run(machine, problem, &gather_plans, may);
+    let shifted = || run(machine, problem, &shift_plans, may);
     match style {
         PlanStyle::Gather => gathered(),
         PlanStyle::Auto => gathered().merge(shifted()),
@@ -38,15 +48,19 @@ pub fn search(machine: &Machine, problem: &MatmulProblem, style: PlanStyle) -> F
     }
 }
 
+/// Which plans, without their cost, are considered.
+pub type Filter = dyn Fn(&MatmulPlan) -> bool + Sync;
+
 type Family = dyn Fn(&mut Scan<'_>, [usize; 4]) + Sync;
 
-fn run(machine: &Machine, problem: &MatmulProblem, family: &Family) -> Front {
+fn run(machine: &Machine, problem: &MatmulProblem, family: &Family, may: &Filter) -> Front {
     let scan = |limit| {
         let parts = first_splits(machine, problem).into_par_iter();
         let fronts = parts.map(|(g, n)| {
             let mut scan = Scan {
                 machine,
                 problem,
+                may,
                 resting_limit: limit,
                 best: Cycles::MAX,
                 front: Front::default(),
@@ -96,6 +110,7 @@ fn first_splits(machine: &Machine, problem: &MatmulProblem) -> Vec<(usize, usize
 struct Scan<'a> {
     machine: &'a Machine,
     problem: &'a MatmulProblem,
+    may: &'a Filter,
     resting_limit: Option<usize>,
     /// Cycles of the fastest plan.
     best: Cycles,
@@ -141,10 +156,13 @@ impl Scan<'_> {
         bound / HOPELESS > self.best
     }
 
+    /// Costs a plan, and keeps it if it may be chosen.
     fn consider(&mut self, plan: MatmulPlan) -> MatmulPlan {
         let plan = cost(self.machine, self.problem, plan);
-        self.best = self.best.min(plan.cost.cycles());
-        self.front.insert(plan);
+        if (self.may)(&plan) {
+            self.best = self.best.min(plan.cost.cycles());
+            self.front.insert(plan);
+        }
         plan
     }
 
