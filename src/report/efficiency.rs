@@ -46,16 +46,16 @@ pub struct IpuEfficiency {
     pub highest_address: u64,
 }
 
-/// Lower bounds of the cycles of a step.
+/// Lower bounds of the cycles of a step; `ops` and `pipeline` hold for this plan, `arithmetic` for any.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bounds {
     /// Arithmetic at peak, one IPU at a time, as the program runs.
     pub arithmetic: u64,
     /// The same if all IPUs worked at once.
     pub arithmetic_all_ipus: u64,
-    /// All that is not avoidable with this split of the work: each op at its own bound, one after the other.
+    /// Each op at its own bound, one after the other, moving the bytes that this plan moves.
     pub ops: u64,
-    /// The busiest IPU and what IPUs do together: a perfect pipeline.
+    /// What the busiest IPU takes now, and what IPUs do together: the limit of overlapping IPUs over many micro-batches, out of reach with one.
     pub pipeline: u64,
     pub cycles: u64,
 }

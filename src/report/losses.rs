@@ -211,7 +211,7 @@ pub(super) fn roofline_table(report: &Report, limit: usize) -> String {
     table(&header, rows, 2)
 }
 
-/// What no plan of this split can beat, and what none at all can.
+/// What this plan cannot beat, and what none at all can.
 pub(super) fn bound_table(report: &Report) -> String {
     let bounds = &report.efficiency.bounds;
     let gap = |bound: u64| {
@@ -224,8 +224,14 @@ pub(super) fn bound_table(report: &Report) -> String {
             bounds.arithmetic_all_ipus,
         ),
         ("arithmetic at peak, one IPU at a time", bounds.arithmetic),
-        ("busiest IPU and links: a perfect pipeline", bounds.pipeline),
-        ("every op at its own bound", bounds.ops),
+        (
+            "busiest IPU as it is, others overlapped (many micro-batches)",
+            bounds.pipeline,
+        ),
+        (
+            "every op at its own bound, with this plan's traffic",
+            bounds.ops,
+        ),
     ];
     let rows = rows
         .into_iter()

@@ -1,4 +1,5 @@
-//! Lower bounds: what no plan can beat, whatever its layout. Beside each of them stands what a plan takes; the gap is what may be left to win.
+//! Lower bounds of moving bytes, were they spread evenly over all tiles. The bytes are those of a plan: another plan may move fewer, so only
+//! the arithmetic bounds every plan. Beside each bound stands what the plan takes; the gap is what uneven or slower use of the tiles costs.
 
 use super::Machine;
 use crate::units::{Bytes, Cycles};
