@@ -23,6 +23,7 @@ mod output;
 mod program_options;
 mod progress;
 mod report;
+mod solve;
 mod spelling;
 mod sweep;
 mod train;
@@ -58,6 +59,8 @@ enum Command {
     Explain(explain::Options),
     /// Run passes over a graph in textual form and print the result.
     Opt(opt::Options),
+    /// Run a solver of the compiler on a problem from a file.
+    Solve(solve::Options),
     /// See it work: a small GPT-2 on a novel, in about a minute.
     Demo(demo::Options),
 }
@@ -73,6 +76,7 @@ impl Command {
             Command::Generate(options) => options.run(),
             Command::Explain(options) => options.run(),
             Command::Opt(options) => options.run(),
+            Command::Solve(options) => options.run(),
             Command::Demo(options) => options.run(),
         }
     }
