@@ -18,6 +18,7 @@ use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 
 mod file;
 mod machine;
+pub mod remedies;
 
 pub use file::{open, save};
 pub use machine::machine_named;

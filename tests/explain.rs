@@ -224,3 +224,31 @@ fn what_makes_no_sense_is_refused() {
         &["explain", "--matmul", "16777216,16777216,16777216"],
     );
 }
+
+/// Takes half a minute: `cargo test --release --test explain -- --ignored`.
+#[test]
+#[ignore = "compiles a model several times"]
+fn an_overflow_names_changes_that_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = "base = \"mk2\"\nname = \"small\"\ntile_memory = 150000\n";
+    std::fs::write(folder.path().join("small.toml"), machine).unwrap();
+    let output = superstep(
+        folder.path(),
+        &[
+            "compile",
+            "--model_name_or_path",
+            "gpt2-tiny",
+            "--machine",
+            "small.toml",
+            "--per_device_train_batch_size",
+            "4",
+            "-o",
+            "x.superstep",
+        ],
+    );
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("overflows by"), "{err}");
+    assert!(err.contains("--machine pod4: fits"), "{err}");
+    assert!(!folder.path().join("x.superstep").exists());
+}

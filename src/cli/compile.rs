@@ -6,13 +6,16 @@ use std::time::Instant;
 use clap::Args;
 
 use super::model_options::ModelOptions;
-use super::output::{IrPrinter, check_writable_file, say};
+use super::output::{IrPrinter, check_writable_file, note, say};
 use super::program_options::{OptimiserOptions, ProgramOptions};
+use crate::compile::remedies::remedies;
 use crate::compile::{compile_training, save};
 use crate::error::Error;
+use crate::frontend::Gpt2Config;
 use crate::report::Report;
 use crate::report::format::bytes;
 use crate::report::terminal::{pass_table, summary};
+use crate::settings::TrainingSettings;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -33,7 +36,8 @@ impl Options {
         let settings = self.program.settings(&self.optimiser, &model.config)?;
         check_writable_file(&self.output)?;
         let start = Instant::now();
-        let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)?;
+        let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)
+            .inspect_err(|error| suggest(error, &model.config, &settings))?;
         let seconds = start.elapsed().as_secs_f64();
         let report = Report::new(&compiled)?;
         say(pass_table(&report));
@@ -46,5 +50,20 @@ impl Options {
             bytes(written as u64),
         ));
         Ok(())
+    }
+}
+
+/// After an overflow: what would fit, each compiled to be sure.
+fn suggest(error: &Error, config: &Gpt2Config, settings: &TrainingSettings) {
+    if !error.is_overflow() {
+        return;
+    }
+    note("the model does not fit; compiling what might");
+    let fitting = remedies(config, settings);
+    for remedy in &fitting {
+        note(remedy);
+    }
+    if fitting.is_empty() {
+        note("none of the usual changes is enough");
     }
 }
