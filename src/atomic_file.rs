@@ -8,6 +8,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+mod folder;
+
+pub use folder::{StagedFolder, TEMPORARY_PREFIX, remove_leftovers};
+
 /// Large enough that a 500 MB model is written in a few hundred calls.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -33,31 +37,75 @@ pub fn write_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), AtomicWriteError> {
-    let failed = |step: &'static str| {
-        move |source: io::Error| AtomicWriteError {
+    let mut file = AtomicFile::create(path)?;
+    let filled = fill(&mut file);
+    filled.map_err(|source| file.failed("writing the data", source))?;
+    file.commit()
+}
+
+/// A file being written: it takes its name when it is committed, and vanishes when it is dropped before.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    out: BufWriter<tempfile::NamedTempFile>,
+}
+
+impl AtomicFile {
+    /// Starts the file that will be `path`. The directory must exist.
+    pub fn create(path: &Path) -> Result<AtomicFile, AtomicWriteError> {
+        let failed = |step: &'static str, source| AtomicWriteError {
             path: path.to_path_buf(),
             step,
             source,
+        };
+        if path.file_name().is_none() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+            return Err(failed("looking at the path", source));
         }
-    };
-    if path.file_name().is_none() {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
-        return Err(failed("looking at the path")(source));
+        let file = temporary_in(directory_of(path))
+            .map_err(|source| failed("creating a temporary file beside it", source))?;
+        Ok(AtomicFile {
+            path: path.to_path_buf(),
+            out: BufWriter::with_capacity(BUFFER_BYTES, file),
+        })
     }
-    let directory = directory_of(path);
-    let mut file =
-        temporary_in(directory).map_err(failed("creating a temporary file beside it"))?;
-    {
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file.as_file_mut());
-        fill(&mut out).map_err(failed("writing the data"))?;
-        out.flush().map_err(failed("writing the data"))?;
+
+    /// Makes what was written the content of the file.
+    pub fn commit(self) -> Result<(), AtomicWriteError> {
+        let AtomicFile { path, out } = self;
+        let failed = |step: &'static str| {
+            let path = path.clone();
+            move |source: io::Error| AtomicWriteError { path, step, source }
+        };
+        let file = out
+            .into_inner()
+            .map_err(|error| failed("writing the data")(error.into_error()))?;
+        file.as_file()
+            .sync_all()
+            .map_err(failed("flushing it to the disk"))?;
+        file.persist(&path)
+            .map_err(|error| failed("giving it its name")(error.error))?;
+        sync_directory(directory_of(&path)).map_err(failed("flushing its directory"))
     }
-    file.as_file()
-        .sync_all()
-        .map_err(failed("flushing it to the disk"))?;
-    file.persist(path)
-        .map_err(|error| failed("giving it its name")(error.error))?;
-    sync_directory(directory).map_err(failed("flushing its directory"))
+
+    /// The error for a step of writing this file.
+    pub fn failed(&self, step: &'static str, source: io::Error) -> AtomicWriteError {
+        AtomicWriteError {
+            path: self.path.clone(),
+            step,
+            source,
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Creates `directory` and its parents; the error names the directory.
@@ -78,7 +126,7 @@ fn directory_of(path: &Path) -> &Path {
 
 fn temporary_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".superstep-").suffix(".tmp");
+    builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
     // Temporary files are private by default; this one becomes an ordinary file, so the user's umask decides.
     #[cfg(unix)]
     {

@@ -93,6 +93,28 @@ impl SafetensorsFile {
         self.metadata.info(name).map(|info| info.shape.as_slice())
     }
 
+    /// The element type of tensor `name`, if the file has it.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.metadata.info(name).map(|info| info.dtype)
+    }
+
+    /// The bytes of tensor `name` as they are stored.
+    pub fn read_bytes(&mut self, name: &str) -> Result<Vec<u8>, FrontendError> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(FrontendError::TensorsMissing {
+                path: self.path.clone(),
+                names: vec![name.to_owned()],
+            });
+        };
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(cannot_read(&self.path))?;
+        Ok(bytes)
+    }
+
     /// The values of tensor `name`, widened or rounded to f32.
     pub fn read_f32(&mut self, name: &str) -> Result<Vec<f32>, FrontendError> {
         let Some(info) = self.metadata.info(name) else {

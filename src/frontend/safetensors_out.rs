@@ -1,11 +1,13 @@
-//! Writing f32 tensors as a safetensors file.
+//! Writing tensors as a safetensors file.
 //!
 //! Tensors stand in the file in the order they are given, so the same weights always make the same bytes. The header is padded
-//! to a multiple of eight bytes and every tensor is a multiple of four, so a reader that maps the file finds its data aligned.
+//! to a multiple of eight bytes and tensors of wider elements should come first, so that a reader that maps the file finds its data aligned.
 
 use std::io::{self, Write};
 use std::path::Path;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -15,10 +17,37 @@ use crate::atomic_file::{self, AtomicWriteError};
 pub struct TensorOut<'a> {
     pub name: String,
     pub shape: &'a [usize],
-    pub data: &'a [f32],
+    pub data: Values<'a>,
 }
 
-/// Values turned into bytes at a time where the machine is not little-endian.
+/// The values of a tensor and how they are stored.
+pub enum Values<'a> {
+    F32(&'a [f32]),
+    /// Rounded to the nearest 16-bit float, ties to even.
+    RoundedToF16(&'a [f32]),
+    /// Little-endian elements as they are.
+    Raw(Dtype, &'a [u8]),
+}
+
+impl Values<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Values::F32(_) => Dtype::F32,
+            Values::RoundedToF16(_) => Dtype::F16,
+            Values::Raw(dtype, _) => *dtype,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Values::F32(data) => size_of_val(*data),
+            Values::RoundedToF16(data) => data.len() * size_of::<f16>(),
+            Values::Raw(_, bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Values turned into bytes at a time where they are not written as they are.
 const CHUNK: usize = 1 << 14;
 
 /// Replaces `path` by a file of these tensors. Fails, without touching `path`, if a shape does not match its data.
@@ -34,7 +63,7 @@ pub fn write_safetensors(path: &Path, tensors: &[TensorOut]) -> Result<(), Atomi
         out.write_all(&header)?;
         tensors
             .iter()
-            .try_for_each(|tensor| write_values(out, tensor.data))
+            .try_for_each(|tensor| write_values(out, &tensor.data))
     })
 }
 
@@ -43,9 +72,9 @@ fn header(tensors: &[TensorOut]) -> Result<Vec<u8>, String> {
     let mut end = 0;
     for tensor in tensors {
         let start = end;
-        end += size_of_val(tensor.data);
+        end += tensor.data.bytes();
         let info = TensorInfo {
-            dtype: Dtype::F32,
+            dtype: tensor.data.dtype(),
             shape: tensor.shape.to_vec(),
             data_offsets: (start, end),
         };
@@ -59,14 +88,23 @@ fn header(tensors: &[TensorOut]) -> Result<Vec<u8>, String> {
     Ok(header)
 }
 
-fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
-    if cfg!(target_endian = "little") {
-        return out.write_all(bytemuck::cast_slice(values));
+fn write_values(out: &mut dyn Write, values: &Values) -> io::Result<()> {
+    match values {
+        Values::Raw(_, bytes) => out.write_all(bytes),
+        Values::F32(data) if cfg!(target_endian = "little") => {
+            out.write_all(bytemuck::cast_slice(data))
+        }
+        Values::F32(data) => data.chunks(CHUNK).try_for_each(|chunk| {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+            out.write_all(&bytes)
+        }),
+        Values::RoundedToF16(data) => data.chunks(CHUNK).try_for_each(|chunk| {
+            let mut halves = vec![f16::ZERO; chunk.len()];
+            halves.convert_from_f32_slice(chunk);
+            let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+            out.write_all(&bytes)
+        }),
     }
-    values.chunks(CHUNK).try_for_each(|chunk| {
-        let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
-        out.write_all(&bytes)
-    })
 }
 
 #[cfg(test)]
@@ -83,17 +121,17 @@ mod tests {
             TensorOut {
                 name: "zeta".into(),
                 shape: &[5, 7],
-                data: &values,
+                data: Values::F32(&values),
             },
             TensorOut {
                 name: "alpha".into(),
                 shape: &[1],
-                data: &[f32::NAN],
+                data: Values::F32(&[f32::NAN]),
             },
             TensorOut {
                 name: "nothing".into(),
                 shape: &[0, 3],
-                data: &[],
+                data: Values::F32(&[]),
             },
         ];
         write_safetensors(&path, &tensors).unwrap();
@@ -121,9 +159,38 @@ mod tests {
         let tensors = [TensorOut {
             name: "a".into(),
             shape: &[2, 2],
-            data: &[0.0; 3],
+            data: Values::F32(&[0.0; 3]),
         }];
         assert!(write_safetensors(&path, &tensors).is_err());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn halves_are_rounded_to_nearest_and_raw_elements_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.safetensors");
+        let values = [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 70_000.0, -0.0];
+        let raw = f16::from_f32(0.5).to_le_bytes();
+        let tensors = [
+            TensorOut {
+                name: "a".into(),
+                shape: &[5],
+                data: Values::RoundedToF16(&values),
+            },
+            TensorOut {
+                name: "b".into(),
+                shape: &[],
+                data: Values::Raw(Dtype::F16, &raw),
+            },
+        ];
+        write_safetensors(&path, &tensors).unwrap();
+        let mut file = SafetensorsFile::open(&path).unwrap();
+        assert_eq!(
+            file.read_f32("a").unwrap(),
+            [1.0, 1.0, 1.0 + 2.0 / 1024.0, f32::INFINITY, -0.0]
+        );
+        assert_eq!(file.read_f32("b").unwrap(), [0.5]);
+        assert_eq!(file.dtype("b"), Some(Dtype::F16));
+        assert_eq!(file.read_bytes("b").unwrap(), raw);
     }
 }

@@ -1,25 +1,37 @@
-//! The learning rate of each optimiser step, as Hugging Face's schedulers give it.
+//! The learning rate of each step, as Hugging Face's schedulers give it.
 //!
 //! With `N` steps, `W` of them warm-up, step `k = 0 … N − 1` has
 //!
 //! ```text
-//! k < W      base · k / W                                 so step 0 of a warm-up moves nothing
-//! linear     base · (N − k) / (N − W)
-//! cosine     base · ½ (1 + cos π (k − W) / (N − W))
-//! constant   base
+//! k < W                  base · k / W                     so step 0 of a warm-up moves nothing; `constant` has no warm-up
+//! linear                 base · (N − k) / (N − W)
+//! cosine                 base · ½ (1 + cos π p)           p = (k − W) / (N − W)
+//! cosine_with_restarts   the same: one cycle is no restart
+//! polynomial             (base − end) (1 − p) + end       end = 1e-7, power 1
+//! inverse_sqrt           base / √((k + T − W) / T)        T = W, or 10,000 without a warm-up
+//! constant               base                             from the first step on
+//! constant_with_warmup   base
 //! ```
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of the schedule after the warm-up.
+/// Where the polynomial decay ends.
+const POLYNOMIAL_END: f64 = 1e-7;
+/// The time scale of the inverse square root where no warm-up gives one.
+const INVERSE_SQRT_STEPS: f64 = 10_000.0;
+
+/// The shape of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum LrScheduler {
     Linear,
     Cosine,
-    #[value(alias = "constant_with_warmup")]
+    CosineWithRestarts,
+    Polynomial,
+    InverseSqrt,
     Constant,
+    ConstantWithWarmup,
 }
 
 /// How long the warm-up is.
@@ -42,6 +54,7 @@ pub struct Schedule {
 impl Schedule {
     pub fn new(kind: LrScheduler, base: f64, steps: u64, warmup: Warmup) -> Schedule {
         let warmup_steps = match warmup {
+            _ if kind == LrScheduler::Constant => 0,
             Warmup::Steps(steps) => steps,
             Warmup::Ratio(ratio) => (ratio * steps as f64).ceil() as u64,
         };
@@ -60,14 +73,21 @@ impl Schedule {
             return self.base * (k / w);
         }
         let after_warmup = (n - w).max(1.0);
-        self.base
-            * match self.kind {
-                LrScheduler::Linear => ((n - k) / after_warmup).max(0.0),
-                LrScheduler::Cosine => {
-                    (0.5 * (1.0 + (std::f64::consts::PI * (k - w) / after_warmup).cos())).max(0.0)
-                }
-                LrScheduler::Constant => 1.0,
+        let passed = (k - w) / after_warmup;
+        match self.kind {
+            LrScheduler::Linear => self.base * ((n - k) / after_warmup).max(0.0),
+            LrScheduler::Cosine | LrScheduler::CosineWithRestarts => {
+                self.base * (0.5 * (1.0 + (std::f64::consts::PI * passed).cos())).max(0.0)
             }
+            LrScheduler::Polynomial => {
+                (self.base - POLYNOMIAL_END) * (1.0 - passed).max(0.0) + POLYNOMIAL_END
+            }
+            LrScheduler::InverseSqrt => {
+                let scale = if w > 0.0 { w } else { INVERSE_SQRT_STEPS };
+                self.base / ((k + scale - w) / scale).sqrt()
+            }
+            LrScheduler::Constant | LrScheduler::ConstantWithWarmup => self.base,
+        }
     }
 }
 
@@ -102,14 +122,35 @@ mod tests {
     #[test]
     fn cosine_and_constant() {
         let half = 0.5f64.sqrt();
+        for kind in [LrScheduler::Cosine, LrScheduler::CosineWithRestarts] {
+            close(
+                &rates(kind, 5, Warmup::Steps(1)),
+                &[0.0, 1.0, 0.5 * (1.0 + half), 0.5, 0.5 * (1.0 - half)],
+            );
+        }
         close(
-            &rates(LrScheduler::Cosine, 5, Warmup::Steps(1)),
-            &[0.0, 1.0, 0.5 * (1.0 + half), 0.5, 0.5 * (1.0 - half)],
+            &rates(LrScheduler::ConstantWithWarmup, 3, Warmup::Steps(2)),
+            &[0.0, 0.5, 1.0],
         );
         close(
             &rates(LrScheduler::Constant, 3, Warmup::Steps(2)),
-            &[0.0, 0.5, 1.0],
+            &[1.0, 1.0, 1.0],
         );
+    }
+
+    #[test]
+    fn polynomial_and_inverse_square_root() {
+        let end = POLYNOMIAL_END;
+        close(
+            &rates(LrScheduler::Polynomial, 3, Warmup::Steps(1)),
+            &[0.0, 1.0, 0.5 * (1.0 - end) + end],
+        );
+        close(
+            &rates(LrScheduler::InverseSqrt, 5, Warmup::Steps(2)),
+            &[0.0, 0.5, 1.0, (2.0f64 / 3.0).sqrt(), 0.5f64.sqrt()],
+        );
+        let late = rates(LrScheduler::InverseSqrt, 2, Warmup::Steps(0));
+        close(&late, &[1.0, (1e4f64 / 10_001.0).sqrt()]);
     }
 
     #[test]
