@@ -44,6 +44,6 @@ pub use init::init_weights;
 pub use parameters::Parameter;
 pub use presets::preset;
 pub use resolve::{CacheLocation, ModelSource, resolve};
-pub use save::save_pretrained;
+pub use save::{SaveDtype, save_pretrained};
 pub use tokenizer::Tokenizer;
 pub use weights::{Loaded, Tensor, WeightWarning, Weights, load_weights};

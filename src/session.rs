@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use superstep_ir::op::StateKind;
 use superstep_ir::program::Program;
+use superstep_ir::types::{DType, TensorType};
 use superstep_runtime::{Engine, EngineOptions, Host};
 
 use crate::error::Error;
@@ -13,6 +17,14 @@ pub struct Session {
     engine: Engine,
 }
 
+/// A piece of state in the tiles' memories.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateTensor {
+    pub name: String,
+    pub kind: StateKind,
+    pub ty: TensorType,
+}
+
 impl Session {
     /// Loads `program` with `weights`; `threads` host threads do the work, 0 for as many as there are.
     pub fn load(
@@ -20,7 +32,7 @@ impl Session {
         weights: &Weights,
         threads: usize,
     ) -> Result<Session, Error> {
-        let mut engine = Engine::load(
+        let engine = Engine::load(
             program,
             &EngineOptions {
                 threads,
@@ -28,10 +40,9 @@ impl Session {
                 poison: false,
             },
         )?;
-        for (name, tensor) in weights.iter() {
-            engine.write_state(name, bytemuck::cast_slice(&tensor.data))?;
-        }
-        Ok(Session { engine })
+        let mut session = Session { engine };
+        session.write_weights(weights)?;
+        Ok(session)
     }
 
     /// Runs the program's entry once: a whole optimiser step, or one inference.
@@ -39,13 +50,36 @@ impl Session {
         Ok(self.engine.run(host)?)
     }
 
+    /// Replaces the weights, rounded to the type that the program keeps them in.
+    pub fn write_weights(&mut self, weights: &Weights) -> Result<(), Error> {
+        for (name, tensor) in weights.iter() {
+            if self.dtype(name) == Some(DType::F16) {
+                let mut halves = vec![f16::ZERO; tensor.data.len()];
+                halves.convert_from_f32_slice(&tensor.data);
+                self.engine
+                    .write_state(name, bytemuck::cast_slice(&halves))?;
+            } else {
+                self.engine
+                    .write_state(name, bytemuck::cast_slice(&tensor.data))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The weights as they are now.
     pub fn weights(&self, config: &Gpt2Config) -> Result<Weights, Error> {
         let parameters = config.parameters();
         let tensors = parameters.into_iter().map(|parameter| {
             let mut data = vec![0f32; parameter.element_count()];
-            self.engine
-                .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
+            if self.dtype(&parameter.name) == Some(DType::F16) {
+                let mut halves = vec![f16::ZERO; data.len()];
+                self.engine
+                    .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut halves))?;
+                halves.convert_to_f32_slice(&mut data);
+            } else {
+                self.engine
+                    .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
+            }
             Ok((
                 parameter.name,
                 Tensor {
@@ -55,5 +89,40 @@ impl Session {
             ))
         });
         tensors.collect()
+    }
+
+    /// The state that lasts from step to step besides the weights: moments and counters. Accumulators are zero between steps.
+    pub fn optimiser_states(&self) -> Vec<StateTensor> {
+        let program = self.engine.program();
+        let lasting = program
+            .states
+            .iter()
+            .filter(|state| matches!(state.kind, StateKind::OptimiserState | StateKind::Counter));
+        lasting
+            .map(|state| StateTensor {
+                name: state.name.clone(),
+                kind: state.kind,
+                ty: program.variable(state.variable).ty.clone(),
+            })
+            .collect()
+    }
+
+    /// The bytes of a state: the whole tensor, row-major.
+    pub fn read(&self, state: &StateTensor) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; state.ty.bytes()];
+        self.engine.read_state(&state.name, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Sets a state from the whole tensor, row-major.
+    pub fn write(&mut self, state: &StateTensor, bytes: &[u8]) -> Result<(), Error> {
+        Ok(self.engine.write_state(&state.name, bytes)?)
+    }
+
+    /// The type the program keeps a state in.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        let program = self.engine.program();
+        let state = program.states.iter().find(|state| state.name == name)?;
+        Some(program.variable(state.variable).ty.dtype)
     }
 }

@@ -16,7 +16,9 @@ use super::progress::Progress;
 use crate::compile::{Compiled, compile_training, machine_named};
 use crate::data::{SampleOrder, TokenBlocks, text_blocks};
 use crate::error::Error;
-use crate::frontend::{Gpt2Config, Tokenizer, Weights, init_weights, preset, save_pretrained};
+use crate::frontend::{
+    Gpt2Config, SaveDtype, Tokenizer, Weights, init_weights, preset, save_pretrained,
+};
 use crate::generate::Sampling;
 use crate::report::Report;
 use crate::report::terminal::{pass_table, summary};
@@ -94,7 +96,13 @@ impl Options {
 
         self.write(&config, &weights, &tokenizer)?;
         if let Some(directory) = &self.output_dir {
-            save_pretrained(directory, &config, &weights, Some(&tokenizer))?;
+            save_pretrained(
+                directory,
+                &config,
+                &weights,
+                Some(&tokenizer),
+                SaveDtype::Float32,
+            )?;
             say(format_args!("\nsaved the model in {}", directory.display()));
         }
         Ok(())

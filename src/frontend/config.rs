@@ -172,12 +172,23 @@ impl Gpt2Config {
 
     /// The text of `config.json` for a model saved in f32: the file as it was read, with today's values on top.
     pub fn to_json(&self) -> String {
+        self.to_json_as("float32")
+    }
+
+    /// The same for weights of another type, by its name in PyTorch.
+    pub fn to_json_as(&self, dtype: &str) -> String {
         let mut map = self.to_map();
-        // `transformers` casts to this type on load, and the weights beside it are f32.
-        for field in ["dtype", "torch_dtype"] {
-            if map.contains_key(field) {
-                map.insert(field.to_owned(), "float32".into());
-            }
+        // `transformers` casts to this type on load, so it must be that of the weights beside it.
+        let named: Vec<&str> = ["dtype", "torch_dtype"]
+            .into_iter()
+            .filter(|field| map.contains_key(*field))
+            .collect();
+        let fields = match named.is_empty() {
+            true if dtype != "float32" => vec!["torch_dtype"],
+            _ => named,
+        };
+        for field in fields {
+            map.insert(field.to_owned(), dtype.into());
         }
         format!("{:#}\n", Value::Object(map))
     }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::frontend::fixtures::{fixture, tiny};
-use crate::frontend::safetensors_out::{TensorOut, write_safetensors};
+use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
 
 /// A folder whose files hold `tensors` (name in the file, shape, values).
 struct Folder(tempfile::TempDir);
@@ -22,7 +22,7 @@ impl Folder {
             .map(|(name, tensor)| TensorOut {
                 name: name.clone(),
                 shape: &tensor.shape,
-                data: &tensor.data,
+                data: Values::F32(&tensor.data),
             })
             .collect();
         let path = self.path().join(file);

@@ -1,0 +1,86 @@
+//! The small file that makes a folder a checkpoint.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::RunIdentity;
+use crate::train::meter::Meter;
+
+/// Written last; a folder that has it is whole.
+pub const CONTENT_FILE: &str = "superstep_checkpoint.json";
+/// Version of the layout of checkpoints.
+pub(super) const FORMAT: u32 = 1;
+const READ_BYTES: usize = 1 << 20;
+
+/// Where the run was, what it was, and what the other files must be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    pub format: u32,
+    /// The version of superstep that wrote it.
+    pub version: String,
+    /// Steps done: the next one has this number, counted from 0.
+    pub global_step: u64,
+    /// Position in the data: the epoch and the step within it that come next.
+    pub epoch: u64,
+    pub step_in_epoch: u64,
+    pub meter: Meter,
+    pub identity: RunIdentity,
+    /// blake3 digests by file name.
+    pub files: BTreeMap<String, String>,
+}
+
+/// The content with its own digest.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    digest: String,
+    content: Content,
+}
+
+impl Content {
+    /// The file's text.
+    pub(super) fn seal(&self) -> serde_json::Result<String> {
+        let sealed = Sealed {
+            digest: self.digest()?,
+            content: self.clone(),
+        };
+        Ok(serde_json::to_string_pretty(&sealed)? + "\n")
+    }
+
+    /// Reads the file's text, or says why it cannot be trusted.
+    pub(super) fn unseal(bytes: &[u8]) -> Result<Content, String> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let format = value.pointer("/content/format").and_then(|f| f.as_u64());
+        if let Some(format) = format.filter(|&f| f != u64::from(FORMAT)) {
+            return Err(format!("it is in format {format}; this superstep reads {FORMAT}"));
+        }
+        let sealed: Sealed = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        match sealed.content.digest() {
+            Ok(digest) if digest == sealed.digest => Ok(sealed.content),
+            _ => Err("it is not what was written: its digest does not match".into()),
+        }
+    }
+
+    fn digest(&self) -> serde_json::Result<String> {
+        let text = serde_json::to_vec(self)?;
+        Ok(blake3::hash(&text).to_hex().to_string())
+    }
+}
+
+/// The blake3 digest of a file.
+pub(super) fn file_digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            n => hasher.update(&buffer[..n]),
+        };
+    }
+}

@@ -1,0 +1,108 @@
+//! Writing a checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use superstep_ir::types::DType;
+
+use super::content::{CONTENT_FILE, Content, FORMAT, file_digest};
+use super::identity::RunIdentity;
+use super::rotate::folder;
+use super::{OPTIMISER_FILE, TRAINER_STATE_FILE};
+use crate::atomic_file::{self, StagedFolder};
+use crate::error::Error;
+use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
+use crate::frontend::{Gpt2Config, SaveDtype, Tokenizer, save_pretrained};
+use crate::session::Session;
+use crate::train::meter::Meter;
+use crate::train::state::TrainerState;
+
+/// What goes into a checkpoint.
+pub struct CheckpointOut<'a> {
+    pub config: &'a Gpt2Config,
+    pub tokenizer: Option<&'a Tokenizer>,
+    pub identity: &'a RunIdentity,
+    pub state: &'a TrainerState,
+    pub meter: &'a Meter,
+    pub steps_per_epoch: u64,
+}
+
+/// Writes `checkpoint-N` for the step the state is at; returns where it is.
+pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Result<PathBuf, Error> {
+    let step = out.state.global_step;
+    let destination = folder(output_dir, step);
+    let staged = StagedFolder::create(&destination)?;
+    let dir = staged.path();
+    // Rounding would lose nothing only where the program itself keeps halves.
+    let dtype = match session.dtype("wte.weight") {
+        Some(DType::F16) => SaveDtype::Float16,
+        _ => SaveDtype::Float32,
+    };
+    let weights = session.weights(out.config)?;
+    save_pretrained(dir, out.config, &weights, out.tokenizer, dtype)?;
+    drop(weights);
+    write_optimiser(&dir.join(OPTIMISER_FILE), session)?;
+    atomic_file::write(&dir.join(TRAINER_STATE_FILE), out.state.to_json().as_bytes())?;
+    let content = Content {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        global_step: step,
+        epoch: step / out.steps_per_epoch,
+        step_in_epoch: step % out.steps_per_epoch,
+        meter: *out.meter,
+        identity: out.identity.clone(),
+        files: digests(dir)?,
+    };
+    let text = content.seal().map_err(|e| Error::failed(e.to_string()))?;
+    atomic_file::write(&dir.join(CONTENT_FILE), text.as_bytes())?;
+    staged.commit()?;
+    Ok(destination)
+}
+
+fn write_optimiser(path: &Path, session: &Session) -> Result<(), Error> {
+    let states = session.optimiser_states();
+    let data: Vec<Vec<u8>> = states
+        .iter()
+        .map(|state| session.read(state))
+        .collect::<Result<_, _>>()?;
+    let mut tensors: Vec<TensorOut> = states
+        .iter()
+        .zip(&data)
+        .map(|(state, bytes)| TensorOut {
+            name: state.name.clone(),
+            shape: state.ty.shape.dims(),
+            data: Values::Raw(stored_as(state.ty.dtype), bytes),
+        })
+        .collect();
+    // Wide elements first keeps all of them aligned.
+    tensors.sort_by_key(|tensor| match &tensor.data {
+        Values::Raw(Dtype::F16 | Dtype::U16, _) => 1,
+        Values::Raw(Dtype::BOOL, _) => 2,
+        _ => 0,
+    });
+    Ok(write_safetensors(path, &tensors)?)
+}
+
+/// The name a type of the program has in safetensors files.
+pub(super) fn stored_as(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::I32 => Dtype::I32,
+        DType::U32 => Dtype::U32,
+        DType::U16 => Dtype::U16,
+        DType::Bool => Dtype::BOOL,
+    }
+}
+
+fn digests(dir: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let cannot = |error: std::io::Error| Error::failed(format!("cannot read {} back: {error}", dir.display()));
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.insert(name, file_digest(&entry.path()).map_err(cannot)?);
+    }
+    Ok(files)
+}

@@ -1,0 +1,81 @@
+//! `trainer_state.json`: how far a run has come and what it logged, with the fields of Hugging Face's trainer.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// The contents of `trainer_state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Lowest loss of an evaluation so far.
+    pub best_metric: Option<f64>,
+    pub best_model_checkpoint: Option<String>,
+    pub epoch: f64,
+    pub eval_steps: u64,
+    /// Steps done; a step is all weight updates of one host call.
+    pub global_step: u64,
+    pub is_hyper_param_search: bool,
+    pub is_local_process_zero: bool,
+    pub is_world_process_zero: bool,
+    pub log_history: Vec<Map<String, Value>>,
+    pub logging_steps: u64,
+    pub max_steps: u64,
+    pub num_input_tokens_seen: u64,
+    pub num_train_epochs: u64,
+    pub save_steps: u64,
+    pub total_flos: f64,
+    pub train_batch_size: usize,
+    pub trial_name: Option<String>,
+    pub trial_params: Option<Value>,
+}
+
+impl TrainerState {
+    /// The state before the first step.
+    pub fn start(
+        max_steps: u64,
+        num_train_epochs: u64,
+        cadence: &super::Cadence,
+    ) -> TrainerState {
+        TrainerState {
+            best_metric: None,
+            best_model_checkpoint: None,
+            epoch: 0.0,
+            eval_steps: cadence.eval_steps.unwrap_or(cadence.logging_steps),
+            global_step: 0,
+            is_hyper_param_search: false,
+            is_local_process_zero: true,
+            is_world_process_zero: true,
+            log_history: Vec::new(),
+            logging_steps: cadence.logging_steps,
+            max_steps,
+            num_input_tokens_seen: 0,
+            num_train_epochs,
+            save_steps: cadence.save_steps.unwrap_or(0),
+            total_flos: 0.0,
+            train_batch_size: 0,
+            trial_name: None,
+            trial_params: None,
+        }
+    }
+
+    /// Adds an entry to the log: `values`, between the epoch (two decimals) and the step.
+    pub fn log(&mut self, values: &[(&str, f64)]) {
+        let mut entry = Map::new();
+        entry.insert("epoch".into(), json!(rounded(self.epoch, 2)));
+        for (name, value) in values {
+            entry.insert((*name).into(), json!(value));
+        }
+        entry.insert("step".into(), json!(self.global_step));
+        self.log_history.push(entry);
+    }
+
+    pub fn to_json(&self) -> String {
+        // Numbers, lists and maps with text keys always have a JSON form.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// `value` with a number of decimals.
+pub fn rounded(value: f64, decimals: i32) -> f64 {
+    let scale = 10f64.powi(decimals);
+    (value * scale).round() / scale
+}
