@@ -9,6 +9,7 @@ use crate::atomic_file::AtomicWriteError;
 use crate::data::DataError;
 use crate::frontend::FrontendError;
 use crate::frontend::model::ModelError;
+use crate::train::checkpoint::CheckpointError;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,11 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Write(#[from] AtomicWriteError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The user ended the run.
+    #[error("{0}")]
+    Interrupted(String),
     /// A combination of options that makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -69,12 +75,12 @@ impl Error {
         }
     }
 
-    /// 2 for a wrong command line, 1 for everything else.
+    /// 2 for a wrong command line, 130 after Ctrl-C, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Usage(_)) {
-            2
-        } else {
-            1
+        match self {
+            Error::Usage(_) => 2,
+            Error::Interrupted(_) => 130,
+            _ => 1,
         }
     }
 
@@ -109,6 +115,18 @@ impl Error {
                 Some("give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps".into())
             }
             Error::Data(DataError::BlockSize { found, .. }) => Some(format!("use --block_size {found}, in `superstep compile` too")),
+            Error::Checkpoint(error) => match error {
+                CheckpointError::OtherRun { .. } => Some(
+                    "go on all the same with --allow_resume_mismatch, or start anew with --overwrite_output_dir".into(),
+                ),
+                CheckpointError::OtherShape { .. } => {
+                    Some("start anew with --overwrite_output_dir, or choose another --output_dir".into())
+                }
+                CheckpointError::NoneFound { .. } => {
+                    Some("start without --resume_from_checkpoint, or name a checkpoint-N folder".into())
+                }
+                _ => None,
+            },
             Error::Executable { .. } => Some("compile the model again with `superstep compile`".into()),
             _ => None,
         }

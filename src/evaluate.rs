@@ -1,5 +1,8 @@
 //! Loss and perplexity of a model over samples, by a compiled forward pass.
 
+use std::borrow::Cow;
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use superstep_runtime::{Host, HostError};
 
@@ -15,6 +18,22 @@ pub struct Evaluation {
     pub eval_loss: f64,
     pub perplexity: f64,
     pub eval_samples: usize,
+    /// Wall-clock seconds on this host.
+    pub eval_runtime: f64,
+    pub eval_samples_per_second: f64,
+    pub eval_steps_per_second: f64,
+}
+
+impl Evaluation {
+    /// What a log entry has of it.
+    pub fn log_values(&self) -> [(&'static str, f64); 4] {
+        [
+            ("eval_loss", self.eval_loss),
+            ("eval_runtime", self.eval_runtime),
+            ("eval_samples_per_second", self.eval_samples_per_second),
+            ("eval_steps_per_second", self.eval_steps_per_second),
+        ]
+    }
 }
 
 /// Runs every sample once, in order, `batch_size` at a time; a last batch that is not full is filled with ignored samples.
@@ -25,12 +44,15 @@ pub fn evaluate(
     batch_size: usize,
     watch: &mut dyn FnMut(usize),
 ) -> Result<Evaluation, Error> {
+    let start = Instant::now();
     let predictions_per_sample = (blocks.block_size() - 1) as f64;
     let mut loss_sum = 0.0;
     for first in (0..blocks.len()).step_by(batch_size) {
+        let last = (first + batch_size).min(blocks.len());
+        let samples: Vec<u32> = (first as u32..last as u32).collect();
         let mut host = BatchHost {
-            blocks,
-            first,
+            tokens: blocks.gather(&samples)?,
+            block_size: blocks.block_size(),
             batch_size,
             loss: None,
         };
@@ -40,7 +62,7 @@ pub fn evaluate(
             .ok_or_else(|| Error::failed("the program gave no loss"))?;
         // The program divides by the predictions of a full batch; ignored samples added 0 to its sum.
         loss_sum += f64::from(mean) * batch_size as f64 * predictions_per_sample;
-        watch((first + batch_size).min(blocks.len()));
+        watch(last);
     }
     let eval_loss = loss_sum / (blocks.len() as f64 * predictions_per_sample);
     if !eval_loss.is_finite() {
@@ -48,46 +70,40 @@ pub fn evaluate(
             "the loss is {eval_loss}: the weights or the arithmetic overflowed"
         )));
     }
+    let seconds = start.elapsed().as_secs_f64();
     Ok(Evaluation {
         eval_loss,
         perplexity: eval_loss.exp(),
         eval_samples: blocks.len(),
+        eval_runtime: seconds,
+        eval_samples_per_second: blocks.len() as f64 / seconds,
+        eval_steps_per_second: blocks.len().div_ceil(batch_size) as f64 / seconds,
     })
 }
 
-/// One batch of samples from `first` on.
+/// One batch of samples; rows beyond them are filled up.
 struct BatchHost<'a> {
-    blocks: &'a TokenBlocks,
-    first: usize,
+    tokens: Cow<'a, [i32]>,
+    block_size: usize,
     batch_size: usize,
     loss: Option<f32>,
 }
 
-impl BatchHost<'_> {
-    /// The sample in each row of the batch, none where the samples have run out.
-    fn rows(&self) -> impl Iterator<Item = Option<&[i32]>> {
-        (self.first..self.first + self.batch_size)
-            .map(|i| (i < self.blocks.len()).then(|| self.blocks.sample(i)))
-    }
-}
-
 impl Host for BatchHost<'_> {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
-        let block_size = self.blocks.block_size();
-        let values: Vec<i32> = match stream {
-            "tokens" => self
-                .rows()
-                .flat_map(|row| row.map_or_else(|| vec![0; block_size], <[i32]>::to_vec))
-                .collect(),
-            "labels" => self
-                .rows()
-                .flat_map(|row| {
-                    row.map_or_else(|| vec![IGNORED; block_size], |row| shifted(row).collect())
-                })
-                .collect(),
-            _ => return Err(HostError::UnknownStream),
-        };
-        fill(into, values.into_iter())
+        let filled_up = self.batch_size * self.block_size - self.tokens.len();
+        match stream {
+            "tokens" => {
+                let padding = std::iter::repeat_n(0, filled_up);
+                fill(into, self.tokens.iter().copied().chain(padding))
+            }
+            "labels" => {
+                let padding = std::iter::repeat_n(IGNORED, filled_up);
+                let labels = self.tokens.chunks(self.block_size).flat_map(shifted);
+                fill(into, labels.chain(padding))
+            }
+            _ => Err(HostError::UnknownStream),
+        }
     }
 
     fn take(&mut self, stream: &str, from: &[u8]) -> Result<(), HostError> {
@@ -119,8 +135,8 @@ mod tests {
         };
         let blocks = array.into_blocks(None, 2, 7).unwrap();
         let mut host = BatchHost {
-            blocks: &blocks,
-            first: 2,
+            tokens: blocks.gather(&[2]).unwrap(),
+            block_size: 2,
             batch_size: 2,
             loss: None,
         };

@@ -3,18 +3,31 @@
 //! The program does the arithmetic of a whole step: all micro-batches, the reduction, the update. The host's part is small: choose
 //! the samples, shift the labels, give the learning rate, and write down what comes back.
 
+pub mod cadence;
+pub mod checkpoint;
+pub mod events;
 pub mod host;
+pub mod interrupt;
+pub mod meter;
 pub mod metrics;
+pub mod results;
 pub mod schedule;
+pub mod state;
+pub mod trainer;
 
 use std::time::Instant;
 
 use crate::data::{SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::session::Session;
+pub use cadence::Cadence;
 use host::StepHost;
+pub use interrupt::Interrupt;
+pub use meter::Meter;
 pub use metrics::{MetricsFile, StepMetrics};
 pub use schedule::{LrScheduler, Schedule, Warmup};
+pub use state::TrainerState;
+pub use trainer::{Companion, Ending, Records, Trainer};
 
 /// What a run needs besides the program and the weights.
 pub struct TrainingRun<'a> {
@@ -23,6 +36,8 @@ pub struct TrainingRun<'a> {
     pub schedule: Schedule,
     /// Samples of a micro-batch.
     pub batch_size: usize,
+    /// Weight updates of a step.
+    pub device_iterations: usize,
     /// Seed of dropout masks.
     pub seed: u64,
     /// Seconds of one optimiser step on the simulated machine.
@@ -30,56 +45,84 @@ pub struct TrainingRun<'a> {
 }
 
 impl TrainingRun<'_> {
-    /// Runs every step of the schedule; `watch` is told of each, and may stop the run with an error.
+    /// Runs every step of the schedule; `watch` is told of each weight update.
     ///
     /// # Errors
     /// A loss or gradient that is no finite number stops the run, naming the step.
     pub fn run(
         mut self,
         session: &mut Session,
-        watch: &mut dyn FnMut(&StepMetrics) -> Result<(), Error>,
+        watch: &mut dyn FnMut(&StepMetrics),
     ) -> Result<(), Error> {
         for step in 0..self.schedule.steps {
-            let metrics = self.step(session, step)?;
-            let broken = [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)];
-            if let Some((what, value)) = broken.into_iter().find(|(_, value)| !value.is_finite()) {
-                let hint =
-                    "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
-                return Err(
-                    Error::failed(format!("the {what} is {value} at step {step}")).with_hint(hint),
-                );
-            }
-            watch(&metrics)?;
+            self.step(session, step)?.iter().for_each(&mut *watch);
         }
         Ok(())
     }
 
-    fn step(&mut self, session: &mut Session, step: u64) -> Result<StepMetrics, Error> {
+    /// Tokens of a step.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.order.samples_per_step() * self.blocks.block_size()) as u64
+    }
+
+    /// Runs step `step`: all its weight updates, with one learning rate.
+    pub fn step(&mut self, session: &mut Session, step: u64) -> Result<Vec<StepMetrics>, Error> {
+        let samples = self.order.step(step).to_vec();
+        let per_update = samples.len() / self.device_iterations;
+        let first = step * self.device_iterations as u64;
+        let updates = (first..).zip(samples.chunks_exact(per_update));
+        updates
+            .map(|(update, samples)| {
+                let metrics = self.update(session, step, update, samples)?;
+                finite(&metrics)?;
+                Ok(metrics)
+            })
+            .collect()
+    }
+
+    fn update(
+        &self,
+        session: &mut Session,
+        step: u64,
+        update: u64,
+        samples: &[u32],
+    ) -> Result<StepMetrics, Error> {
         let start = Instant::now();
         let learning_rate = self.schedule.rate(step);
-        let samples = self.order.step(step);
-        let sample_count = samples.len();
         let mut host = StepHost::new(
             self.blocks,
             samples,
             self.batch_size,
             learning_rate,
             self.seed,
-            step,
-        );
+            update,
+        )?;
         session.run(&mut host)?;
         let (loss, grad_norm) = host.results().map_err(Error::failed)?;
         let step_seconds = start.elapsed().as_secs_f64();
+        let updates_per_epoch = self.order.steps_per_epoch() * self.device_iterations as u64;
         Ok(StepMetrics {
-            step,
-            epoch: (step + 1) as f64 / self.order.steps_per_epoch() as f64,
+            step: update,
+            epoch: (update + 1) as f64 / updates_per_epoch as f64,
             loss,
             learning_rate,
             grad_norm,
             step_seconds,
-            tokens_per_second: (sample_count * self.blocks.block_size()) as f64 / step_seconds,
+            tokens_per_second: (samples.len() * self.blocks.block_size()) as f64 / step_seconds,
             simulated_seconds: self.simulated_seconds,
-            simulated_samples_per_second: sample_count as f64 / self.simulated_seconds,
+            simulated_samples_per_second: samples.len() as f64 / self.simulated_seconds,
         })
+    }
+}
+
+fn finite(metrics: &StepMetrics) -> Result<(), Error> {
+    let measured = [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)];
+    match measured.into_iter().find(|(_, value)| !value.is_finite()) {
+        None => Ok(()),
+        Some((what, value)) => {
+            let message = format!("the {what} is {value} at step {}", metrics.step);
+            let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
+            Err(Error::failed(message).with_hint(hint))
+        }
     }
 }

@@ -28,14 +28,13 @@ impl StagedFolder {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o777));
         }
-        let temporary =
-            builder
-                .tempdir_in(directory_of(destination))
-                .map_err(|source| AtomicWriteError {
-                    path: destination.to_path_buf(),
-                    step: "creating a temporary folder beside it",
-                    source,
-                })?;
+        let temporary = builder
+            .tempdir_in(directory_of(destination))
+            .map_err(|source| AtomicWriteError {
+                path: destination.to_path_buf(),
+                step: "creating a temporary folder beside it",
+                source,
+            })?;
         Ok(StagedFolder {
             destination: destination.to_path_buf(),
             temporary,
@@ -60,7 +59,8 @@ impl StagedFolder {
         sync_directory(temporary.path()).map_err(failed("flushing it to the disk"))?;
         let replaces = destination.exists();
         if replaces {
-            exchange(temporary.path(), &destination).map_err(failed("taking the old one's place"))?;
+            exchange(temporary.path(), &destination)
+                .map_err(failed("taking the old one's place"))?;
         } else {
             std::fs::rename(temporary.path(), &destination)
                 .map_err(failed("giving it its name"))?;

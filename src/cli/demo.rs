@@ -146,6 +146,7 @@ impl Options {
                 Warmup::Ratio(0.1),
             ),
             batch_size: BATCH_SIZE,
+            device_iterations: 1,
             seed: SEED,
             simulated_seconds: report.time.seconds_per_update,
         };
@@ -155,10 +156,7 @@ impl Options {
             self.threads,
         )?;
         let mut progress = Progress::new(self.max_steps, None);
-        let outcome = run.run(&mut session, &mut |step| {
-            progress.step(step);
-            Ok(())
-        });
+        let outcome = run.run(&mut session, &mut |step| progress.step(step));
         progress.finish();
         outcome?;
         session.weights(config)

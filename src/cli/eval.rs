@@ -1,23 +1,24 @@
 //! `superstep eval`: loss and perplexity over a file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use indicatif::ProgressBar;
+use serde_json::{Map, Value};
 use superstep_ir::machine::Machine;
 
 use super::data_options::DataFile;
 use super::model_options::ModelOptions;
 use super::output::{prepare_directory, say};
 use super::program_options::at_least_one;
-use crate::atomic_file;
 use crate::compile::{compile_evaluation, machine_named};
 use crate::data::TokenBlocks;
 use crate::error::Error;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::frontend::{Gpt2Config, Weights};
 use crate::session::Session;
+use crate::train::results;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -58,14 +59,6 @@ pub(super) struct Options {
     threads: usize,
 }
 
-/// How an evaluation runs.
-pub(super) struct EvalSettings<'a> {
-    pub(super) machine: &'a Machine,
-    pub(super) batch_size: usize,
-    pub(super) threads: usize,
-    pub(super) output_dir: Option<&'a Path>,
-}
-
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
         let data = match (&self.validation_file, &self.validation_tokens) {
@@ -79,46 +72,83 @@ impl Options {
         let model = self.model.load()?;
         let weights = model.weights(self.seed)?;
         let blocks = data.load(&model, self.block_size)?;
-        let settings = EvalSettings {
-            machine: &machine_named(self.machine.as_deref())?,
-            batch_size: self.batch_size,
-            threads: self.threads,
-            output_dir: self.output_dir.as_deref(),
-        };
-        run_evaluation(&model.config, &weights, &blocks, &settings).map(|_| ())
+        let machine = machine_named(self.machine.as_deref())?;
+        let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
+        evaluator.threads = self.threads;
+        let evaluation = evaluator.evaluate(&weights)?;
+        say(evaluator.line(&evaluation));
+        match &self.output_dir {
+            Some(directory) => results::write(directory, "eval", &evaluator.results(&evaluation)),
+            None => Ok(()),
+        }
     }
 }
 
-/// Evaluates, prints the result, and keeps it in `eval_results.json`.
-pub(super) fn run_evaluation(
-    config: &Gpt2Config,
-    weights: &Weights,
-    blocks: &TokenBlocks,
-    settings: &EvalSettings,
-) -> Result<Evaluation, Error> {
-    let batch_size = settings.batch_size.min(blocks.len());
-    let program = compile_evaluation(config, settings.machine, batch_size, blocks.block_size())?;
-    let mut session = Session::load(Arc::new(program), weights, settings.threads)?;
-    let bar = ProgressBar::new(blocks.len() as u64);
-    let result = evaluate(&mut session, blocks, batch_size, &mut |done| {
-        bar.set_position(done as u64)
-    });
-    bar.finish_and_clear();
-    let evaluation = result?;
-    say(format_args!(
-        "eval_loss {:.4}   perplexity {:.3}   over {} samples of {} tokens",
-        evaluation.eval_loss,
-        evaluation.perplexity,
-        evaluation.eval_samples,
-        blocks.block_size(),
-    ));
-    if let Some(directory) = settings.output_dir {
-        let text =
-            serde_json::to_string_pretty(&evaluation).map_err(|e| Error::failed(e.to_string()))?;
-        atomic_file::write(
-            &directory.join("eval_results.json"),
-            format!("{text}\n").as_bytes(),
-        )?;
+/// A model's forward pass over held-out samples, compiled when it is first needed and then kept.
+pub(super) struct Evaluator<'a> {
+    config: &'a Gpt2Config,
+    machine: &'a Machine,
+    blocks: TokenBlocks,
+    batch_size: usize,
+    pub(super) threads: usize,
+    session: Option<Session>,
+}
+
+impl<'a> Evaluator<'a> {
+    pub(super) fn new(
+        config: &'a Gpt2Config,
+        machine: &'a Machine,
+        blocks: TokenBlocks,
+        batch_size: usize,
+    ) -> Evaluator<'a> {
+        Evaluator {
+            config,
+            machine,
+            batch_size: batch_size.min(blocks.len()),
+            blocks,
+            threads: 0,
+            session: None,
+        }
     }
-    Ok(evaluation)
+
+    /// Loss and perplexity of these weights.
+    pub(super) fn evaluate(&mut self, weights: &Weights) -> Result<Evaluation, Error> {
+        let session = match &mut self.session {
+            Some(session) => {
+                session.write_weights(weights)?;
+                session
+            }
+            none => {
+                let length = self.blocks.block_size();
+                let program =
+                    compile_evaluation(self.config, self.machine, self.batch_size, length)?;
+                none.insert(Session::load(Arc::new(program), weights, self.threads)?)
+            }
+        };
+        let bar = ProgressBar::new(self.blocks.len() as u64);
+        let result = evaluate(session, &self.blocks, self.batch_size, &mut |done| {
+            bar.set_position(done as u64)
+        });
+        bar.finish_and_clear();
+        result
+    }
+
+    /// The result in a line.
+    pub(super) fn line(&self, evaluation: &Evaluation) -> String {
+        format!(
+            "eval_loss {:.4}   perplexity {:.3}   over {} samples of {} tokens",
+            evaluation.eval_loss,
+            evaluation.perplexity,
+            evaluation.eval_samples,
+            self.blocks.block_size(),
+        )
+    }
+
+    /// The result as `eval_results.json` has it.
+    pub(super) fn results(&self, evaluation: &Evaluation) -> Map<String, Value> {
+        match serde_json::to_value(evaluation) {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        }
+    }
 }

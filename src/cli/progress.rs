@@ -17,6 +17,18 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// For a run of `steps` weight updates that begins with update `first`.
+    pub(super) fn starting_at(first: u64, steps: u64, logging_steps: Option<u64>) -> Progress {
+        let progress = Progress::new(steps, logging_steps);
+        progress.bar.set_position(first);
+        progress
+    }
+
+    /// Prints a line between bar and log.
+    pub(super) fn say(&self, text: impl std::fmt::Display) {
+        self.bar.suspend(|| say(text));
+    }
+
     pub(super) fn new(steps: u64, logging_steps: Option<u64>) -> Progress {
         // Hidden by itself when stderr is no terminal; cut to the width of the one it is.
         let bar = ProgressBar::new(steps);

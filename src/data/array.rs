@@ -1,5 +1,6 @@
 //! Token ids with a shape, and the samples of one length that they give.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,20 @@ impl TokenBlocks {
     /// The file, as the user named it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The ids of several samples, one after the other.
+    pub fn gather(&self, samples: &[u32]) -> Result<Cow<'_, [i32]>, DataError> {
+        let ids = samples.iter().flat_map(|&i| self.sample(i as usize));
+        Ok(ids.copied().collect())
+    }
+
+    /// A digest of all samples and their length.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(self.block_size as u64).to_le_bytes());
+        hasher.update(bytemuck::cast_slice(&self.ids));
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The ids of sample `i`.

@@ -36,6 +36,11 @@ impl SampleOrder {
         (self.samples / self.samples_per_step) as u64
     }
 
+    /// Samples of a step.
+    pub fn samples_per_step(&self) -> usize {
+        self.samples_per_step
+    }
+
     /// Samples that no step of an epoch uses.
     pub fn left_out(&self) -> usize {
         self.samples % self.samples_per_step

@@ -82,7 +82,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path().join("new/folder");
         let tokenizer = Tokenizer::load(&fixture("gpt2-tokenizer")).unwrap();
-        save_pretrained(&dir, &config, &weights, Some(&tokenizer), SaveDtype::Float32).unwrap();
+        save_pretrained(
+            &dir,
+            &config,
+            &weights,
+            Some(&tokenizer),
+            SaveDtype::Float32,
+        )
+        .unwrap();
 
         let again = Gpt2Config::load(&dir).unwrap();
         assert_eq!(again.to_json(), config.to_json());

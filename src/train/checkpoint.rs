@@ -19,7 +19,8 @@ mod write;
 pub use content::{CONTENT_FILE, Content};
 pub use identity::RunIdentity;
 pub use read::{Checkpoint, CheckpointError};
-pub use rotate::{Listed, list, remove_old};
+pub(crate) use rotate::folder;
+pub use rotate::{Listed, clear, list, remove_old};
 pub use write::{CheckpointOut, write};
 
 /// Moments and counters.

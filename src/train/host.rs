@@ -1,9 +1,11 @@
 //! The host's side of one optimiser step: what the program's streams ask for and give.
 
+use std::borrow::Cow;
+
 use superstep_ir::random::Stream;
 use superstep_runtime::{Host, HostError};
 
-use crate::data::TokenBlocks;
+use crate::data::{DataError, TokenBlocks};
 
 /// The label of a position that predicts nothing.
 pub const IGNORED: i32 = -100;
@@ -11,10 +13,11 @@ pub const IGNORED: i32 = -100;
 /// Feeds the micro-batches of one step and collects its losses. Every stream counts its own micro-batches, so the program may read
 /// tokens and labels at different times.
 pub struct StepHost<'a> {
-    blocks: &'a TokenBlocks,
-    /// All samples of the step, micro-batch after micro-batch.
-    samples: &'a [u32],
-    batch_size: usize,
+    /// The tokens of all samples of the step, micro-batch after micro-batch.
+    tokens: Cow<'a, [i32]>,
+    block_size: usize,
+    /// Tokens of a micro-batch.
+    micro_batch: usize,
     learning_rate: f32,
     seed: u64,
     step: u64,
@@ -33,11 +36,11 @@ impl<'a> StepHost<'a> {
         learning_rate: f64,
         seed: u64,
         step: u64,
-    ) -> StepHost<'a> {
-        StepHost {
-            blocks,
-            samples,
-            batch_size,
+    ) -> Result<StepHost<'a>, DataError> {
+        Ok(StepHost {
+            tokens: blocks.gather(samples)?,
+            block_size: blocks.block_size(),
+            micro_batch: batch_size * blocks.block_size(),
             learning_rate: learning_rate as f32,
             seed,
             step,
@@ -46,12 +49,12 @@ impl<'a> StepHost<'a> {
             seeds_fed: 0,
             losses: Vec::new(),
             grad_norm: None,
-        }
+        })
     }
 
     /// Mean loss over the micro-batches and gradient norm, or what the program failed to deliver.
     pub fn results(&self) -> Result<(f64, f64), String> {
-        let expected = self.samples.len() / self.batch_size;
+        let expected = self.tokens.len() / self.micro_batch;
         if self.losses.len() != expected {
             return Err(format!(
                 "the program gave {} losses for {expected} micro-batches",
@@ -63,16 +66,14 @@ impl<'a> StepHost<'a> {
         Ok((sum / expected as f64, f64::from(grad_norm)))
     }
 
-    /// The samples of micro-batch `i`.
-    fn micro_batch(&self, i: usize) -> Result<&'a [u32], HostError> {
-        self.samples
-            .chunks_exact(self.batch_size)
-            .nth(i)
-            .ok_or(HostError::End)
+    /// The tokens of micro-batch `i`.
+    fn micro_batch(&self, i: usize) -> Result<&[i32], HostError> {
+        let mut all = self.tokens.chunks_exact(self.micro_batch);
+        all.nth(i).ok_or(HostError::End)
     }
 
     fn micro_batches(&self) -> u64 {
-        (self.samples.len() / self.batch_size) as u64
+        (self.tokens.len() / self.micro_batch) as u64
     }
 }
 
@@ -80,24 +81,15 @@ impl Host for StepHost<'_> {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
         match stream {
             "tokens" => {
-                let samples = self.micro_batch(self.tokens_fed)?;
+                fill(into, self.micro_batch(self.tokens_fed)?.iter().copied())?;
                 self.tokens_fed += 1;
-                fill(
-                    into,
-                    samples
-                        .iter()
-                        .flat_map(|&i| self.blocks.sample(i as usize).iter().copied()),
-                )
+                Ok(())
             }
             "labels" => {
                 let samples = self.micro_batch(self.labels_fed)?;
+                fill(into, samples.chunks(self.block_size).flat_map(shifted))?;
                 self.labels_fed += 1;
-                fill(
-                    into,
-                    samples
-                        .iter()
-                        .flat_map(|&i| shifted(self.blocks.sample(i as usize))),
-                )
+                Ok(())
             }
             "seed" => {
                 // A function of (seed, step, micro-batch), so that a step can be repeated on its own.
@@ -180,7 +172,7 @@ mod tests {
     #[test]
     fn micro_batches_come_in_order_and_labels_are_shifted() {
         let blocks = blocks();
-        let mut host = StepHost::new(&blocks, &[3, 0, 1, 2], 2, 0.5, 7, 0);
+        let mut host = StepHost::new(&blocks, &[3, 0, 1, 2], 2, 0.5, 7, 0).unwrap();
         let mut bytes = [0u8; 24];
         host.feed("tokens", &mut bytes).unwrap();
         assert_eq!(words(&bytes), [9, 10, 11, 0, 1, 2]);
@@ -205,7 +197,7 @@ mod tests {
     #[test]
     fn the_loss_is_the_mean_over_micro_batches() {
         let blocks = blocks();
-        let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, 0);
+        let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, 0).unwrap();
         host.take("loss", &1f32.to_le_bytes()).unwrap();
         assert!(host.results().is_err());
         host.take("loss", &2f32.to_le_bytes()).unwrap();
@@ -217,7 +209,7 @@ mod tests {
     fn dropout_seeds_are_those_of_the_step_and_micro_batch() {
         let blocks = blocks();
         let seeds = |step: u64| -> Vec<[u8; 8]> {
-            let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, step);
+            let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, step).unwrap();
             let mut next = || {
                 let mut bytes = [0u8; 8];
                 host.feed("seed", &mut bytes).unwrap();

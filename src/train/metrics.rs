@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
+use crate::error::Error;
+
 /// One optimiser step. Steps are counted from 0; `epoch` is how many epochs are done after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
@@ -34,20 +37,39 @@ pub struct MetricsFile {
 
 impl MetricsFile {
     /// Starts an empty file.
-    pub fn create(path: &Path) -> io::Result<MetricsFile> {
+    pub fn create(path: &Path) -> Result<MetricsFile, Error> {
+        Self::after(path, 0)
+    }
+
+    /// Opens the file of a run that goes on with update `first`: lines from there on, and one that was cut short, are dropped.
+    pub fn after(path: &Path, first: u64) -> Result<MetricsFile, Error> {
+        let cannot = |error: io::Error| cannot_write(path, &error);
+        let old = match std::fs::read_to_string(path) {
+            Ok(text) if first > 0 => text,
+            _ => String::new(),
+        };
+        let kept = old.split_inclusive('\n').filter(|line| {
+            let metrics = serde_json::from_str::<StepMetrics>(line);
+            line.ends_with('\n') && metrics.is_ok_and(|metrics| metrics.step < first)
+        });
+        atomic_file::write(path, kept.collect::<String>().as_bytes())?;
+        let file = File::options().append(true).open(path).map_err(cannot)?;
         Ok(MetricsFile {
             path: path.to_path_buf(),
-            file: File::create(path)?,
+            file,
         })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub fn append(&mut self, metrics: &StepMetrics) -> io::Result<()> {
-        let mut line = serde_json::to_string(metrics)?;
+    pub fn append(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
+        let mut line =
+            serde_json::to_string(metrics).map_err(|error| Error::failed(error.to_string()))?;
         line.push('\n');
-        self.file.write_all(line.as_bytes())
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|error| cannot_write(&self.path, &error))
     }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Error {
+    Error::failed(format!("cannot write {}: {error}", path.display()))
 }

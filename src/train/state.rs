@@ -30,11 +30,7 @@ pub struct TrainerState {
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn start(
-        max_steps: u64,
-        num_train_epochs: u64,
-        cadence: &super::Cadence,
-    ) -> TrainerState {
+    pub fn start(max_steps: u64, num_train_epochs: u64, cadence: &super::Cadence) -> TrainerState {
         TrainerState {
             best_metric: None,
             best_model_checkpoint: None,

@@ -57,9 +57,12 @@ impl Content {
         let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         let format = value.pointer("/content/format").and_then(|f| f.as_u64());
         if let Some(format) = format.filter(|&f| f != u64::from(FORMAT)) {
-            return Err(format!("it is in format {format}; this superstep reads {FORMAT}"));
+            return Err(format!(
+                "it is in format {format}; this superstep reads {FORMAT}"
+            ));
         }
-        let sealed: Sealed = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        // Not from `value`, which has lost the order of the fields.
+        let sealed: Sealed = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         match sealed.content.digest() {
             Ok(digest) if digest == sealed.digest => Ok(sealed.content),
             _ => Err("it is not what was written: its digest does not match".into()),

@@ -147,7 +147,11 @@ impl Checkpoint {
         let states = session.optimiser_states();
         if states.len() != file.names().len() {
             let (here, there) = (states.len(), file.names().len());
-            return Err(self.damaged(format!("{there} optimiser states, but the program has {here}")).into());
+            return Err(self
+                .damaged(format!(
+                    "{there} optimiser states, but the program has {here}"
+                ))
+                .into());
         }
         for state in states {
             let found = (file.dtype(&state.name), file.shape(&state.name));

@@ -13,7 +13,7 @@ pub struct Listed {
 }
 
 /// The folder of the checkpoint after `step`.
-pub(super) fn folder(output_dir: &Path, step: u64) -> PathBuf {
+pub(crate) fn folder(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join(format!("{PREFIX}{step}"))
 }
 
@@ -63,8 +63,14 @@ pub fn remove_old(
     Ok(())
 }
 
+/// Removes all checkpoints.
+pub fn clear(output_dir: &Path) -> io::Result<()> {
+    let listed = list(output_dir)?;
+    listed.iter().try_for_each(|old| remove(output_dir, old))
+}
+
 /// Removes one checkpoint.
-pub(super) fn remove(output_dir: &Path, old: &Listed) -> io::Result<()> {
+fn remove(output_dir: &Path, old: &Listed) -> io::Result<()> {
     let aside = output_dir.join(format!(
         "{}{}.old",
         crate::atomic_file::TEMPORARY_PREFIX,
@@ -82,7 +88,13 @@ mod tests {
     fn the_oldest_go_but_not_the_newest_or_the_best() {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path();
-        for name in ["checkpoint-2", "checkpoint-10", "checkpoint-30", "checkpoint-x", "other"] {
+        for name in [
+            "checkpoint-2",
+            "checkpoint-10",
+            "checkpoint-30",
+            "checkpoint-x",
+            "other",
+        ] {
             std::fs::create_dir(dir.join(name)).unwrap();
         }
         std::fs::write(dir.join("checkpoint-7"), "a file").unwrap();

@@ -10,10 +10,10 @@ use super::content::{CONTENT_FILE, Content, FORMAT, file_digest};
 use super::identity::RunIdentity;
 use super::rotate::folder;
 use super::{OPTIMISER_FILE, TRAINER_STATE_FILE};
-use crate::atomic_file::{self, StagedFolder};
+use crate::atomic_file::{self, AtomicWriteError, StagedFolder};
 use crate::error::Error;
 use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
-use crate::frontend::{Gpt2Config, SaveDtype, Tokenizer, save_pretrained};
+use crate::frontend::{FrontendError, Gpt2Config, SaveDtype, Tokenizer, save_pretrained};
 use crate::session::Session;
 use crate::train::meter::Meter;
 use crate::train::state::TrainerState;
@@ -30,10 +30,16 @@ pub struct CheckpointOut<'a> {
 
 /// Writes `checkpoint-N` for the step the state is at; returns where it is.
 pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Result<PathBuf, Error> {
-    let step = out.state.global_step;
-    let destination = folder(output_dir, step);
+    let destination = folder(output_dir, out.state.global_step);
     let staged = StagedFolder::create(&destination)?;
-    let dir = staged.path();
+    fill(staged.path(), out, session)
+        .map_err(|error| renamed(error, staged.path(), &destination))?;
+    staged.commit()?;
+    Ok(destination)
+}
+
+fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error> {
+    let step = out.state.global_step;
     // Rounding would lose nothing only where the program itself keeps halves.
     let dtype = match session.dtype("wte.weight") {
         Some(DType::F16) => SaveDtype::Float16,
@@ -43,7 +49,10 @@ pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Resul
     save_pretrained(dir, out.config, &weights, out.tokenizer, dtype)?;
     drop(weights);
     write_optimiser(&dir.join(OPTIMISER_FILE), session)?;
-    atomic_file::write(&dir.join(TRAINER_STATE_FILE), out.state.to_json().as_bytes())?;
+    atomic_file::write(
+        &dir.join(TRAINER_STATE_FILE),
+        out.state.to_json().as_bytes(),
+    )?;
     let content = Content {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -55,9 +64,24 @@ pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Resul
         files: digests(dir)?,
     };
     let text = content.seal().map_err(|e| Error::failed(e.to_string()))?;
-    atomic_file::write(&dir.join(CONTENT_FILE), text.as_bytes())?;
-    staged.commit()?;
-    Ok(destination)
+    Ok(atomic_file::write(
+        &dir.join(CONTENT_FILE),
+        text.as_bytes(),
+    )?)
+}
+
+/// The error, naming the file as the user would find it.
+fn renamed(error: Error, hidden: &Path, destination: &Path) -> Error {
+    let rename = |mut error: AtomicWriteError| {
+        if let Ok(name) = error.path.strip_prefix(hidden) {
+            error.path = destination.join(name);
+        }
+        Error::Write(error)
+    };
+    match error {
+        Error::Write(error) | Error::Frontend(FrontendError::Write(error)) => rename(error),
+        other => other,
+    }
 }
 
 fn write_optimiser(path: &Path, session: &Session) -> Result<(), Error> {
@@ -97,7 +121,9 @@ pub(super) fn stored_as(dtype: DType) -> Dtype {
 }
 
 fn digests(dir: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let cannot = |error: std::io::Error| Error::failed(format!("cannot read {} back: {error}", dir.display()));
+    let cannot = |error: std::io::Error| {
+        Error::failed(format!("cannot read {} back: {error}", dir.display()))
+    };
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(dir).map_err(cannot)? {
         let entry = entry.map_err(cannot)?;

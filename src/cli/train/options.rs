@@ -1,0 +1,205 @@
+//! The options of `superstep train`, with the names and meanings of `run_clm.py`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
+use crate::frontend::SaveDtype;
+use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct DataOptions {
+    /// Text to train on: tokenised as one stream, cut into blocks.
+    #[arg(
+        long = "train_file",
+        value_name = "TEXT",
+        conflicts_with = "train_tokens"
+    )]
+    pub(super) train_file: Option<PathBuf>,
+    /// Token ids to train on, .npy or .json; the last axis is the sequence.
+    #[arg(long = "train_tokens", value_name = "TOKENS")]
+    pub(super) train_tokens: Option<PathBuf>,
+    /// Text or tokens (.npy, .json) to evaluate on.
+    #[arg(long = "validation_file", value_name = "FILE")]
+    pub(super) validation_file: Option<PathBuf>,
+    /// Shuffle the samples anew in every epoch.
+    #[arg(long = "shuffle", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub(super) shuffle: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Schedule")]
+pub(super) struct ScheduleOptions {
+    /// Optimiser steps; goes before --num_train_epochs.
+    #[arg(long = "max_steps", value_name = "N", allow_negative_numbers = true, value_parser = steps)]
+    pub(super) max_steps: Option<i64>,
+    /// Times the data is used.
+    #[arg(long = "num_train_epochs", value_name = "X", default_value_t = 3.0, value_parser = above_zero)]
+    pub(super) num_train_epochs: f64,
+    /// Highest learning rate.
+    #[arg(long = "learning_rate", value_name = "X", default_value_t = 5e-5, value_parser = at_least_zero)]
+    pub(super) learning_rate: f64,
+    /// Learning rate after the warm-up.
+    #[arg(long = "lr_scheduler_type", value_name = "NAME", value_enum, default_value_t = LrScheduler::Linear)]
+    pub(super) lr_scheduler_type: LrScheduler,
+    /// Share of the steps in which the learning rate rises from 0.
+    #[arg(long = "warmup_ratio", value_name = "X", default_value_t = 0.0, value_parser = ratio)]
+    pub(super) warmup_ratio: f64,
+    /// The same as a number of steps; goes before --warmup_ratio.
+    #[arg(long = "warmup_steps", value_name = "N", default_value_t = 0)]
+    pub(super) warmup_steps: u64,
+    /// Optimiser updates of a step, all at one learning rate; logs and --max_steps count steps.
+    #[arg(long = "device_iterations", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
+    pub(super) device_iterations: usize,
+    /// Seed of initial weights, order of samples and dropout.
+    #[arg(long = "seed", value_name = "N", default_value_t = 42)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run and results")]
+pub(super) struct OutputOptions {
+    /// Folder for the trained model, checkpoints, logs and results.
+    #[arg(long = "output_dir", value_name = "DIR")]
+    pub(super) output_dir: Option<PathBuf>,
+    /// Start anew in a folder that has checkpoints; without it the run goes on from the newest.
+    #[arg(long = "overwrite_output_dir", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub(super) overwrite_output_dir: bool,
+    /// Train; `false` with --do_eval only evaluates.
+    #[arg(long = "do_train", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub(super) do_train: bool,
+    /// Evaluate on --validation_file after training, and every --eval_steps.
+    #[arg(long = "do_eval", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub(super) do_eval: bool,
+    /// Log every N steps [default: ten times in all].
+    #[arg(long = "logging_steps", value_name = "N", value_parser = at_least_one::<u64>)]
+    pub(super) logging_steps: Option<u64>,
+    /// Folder for TensorBoard's event files [default: OUTPUT_DIR/runs].
+    #[arg(long = "logging_dir", value_name = "DIR")]
+    pub(super) logging_dir: Option<PathBuf>,
+    /// Who gets logs besides the files: `tensorboard` or `none`.
+    #[arg(long = "report_to", value_name = "NAME", default_value = "tensorboard", value_parser = ["tensorboard", "none", "all"])]
+    pub(super) report_to: String,
+    /// Evaluate during training, too.
+    #[arg(
+        long = "eval_strategy",
+        alias = "evaluation_strategy",
+        value_enum,
+        value_name = "WHEN"
+    )]
+    pub(super) eval_strategy: Option<Strategy>,
+    /// Evaluate every N steps.
+    #[arg(long = "eval_steps", value_name = "N", value_parser = at_least_one::<u64>)]
+    pub(super) eval_steps: Option<u64>,
+    /// When to write checkpoints.
+    #[arg(long = "save_strategy", value_enum, value_name = "WHEN", default_value_t = Strategy::Steps)]
+    pub(super) save_strategy: Strategy,
+    /// Write a checkpoint every N steps.
+    #[arg(long = "save_steps", value_name = "N", default_value_t = 500, value_parser = at_least_one::<u64>)]
+    pub(super) save_steps: u64,
+    /// Keep this many checkpoints and remove older ones [default: keep all].
+    #[arg(long = "save_total_limit", value_name = "N", value_parser = at_least_one::<usize>)]
+    pub(super) save_total_limit: Option<usize>,
+    /// Type of the saved model's weights; checkpoints keep what the program has.
+    #[arg(
+        long = "save_dtype",
+        value_enum,
+        value_name = "TYPE",
+        default_value = "float32"
+    )]
+    pub(super) save_dtype: SaveDtype,
+    /// Go on from a checkpoint: its folder, or `latest` for the newest of --output_dir.
+    #[arg(long = "resume_from_checkpoint", value_name = "DIR|latest", num_args = 0..=1, default_missing_value = "latest")]
+    pub(super) resume_from_checkpoint: Option<String>,
+    /// Go on from a checkpoint of a run with other settings.
+    #[arg(long = "allow_resume_mismatch", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub(super) allow_resume_mismatch: bool,
+    /// Stop after N evaluations in a row without a lower loss.
+    #[arg(long = "early_stopping_patience", value_name = "N", value_parser = at_least_one::<u64>)]
+    pub(super) early_stopping_patience: Option<u64>,
+    /// By how much a loss must be lower to count.
+    #[arg(long = "early_stopping_threshold", value_name = "X", default_value_t = 0.0, value_parser = at_least_zero)]
+    pub(super) early_stopping_threshold: f64,
+    /// Samples of an evaluation batch.
+    #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
+    pub(super) eval_batch_size: usize,
+    /// Host threads; results do not depend on it [default: all].
+    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
+    pub(super) threads: usize,
+}
+
+impl ScheduleOptions {
+    pub(super) fn steps(&self, steps_per_epoch: u64) -> u64 {
+        match self.max_steps {
+            Some(steps) if steps > 0 => steps.unsigned_abs(),
+            _ => ((self.num_train_epochs * steps_per_epoch as f64).ceil() as u64).max(1),
+        }
+    }
+
+    pub(super) fn schedule(&self, steps: u64) -> Schedule {
+        let warmup = if self.warmup_steps > 0 {
+            Warmup::Steps(self.warmup_steps)
+        } else {
+            Warmup::Ratio(self.warmup_ratio)
+        };
+        Schedule::new(self.lr_scheduler_type, self.learning_rate, steps, warmup)
+    }
+}
+
+/// When something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Strategy {
+    No,
+    Steps,
+    Epoch,
+}
+
+impl OutputOptions {
+    pub(super) fn cadence(&self, steps: u64, steps_per_epoch: u64) -> Cadence {
+        // As in Hugging Face: evaluations come as often as logs when only their strategy is given.
+        let logging_steps = self.logging_steps.unwrap_or(steps.div_ceil(10)).max(1);
+        let eval_strategy = self.eval_strategy.unwrap_or(match self.eval_steps {
+            Some(_) => Strategy::Steps,
+            None => Strategy::No,
+        });
+        let every = |strategy, steps| match strategy {
+            Strategy::No => None,
+            Strategy::Steps => Some(steps),
+            Strategy::Epoch => Some(steps_per_epoch),
+        };
+        Cadence {
+            logging_steps,
+            eval_steps: every(eval_strategy, self.eval_steps.unwrap_or(logging_steps)),
+            save_steps: every(self.save_strategy, self.save_steps),
+            save_total_limit: self.save_total_limit,
+            early_stopping_patience: self.early_stopping_patience,
+            early_stopping_threshold: self.early_stopping_threshold,
+        }
+    }
+
+    /// Whether the run is to be evaluated before its end.
+    pub(super) fn needs_evaluations(&self) -> bool {
+        self.eval_steps.is_some()
+            || self.early_stopping_patience.is_some()
+            || !matches!(self.eval_strategy, None | Some(Strategy::No))
+    }
+
+    /// Where TensorBoard's files go, if anywhere.
+    pub(super) fn events_folder(&self) -> Option<PathBuf> {
+        if self.report_to == "none" {
+            return None;
+        }
+        let default = || self.output_dir.as_deref().map(|dir| dir.join("runs"));
+        self.logging_dir.clone().or_else(default)
+    }
+}
+
+/// A number of steps; as in run_clm.py, a negative one leaves it to the epochs.
+fn steps(text: &str) -> Result<i64, String> {
+    text.parse()
+        .ok()
+        .filter(|&steps| steps != 0)
+        .ok_or_else(|| "it must be a whole number of at least 1".into())
+}

@@ -1,0 +1,192 @@
+//! The loop of a whole run: steps, logs, evaluations, checkpoints, and the reasons to end early.
+
+use std::path::{Path, PathBuf};
+
+use super::TrainingRun;
+use super::cadence::Cadence;
+use super::checkpoint::{self, CheckpointOut, RunIdentity};
+use super::events::EventFile;
+use super::interrupt::Interrupt;
+use super::meter::Meter;
+use super::metrics::{MetricsFile, StepMetrics};
+use super::state::{TrainerState, rounded};
+use crate::error::Error;
+use crate::evaluate::Evaluation;
+use crate::frontend::{Gpt2Config, Tokenizer};
+use crate::session::Session;
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    pub run: TrainingRun<'a>,
+    pub session: Session,
+    pub cadence: Cadence,
+    pub state: TrainerState,
+    pub meter: Meter,
+    pub interrupt: Interrupt,
+    /// Where results go, if anywhere.
+    pub records: Option<Records<'a>>,
+    /// Floating-point operations of a step, as Hugging Face estimates them.
+    pub flops_per_step: f64,
+}
+
+/// The files of an output folder that grow with the run, and what its checkpoints need.
+pub struct Records<'a> {
+    pub output_dir: &'a Path,
+    pub metrics: MetricsFile,
+    pub events: Option<EventFile>,
+    pub config: &'a Gpt2Config,
+    pub tokenizer: Option<&'a Tokenizer>,
+    pub identity: RunIdentity,
+}
+
+/// Who looks on, and does what the loop itself cannot.
+pub trait Companion {
+    /// A weight update is done.
+    fn step(&mut self, metrics: &StepMetrics);
+    /// Evaluates the weights as they are.
+    fn evaluate(&mut self, session: &Session) -> Result<Evaluation, Error>;
+    /// A checkpoint is in place.
+    fn saved(&mut self, checkpoint: &Path);
+}
+
+/// Why a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Complete,
+    /// The loss of the evaluations no longer fell.
+    NoGain,
+    /// The user asked for it; the checkpoint to go on from, if there is a folder for one.
+    Interrupted { checkpoint: Option<PathBuf> },
+}
+
+impl Trainer<'_> {
+    /// Runs from the step the state is at to the end.
+    ///
+    /// # Errors
+    /// A loss that is no finite number, a full disk, and whatever else stops a step. Checkpoints that exist stay as they are.
+    pub fn run(&mut self, companion: &mut dyn Companion) -> Result<Ending, Error> {
+        while self.state.global_step < self.run.schedule.steps {
+            if self.interrupt.is_asked() {
+                return self.interrupted(companion);
+            }
+            self.step(companion)?;
+            let step = self.state.global_step;
+            if self.cadence.logs(step) {
+                self.log()?;
+            }
+            let mut is_best = false;
+            if self.cadence.evaluates(step) {
+                is_best = self.evaluate(companion)?;
+            }
+            if self.cadence.saves(step) {
+                self.save(companion, is_best)?;
+            }
+            if self.gains_no_more() {
+                return Ok(Ending::NoGain);
+            }
+        }
+        Ok(Ending::Complete)
+    }
+
+    fn step(&mut self, companion: &mut dyn Companion) -> Result<(), Error> {
+        let updates = self.run.step(&mut self.session, self.state.global_step)?;
+        let count = updates.len() as f64;
+        let loss = updates.iter().map(|update| update.loss).sum::<f64>() / count;
+        let seconds = updates.iter().map(|update| update.step_seconds).sum();
+        for update in &updates {
+            if let Some(records) = &mut self.records {
+                records.metrics.append(update)?;
+            }
+            companion.step(update);
+        }
+        self.meter.step(loss, seconds);
+        self.state.global_step += 1;
+        self.state.epoch = self.state.global_step as f64 / self.run.order.steps_per_epoch() as f64;
+        self.state.num_input_tokens_seen += self.run.tokens_per_step();
+        self.state.total_flos += self.flops_per_step;
+        Ok(())
+    }
+
+    /// Logs the mean loss since the last entry and, as Hugging Face does, the learning rate of the next step.
+    fn log(&mut self) -> Result<(), Error> {
+        let loss = rounded(self.meter.take_mean(), 4);
+        let rate = self.run.schedule.rate(self.state.global_step);
+        self.record("train", &[("learning_rate", rate), ("loss", loss)])
+    }
+
+    /// Adds values to the log and to the events.
+    fn record(&mut self, group: &str, values: &[(&str, f64)]) -> Result<(), Error> {
+        self.state.log(values);
+        let (step, epoch) = (self.state.global_step, self.state.epoch);
+        let events = self.records.as_mut().and_then(|r| r.events.as_mut());
+        let Some(events) = events else { return Ok(()) };
+        for (name, value) in values {
+            let name = name.strip_prefix("eval_").unwrap_or(name);
+            events.scalar(&format!("{group}/{name}"), step, *value)?;
+        }
+        events.scalar("train/epoch", step, epoch)?;
+        events.flush()
+    }
+
+    /// Whether it was the best so far.
+    fn evaluate(&mut self, companion: &mut dyn Companion) -> Result<bool, Error> {
+        let evaluation = companion.evaluate(&self.session)?;
+        self.record("eval", &evaluation.log_values())?;
+        let best = self.state.best_metric.unwrap_or(f64::INFINITY);
+        let is_best = evaluation.eval_loss < best - self.cadence.early_stopping_threshold;
+        if is_best {
+            self.state.best_metric = Some(evaluation.eval_loss);
+            self.meter.evaluations_without_gain = 0;
+        } else {
+            self.meter.evaluations_without_gain += 1;
+        }
+        Ok(is_best)
+    }
+
+    fn gains_no_more(&self) -> bool {
+        let patience = self.cadence.early_stopping_patience;
+        patience.is_some_and(|patience| self.meter.evaluations_without_gain >= patience)
+    }
+
+    fn interrupted(&mut self, companion: &mut dyn Companion) -> Result<Ending, Error> {
+        let checkpoint = if self.state.global_step > 0 {
+            self.save(companion, false)?
+        } else {
+            None
+        };
+        Ok(Ending::Interrupted { checkpoint })
+    }
+
+    fn save(
+        &mut self,
+        companion: &mut dyn Companion,
+        is_best: bool,
+    ) -> Result<Option<PathBuf>, Error> {
+        let Some(records) = &self.records else {
+            return Ok(None);
+        };
+        if is_best {
+            let folder = checkpoint::folder(records.output_dir, self.state.global_step);
+            self.state.best_model_checkpoint = Some(folder.display().to_string());
+        }
+        let out = CheckpointOut {
+            config: records.config,
+            tokenizer: records.tokenizer,
+            identity: &records.identity,
+            state: &self.state,
+            meter: &self.meter,
+            steps_per_epoch: self.run.order.steps_per_epoch(),
+        };
+        let saved = checkpoint::write(records.output_dir, &out, &self.session)?;
+        companion.saved(&saved);
+        if let Some(limit) = self.cadence.save_total_limit {
+            let best = self.state.best_model_checkpoint.as_deref().map(Path::new);
+            let newest = self.state.global_step;
+            checkpoint::remove_old(records.output_dir, limit, newest, best).map_err(|error| {
+                Error::failed(format!("cannot remove an old checkpoint: {error}"))
+            })?;
+        }
+        Ok(Some(saved))
+    }
+}

@@ -1,0 +1,348 @@
+//! Checkpoints and what becomes of a run that is killed, interrupted, short of disk space, or asked to go on as another one.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use program::{fixture, superstep, words};
+use serde_json::Value;
+
+const RUN: &str = "train --model_name_or_path {} --train_tokens {} --block_size 48 --per_device_train_batch_size 2 \
+                   --gradient_accumulation_steps 2 --learning_rate 0.003 --warmup_steps 2 --weight_decay 0.01 \
+                   --logging_steps 1 --machine ipu --threads 1 --config_overrides resid_pdrop=0.1,attn_pdrop=0.1 --output_dir {}";
+
+/// Six steps with a checkpoint after every second.
+fn arguments(out: &Path, more: &str) -> Vec<String> {
+    longer(out, 6, 2, more)
+}
+
+fn longer(out: &Path, max_steps: u32, save_steps: u32, more: &str) -> Vec<String> {
+    let tiny = fixture("tiny");
+    let line = format!("{RUN} --max_steps {max_steps} --save_steps {save_steps} {more}");
+    words(&line, &[&tiny, &tiny.join("tokens.json"), out])
+}
+
+fn spawn(arguments: &[String]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_superstep"))
+        .args(arguments)
+        .env("HF_HUB_CACHE", "/nonexistent")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts")
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("model.safetensors")).unwrap()
+}
+
+fn losses(dir: &Path) -> Vec<(u64, f64, f64)> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .map(|v: Value| {
+            let number = |name: &str| v[name].as_f64().unwrap();
+            (
+                v["step"].as_u64().unwrap(),
+                number("loss"),
+                number("grad_norm"),
+            )
+        })
+        .collect()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The run without any accident.
+fn uninterrupted(folder: &Path) -> PathBuf {
+    let out = folder.join("whole");
+    superstep(&arguments(&out, "")).ok();
+    out
+}
+
+fn same(whole: &Path, other: &Path) {
+    assert_eq!(losses(whole), losses(other));
+    assert!(weights(whole) == weights(other), "other final weights");
+    let history = |dir: &Path| {
+        let state = json(&dir.join("trainer_state.json"));
+        let mut history = state["log_history"].as_array().unwrap().clone();
+        history.pop(); // the last entry has the seconds it took
+        (history, state["total_flos"].clone())
+    };
+    assert_eq!(history(whole), history(other));
+}
+
+#[test]
+fn a_run_goes_on_bit_for_bit_from_any_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = uninterrupted(folder.path());
+    for step in [2, 4, 6] {
+        let dir = whole.join(format!("checkpoint-{step}"));
+        for file in [
+            "config.json",
+            "model.safetensors",
+            "optimizer.safetensors",
+            "trainer_state.json",
+        ] {
+            assert!(dir.join(file).is_file(), "{file}");
+        }
+        assert_eq!(json(&dir.join("trainer_state.json"))["global_step"], step);
+    }
+    assert!(weights(&whole) == weights(&whole.join("checkpoint-6")));
+    let first = whole.join("checkpoint-2");
+    let out = folder.path().join("again");
+    let more = format!("--resume_from_checkpoint {}", first.display());
+    superstep(&arguments(&out, &more)).ok();
+    // It has no metrics of the steps before it.
+    assert_eq!(losses(&whole)[2..], losses(&out));
+    assert!(weights(&whole) == weights(&out));
+    let history = |dir: &Path| json(&dir.join("trainer_state.json"))["log_history"][5].clone();
+    assert_eq!(history(&whole), history(&out));
+}
+
+/// Kills runs after random times until one gets to the end; each goes on where the last good checkpoint is.
+fn kill_until_done(folder: &Path, rounds: u64, longest: Duration) {
+    let whole = uninterrupted(folder);
+    let seeds = superstep_ir::random::Stream::named(7, "kill");
+    for round in 0..rounds {
+        let out = folder.join(format!("killed-{round}"));
+        let mut done = false;
+        for attempt in 0..4 {
+            let wait = longest.mul_f64(seeds.uniform_f64(round * 4 + attempt));
+            let mut child = spawn(&arguments(&out, ""));
+            std::thread::sleep(wait);
+            child.kill().unwrap();
+            done = child.wait().unwrap().success();
+            // Whatever has the name of a checkpoint is one.
+            if let Ok(entries) = std::fs::read_dir(&out) {
+                for entry in entries.map(|entry| entry.unwrap().path()) {
+                    let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+                    if name.starts_with("checkpoint-") {
+                        superstep::train::checkpoint::Checkpoint::open(&entry).unwrap();
+                    }
+                }
+            }
+        }
+        if !done {
+            superstep(&arguments(&out, "")).ok();
+        }
+        same(&whole, &out);
+        let hidden = std::fs::read_dir(&out).unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with(".superstep")
+        });
+        assert_eq!(hidden.count(), 0, "leftovers stay");
+    }
+}
+
+#[test]
+fn killed_runs_end_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    kill_until_done(folder.path(), 2, Duration::from_millis(1500));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn killed_runs_end_in_the_same_bits_many_times() {
+    let folder = tempfile::tempdir().unwrap();
+    kill_until_done(folder.path(), 40, Duration::from_millis(2000));
+}
+
+#[test]
+fn old_checkpoints_go_and_damaged_ones_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    superstep(&arguments(&out, "--save_total_limit 2")).ok();
+    assert!(!out.join("checkpoint-2").exists());
+    assert!(out.join("checkpoint-4").exists() && out.join("checkpoint-6").exists());
+    let whole = (weights(&out), losses(&out));
+    let damaged = out.join("checkpoint-6/optimizer.safetensors");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let more = format!(
+        "--resume_from_checkpoint {}",
+        out.join("checkpoint-6").display()
+    );
+    superstep(&arguments(&out, &more)).fails(1, "optimizer.safetensors is not what was written");
+    let run = superstep(&arguments(&out, "--resume_from_checkpoint latest")).ok();
+    assert!(run.err.contains("looking for an older one"), "{}", run.err);
+    assert!(
+        run.err.contains("checkpoint-4 after 4 steps"),
+        "{}",
+        run.err
+    );
+    assert!(whole == (weights(&out), losses(&out)));
+}
+
+#[test]
+fn another_run_is_refused_and_told_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    superstep(&arguments(&out, "--resume_from_checkpoint")).fails(1, "no checkpoint in");
+    superstep(&arguments(&out, "")).ok();
+    let run = superstep(&arguments(&out, "--seed 7 --shuffle false"))
+        .fails(1, "seed is 7 here and 42 in the checkpoint");
+    assert!(
+        run.err.contains("shuffle is false here and true"),
+        "{}",
+        run.err
+    );
+    superstep(&arguments(&out, "--optim sgd")).fails(1, "optim is sgd here and adamw");
+    let fourth = out.join("checkpoint-4");
+    let more = format!(
+        "--allow_resume_mismatch --seed 7 --resume_from_checkpoint {}",
+        fourth.display()
+    );
+    let run = superstep(&arguments(&out, &more)).ok();
+    assert!(
+        run.err.contains("going on although seed is 7"),
+        "{}",
+        run.err
+    );
+    superstep(&longer(&out, 6, 6, "--overwrite_output_dir")).ok();
+    assert!(!fourth.exists() && out.join("checkpoint-6").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_an_error_and_the_last_checkpoint_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    superstep(&arguments(&out, "")).ok();
+    std::fs::remove_dir_all(out.join("checkpoint-6")).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoint-4")).unwrap();
+    // Files may grow to 100 KiB (the unit is 512 bytes), less than the weights.
+    let line = arguments(&out, "--resume_from_checkpoint latest");
+    let shell = format!(
+        "trap '' XFSZ; ulimit -f 200; exec {} {}",
+        env!("CARGO_BIN_EXE_superstep"),
+        line.join(" ")
+    );
+    let output = Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(
+        err.contains("error: cannot write") && err.contains("checkpoint-4"),
+        "{err}"
+    );
+    assert!(!out.join("checkpoint-4").exists());
+    superstep::train::checkpoint::Checkpoint::open(&out.join("checkpoint-2")).unwrap();
+    superstep(&line).ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let child = spawn(&longer(&out, 400, 1000, ""));
+    let steps = || match std::fs::read_to_string(out.join("metrics.jsonl")) {
+        Ok(text) => text.lines().count(),
+        Err(_) => 0,
+    };
+    while steps() < 3 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let kill = format!("kill -INT {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let step = steps();
+    assert!((3..400).contains(&step));
+    let checkpoint = out.join(format!("checkpoint-{step}"));
+    let found = superstep::train::checkpoint::Checkpoint::open(&checkpoint).unwrap();
+    assert_eq!(found.content.global_step, step as u64);
+}
+
+#[test]
+fn evaluations_logs_and_results_are_those_of_hugging_face() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let held_out = folder.path().join("held_out.json");
+    let rows: Vec<Vec<u32>> = (0..3).map(|row| (row..row + 48).collect()).collect();
+    std::fs::write(&held_out, serde_json::to_string(&rows).unwrap()).unwrap();
+    let more = format!(
+        "--do_eval --validation_file {} --eval_steps 3 --device_iterations 2 --save_dtype float16",
+        held_out.display()
+    );
+    superstep(&arguments(&out, &more)).ok();
+    // A step is two weight updates at one learning rate.
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let rates: Vec<f64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["learning_rate"].as_f64())
+        .map(Option::unwrap)
+        .collect();
+    assert_eq!(rates.len(), 12);
+    assert!(rates.chunks(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(rates[..4], [0.0, 0.0, 0.0015, 0.0015]);
+    let state = json(&out.join("trainer_state.json"));
+    let history = state["log_history"].as_array().unwrap();
+    let with = |field: &str| -> Vec<u64> {
+        let entries = history.iter().filter(|entry| entry.get(field).is_some());
+        entries
+            .map(|entry| entry["step"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(with("loss"), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(with("eval_loss"), [3, 6]);
+    assert_eq!(with("train_loss"), [6]);
+    // The logged rate is the next step's.
+    assert_eq!(history[0]["learning_rate"], 0.0015);
+    assert_eq!(
+        (&state["global_step"], &state["max_steps"]),
+        (&6.into(), &6.into())
+    );
+    let all = json(&out.join("all_results.json"));
+    for field in [
+        "train_loss",
+        "train_runtime",
+        "train_samples_per_second",
+        "total_flos",
+    ] {
+        assert_eq!(
+            all[field],
+            json(&out.join("train_results.json"))[field],
+            "{field}"
+        );
+    }
+    let loss = all["eval_loss"].as_f64().unwrap();
+    assert!((all["perplexity"].as_f64().unwrap() - loss.exp()).abs() < 1e-9);
+    assert_eq!(all["eval_samples"], 3);
+    assert_eq!(std::fs::read_dir(out.join("runs")).unwrap().count(), 1);
+    let half = json(&out.join("config.json"));
+    assert!(
+        half["torch_dtype"] == "float16" || half["dtype"] == "float16",
+        "{half}"
+    );
+}
+
+#[test]
+fn a_run_that_gains_no_more_ends_and_a_broken_one_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let held_out = folder.path().join("held_out.json");
+    std::fs::write(&held_out, "[[1, 2, 3, 4, 5, 6, 7, 8]]").unwrap();
+    let tiny = fixture("tiny");
+    let line = "train --model_name_or_path {} --train_tokens {} --output_dir {} --machine ipu";
+    let start = words(line, &[&tiny, &held_out, &out]);
+    // At learning rate 0 nothing is gained.
+    let more = "--do_eval --validation_file {} --max_steps 9 --learning_rate 0 --eval_steps 1 --early_stopping_patience 2";
+    let run = superstep(&[start.clone(), words(more, &[&held_out])].concat()).ok();
+    assert!(run.err.contains("stopped after step 3"), "{}", run.err);
+    let more = "--max_steps 9 --learning_rate 1e30 --lr_scheduler_type constant --save_steps 1";
+    superstep(&[start, words(more, &[])].concat()).fails(1, "at step 1");
+    superstep::train::checkpoint::Checkpoint::open(&out.join("checkpoint-1")).unwrap();
+    assert!(!out.join("checkpoint-2").exists());
+}
