@@ -1,19 +1,27 @@
-//! Training and evaluation data: from a text or an array of token ids to blocks of one length, in a known order.
+//! Training and evaluation data: from files of text or token ids to blocks of one length, in a known order.
 //!
 //! ```text
-//! text ── tokenizer ──► one stream ──┐
-//! .npy, .json ──► ids with a shape ──┴──► TokenBlocks [samples, block_size] ──► SampleOrder ──► micro-batches
+//! .txt .jsonl .parquet ── rows ── tokenise, 1,000 rows a stream ──► token file (kept) ──┐
+//! .npy, .json ──► ids with a shape ─────────────────────────────────────────────────────┴──► TokenBlocks ──► SampleOrder ──► micro-batches
 //! ```
 
 pub mod array;
+pub mod cache;
+pub mod corpus;
+pub mod dataset;
 pub mod error;
 pub mod json;
 pub mod npy;
 pub mod order;
+pub mod tokenise;
 
 mod file;
+mod rows;
+mod token_file;
 
 pub use array::{TokenArray, TokenBlocks, read_tokens};
+pub use cache::{TokenCache, TokeniseWatch};
+pub use corpus::Corpus;
 pub use error::DataError;
 pub use order::SampleOrder;
 
@@ -21,22 +29,8 @@ use std::path::Path;
 
 use crate::frontend::Tokenizer;
 
-/// Tokenises the text in `path` as one stream and cuts it into blocks of `block_size`; what is left at the end is dropped.
-pub fn read_text(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    block_size: usize,
-    vocab_size: usize,
-) -> Result<TokenBlocks, DataError> {
-    let bytes = file::read(path)?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| DataError::NotUtf8 {
-        path: path.to_path_buf(),
-        offset: error.valid_up_to(),
-    })?;
-    text_blocks(text, path, tokenizer, block_size, vocab_size)
-}
-
-/// The same for a text at hand; `path` is named in errors.
+/// Tokenises a text at hand as one stream and cuts it into blocks of `block_size`; what is left at the end is dropped. `path` is named
+/// in errors.
 pub fn text_blocks(
     text: &str,
     path: &Path,

@@ -114,6 +114,10 @@ impl Error {
             Error::Data(DataError::TooFewSamples { .. }) => {
                 Some("give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps".into())
             }
+            Error::Data(DataError::Column { .. }) => Some("name another column with --text_column".into()),
+            Error::Data(DataError::NoDataset { name, .. }) => Some(format!(
+                "give a folder with its files as --dataset_name, or download {name} into the Hugging Face cache on a machine that is connected"
+            )),
             Error::Data(DataError::BlockSize { found, .. }) => Some(format!("use --block_size {found}, in `superstep compile` too")),
             Error::Checkpoint(error) => match error {
                 CheckpointError::OtherRun { .. } => Some(

@@ -1,6 +1,5 @@
 //! Loss and perplexity of a model over samples, by a compiled forward pass.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -82,14 +81,14 @@ pub fn evaluate(
 }
 
 /// One batch of samples; rows beyond them are filled up.
-struct BatchHost<'a> {
-    tokens: Cow<'a, [i32]>,
+struct BatchHost {
+    tokens: Vec<i32>,
     block_size: usize,
     batch_size: usize,
     loss: Option<f32>,
 }
 
-impl Host for BatchHost<'_> {
+impl Host for BatchHost {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
         let filled_up = self.batch_size * self.block_size - self.tokens.len();
         match stream {

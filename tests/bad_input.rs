@@ -196,7 +196,9 @@ fn unusable_data() {
         "--block_size 65",
         "n_positions",
     );
-    text(folder.path(), "", "directory");
+    let no_data = folder.path().join("no data");
+    std::fs::create_dir(&no_data).unwrap();
+    text(&no_data, "", "has no files of text");
     let gpt2 = fixture("gpt2-tokenizer");
     let line = "train --model_name_or_path {} --tokenizer_name {} --train_file {}";
     superstep(&words(line, &[&model, &gpt2, &file("x.txt", b"word")]))

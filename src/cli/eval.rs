@@ -8,12 +8,13 @@ use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 use superstep_ir::machine::Machine;
 
-use super::data_options::DataFile;
+use super::data_options::{DataFile, TextOptions};
 use super::model_options::ModelOptions;
 use super::output::{prepare_directory, say};
 use super::program_options::at_least_one;
 use crate::compile::{compile_evaluation, machine_named};
 use crate::data::TokenBlocks;
+use crate::data::dataset::Split;
 use crate::error::Error;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::frontend::{Gpt2Config, Weights};
@@ -24,7 +25,9 @@ use crate::train::results;
 pub(super) struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Text or tokens (.npy, .json) to evaluate on.
+    #[command(flatten)]
+    text: TextOptions,
+    /// Text (.txt, .jsonl, .parquet, a folder) or tokens (.npy, .json) to evaluate on.
     #[arg(
         long = "validation_file",
         value_name = "FILE",
@@ -62,16 +65,16 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
         let data = match (&self.validation_file, &self.validation_tokens) {
-            (Some(file), _) => DataFile::by_name(file),
+            (Some(file), _) => self.text.file(file)?,
             (None, Some(tokens)) => DataFile::Tokens(tokens.clone()),
-            (None, None) => return Err(Error::usage("no data: give --validation_file FILE")),
+            (None, None) => self.dataset()?,
         };
         if let Some(directory) = &self.output_dir {
             prepare_directory(directory)?;
         }
         let model = self.model.load()?;
         let weights = model.weights(self.seed)?;
-        let blocks = data.load(&model, self.block_size)?;
+        let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
         let machine = machine_named(self.machine.as_deref())?;
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
         evaluator.threads = self.threads;
@@ -81,6 +84,19 @@ impl Options {
             Some(directory) => results::write(directory, "eval", &evaluator.results(&evaluation)),
             None => Ok(()),
         }
+    }
+
+    fn dataset(&self) -> Result<DataFile, Error> {
+        let Some(name) = &self.text.dataset_name else {
+            return Err(Error::usage(
+                "no data: give --validation_file FILE or --dataset_name NAME",
+            ));
+        };
+        let found = self.text.dataset(name, Split::Validation)?;
+        found.ok_or_else(|| {
+            let message = format!("the data set `{name}` has no files of a validation split");
+            Error::failed(message).with_hint("name a file with --validation_file")
+        })
     }
 }
 

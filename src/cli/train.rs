@@ -6,7 +6,6 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::data_options::DataFile;
 use super::eval::Evaluator;
 use super::model_options::{Model, ModelOptions};
 use super::output::{IrPrinter, note, prepare_directory, say};
@@ -23,6 +22,7 @@ use run::Trained;
 mod options;
 mod resume;
 mod run;
+mod samples;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -45,13 +45,6 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
-        let data =
-            DataFile::given(&self.data.train_file, &self.data.train_tokens).ok_or_else(|| {
-                Error::usage("no data: give --train_file TEXT or --train_tokens TOKENS")
-            })?;
-        if self.output.do_eval && self.data.validation_file.is_none() {
-            return Err(Error::usage("--do_eval needs a --validation_file"));
-        }
         if !self.output.do_eval && self.output.needs_evaluations() {
             return Err(Error::usage("evaluating during training needs --do_eval"));
         }
@@ -64,13 +57,7 @@ impl Options {
             .as_ref()
             .map(|c| c.manifest.block_size)
             .or(self.program.block_size);
-        let blocks = data.load(&model, block_size)?;
-        let validation = match &self.data.validation_file {
-            Some(path) if self.output.do_eval => {
-                Some(DataFile::by_name(path).load(&model, Some(blocks.block_size()))?)
-            }
-            _ => None,
-        };
+        let (blocks, validation) = self.samples(&model, block_size)?;
         let compiled = match loaded {
             Some(compiled) => compiled,
             None => self.compile(&model, blocks.block_size())?,

@@ -1,9 +1,11 @@
 //! Token ids with a shape, and the samples of one length that they give.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::token_file::TokenFile;
 use super::{DataError, file, json, npy};
 
 /// Token ids as a file holds them: row-major, the last axis is the sequence.
@@ -16,11 +18,20 @@ pub struct TokenArray {
 }
 
 /// Samples of `block_size` tokens each, every id checked against a vocabulary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct TokenBlocks {
     path: PathBuf,
     block_size: usize,
-    ids: Vec<i32>,
+    /// Which samples of the store count.
+    samples: Range<usize>,
+    store: Arc<Store>,
+}
+
+/// Where the ids are.
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<i32>),
+    File(TokenFile),
 }
 
 /// Reads `.npy` or `.json` by the ending of the name.
@@ -94,20 +105,53 @@ impl TokenArray {
         Ok(TokenBlocks {
             path,
             block_size,
-            ids,
+            samples: 0..kept / block_size,
+            store: Arc::new(Store::Memory(ids)),
         })
     }
 }
 
 impl TokenBlocks {
+    /// The blocks of a token file.
+    pub(super) fn in_file(path: PathBuf, block_size: usize, file: TokenFile) -> TokenBlocks {
+        TokenBlocks {
+            path,
+            block_size,
+            samples: 0..file.counts().blocks as usize,
+            store: Arc::new(Store::File(file)),
+        }
+    }
+
+    /// The first samples only, at most `limit`.
+    pub fn at_most(mut self, limit: usize) -> TokenBlocks {
+        self.samples.end = self.samples.end.min(self.samples.start + limit);
+        self
+    }
+
+    /// The first samples, `percent` of them, and the others; `None` when one side would be empty.
+    pub fn split(self, percent: f64) -> Option<(TokenBlocks, TokenBlocks)> {
+        let Range { start, end } = self.samples;
+        let middle = start + (self.len() as f64 * percent / 100.0).round() as usize;
+        if middle == start || middle >= end {
+            return None;
+        }
+        let part = |samples| TokenBlocks {
+            path: self.path.clone(),
+            block_size: self.block_size,
+            samples,
+            store: Arc::clone(&self.store),
+        };
+        Some((part(start..middle), part(middle..end)))
+    }
+
     /// Number of samples, at least one.
     pub fn len(&self) -> usize {
-        self.ids.len() / self.block_size
+        self.samples.len()
     }
 
     /// Never: blocks without a sample are refused when they are made.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.samples.is_empty()
     }
 
     /// Tokens of a sample.
@@ -121,22 +165,37 @@ impl TokenBlocks {
     }
 
     /// The ids of several samples, one after the other.
-    pub fn gather(&self, samples: &[u32]) -> Result<Cow<'_, [i32]>, DataError> {
-        let ids = samples.iter().flat_map(|&i| self.sample(i as usize));
-        Ok(ids.copied().collect())
+    pub fn gather(&self, samples: &[u32]) -> Result<Vec<i32>, DataError> {
+        let mut ids = Vec::with_capacity(samples.len() * self.block_size);
+        for &sample in samples {
+            let i = self.samples.start + sample as usize;
+            match self.store.as_ref() {
+                Store::Memory(all) => {
+                    ids.extend(&all[i * self.block_size..(i + 1) * self.block_size]);
+                }
+                Store::File(file) => {
+                    file.read(i as u64, &mut ids)
+                        .map_err(|source| DataError::Cache {
+                            path: self.path.clone(),
+                            reason: source.to_string(),
+                        })?;
+                }
+            }
+        }
+        Ok(ids)
     }
 
     /// A digest of all samples and their length.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&(self.block_size as u64).to_le_bytes());
-        hasher.update(bytemuck::cast_slice(&self.ids));
+        for number in [self.block_size, self.samples.start, self.samples.end] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        match self.store.as_ref() {
+            Store::Memory(ids) => hasher.update(bytemuck::cast_slice(ids)),
+            Store::File(file) => hasher.update(file.digest().as_bytes()),
+        };
         hasher.finalize().to_hex().to_string()
-    }
-
-    /// The ids of sample `i`.
-    pub fn sample(&self, i: usize) -> &[i32] {
-        &self.ids[i * self.block_size..(i + 1) * self.block_size]
     }
 }
 
@@ -157,15 +216,15 @@ mod tests {
     fn leading_axes_are_flattened_in_order() {
         let blocks = array(&[2, 3, 4]).into_blocks(None, 1024, 24).unwrap();
         assert_eq!((blocks.len(), blocks.block_size()), (6, 4));
-        assert_eq!(blocks.sample(5), [20, 21, 22, 23]);
+        assert_eq!(blocks.gather(&[5]).unwrap(), [20, 21, 22, 23]);
     }
 
     #[test]
     fn a_flat_list_is_a_stream() {
         let blocks = array(&[23]).into_blocks(Some(5), 1024, 24).unwrap();
         assert_eq!(
-            (blocks.len(), blocks.sample(3)),
-            (4, &[15, 16, 17, 18, 19][..])
+            (blocks.len(), blocks.gather(&[3]).unwrap()),
+            (4, vec![15, 16, 17, 18, 19])
         );
         assert_eq!(array(&[23]).into_blocks(None, 7, 24).unwrap().len(), 3);
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::atomic_file::AtomicWriteError;
 use crate::frontend::FrontendError;
 
 /// What is wrong, in which file, where.
@@ -14,6 +15,44 @@ pub enum DataError {
     },
     #[error("{} is a directory, not a file", path.display())]
     Directory { path: PathBuf },
+    /// A folder with nothing in it to read.
+    #[error("{} has no files of text, JSON lines or Parquet (.txt, .jsonl, .parquet)", path.display())]
+    NoFiles { path: PathBuf },
+    #[error("{} holds files of different kinds: {} and {}", path.display(), one.display(), other.display())]
+    MixedKinds {
+        path: PathBuf,
+        one: PathBuf,
+        other: PathBuf,
+    },
+    #[error("{}, line {line}: {reason}", path.display())]
+    JsonLine {
+        path: PathBuf,
+        line: usize,
+        reason: String,
+    },
+    #[error("{} is no usable Parquet file: {reason}", path.display())]
+    Parquet { path: PathBuf, reason: String },
+    #[error("{} has no column `{column}`; it has {}", path.display(), found.join(", "))]
+    Column {
+        path: PathBuf,
+        column: String,
+        found: Vec<String>,
+    },
+    #[error(
+        "no data set `{name}` on this machine, and nothing is ever downloaded{}",
+        Lines(looked)
+    )]
+    NoDataset { name: String, looked: Vec<PathBuf> },
+    #[error(
+        "the data set `{name}` has no files here; put files such as train-00000-of-00001.parquet and \
+         validation-00000-of-00001.parquet (or train.txt, train.jsonl) into one of{}",
+        Lines(folders)
+    )]
+    DatasetWithoutFiles { name: String, folders: Vec<PathBuf> },
+    #[error("the token cache {} cannot be used: {reason}", path.display())]
+    Cache { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Write(#[from] AtomicWriteError),
     /// Neither `.npy` nor `.json`.
     #[error("{} is no token file: its name must end in .npy or .json", path.display())]
     Extension { path: PathBuf },
@@ -65,4 +104,14 @@ pub enum DataError {
     },
     #[error(transparent)]
     Frontend(#[from] FrontendError),
+}
+
+/// Places, one a line.
+struct Lines<'a>(&'a [PathBuf]);
+
+impl std::fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut places = self.0.iter();
+        places.try_for_each(|place| write!(f, "\n  looked in {}", place.display()))
+    }
 }

@@ -109,6 +109,31 @@ impl Tokenizer {
         Ok(parts.concat())
     }
 
+    /// Appends the ids of `text`. Long texts are encoded in parallel, short ones on this thread.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), FrontendError> {
+        if text.len() > PART_BYTES {
+            ids.extend(self.encode(text)?);
+            return Ok(());
+        }
+        let encoding = guarded(|| self.inner.encode_fast(text, true));
+        let encoding = encoding.map_err(|reason| FrontendError::Tokens {
+            action: "encoding",
+            reason,
+        })?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+
+    /// A digest of the files it was read from.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, bytes) in &self.files {
+            hasher.update(format!("{name} {}\n", bytes.len()).as_bytes());
+            hasher.update(bytes);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// The text of `ids`, special tokens included. Ids that are no tokens, and bytes that are no UTF-8, become U+FFFD or nothing.
     pub fn decode(&self, ids: &[u32]) -> Result<String, FrontendError> {
         guarded(|| self.inner.decode(ids, false)).map_err(|reason| FrontendError::Tokens {

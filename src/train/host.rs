@@ -1,7 +1,5 @@
 //! The host's side of one optimiser step: what the program's streams ask for and give.
 
-use std::borrow::Cow;
-
 use superstep_ir::random::Stream;
 use superstep_runtime::{Host, HostError};
 
@@ -12,9 +10,9 @@ pub const IGNORED: i32 = -100;
 
 /// Feeds the micro-batches of one step and collects its losses. Every stream counts its own micro-batches, so the program may read
 /// tokens and labels at different times.
-pub struct StepHost<'a> {
+pub struct StepHost {
     /// The tokens of all samples of the step, micro-batch after micro-batch.
-    tokens: Cow<'a, [i32]>,
+    tokens: Vec<i32>,
     block_size: usize,
     /// Tokens of a micro-batch.
     micro_batch: usize,
@@ -28,15 +26,15 @@ pub struct StepHost<'a> {
     grad_norm: Option<f32>,
 }
 
-impl<'a> StepHost<'a> {
+impl StepHost {
     pub fn new(
-        blocks: &'a TokenBlocks,
-        samples: &'a [u32],
+        blocks: &TokenBlocks,
+        samples: &[u32],
         batch_size: usize,
         learning_rate: f64,
         seed: u64,
         step: u64,
-    ) -> Result<StepHost<'a>, DataError> {
+    ) -> Result<StepHost, DataError> {
         Ok(StepHost {
             tokens: blocks.gather(samples)?,
             block_size: blocks.block_size(),
@@ -77,7 +75,7 @@ impl<'a> StepHost<'a> {
     }
 }
 
-impl Host for StepHost<'_> {
+impl Host for StepHost {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
         match stream {
             "tokens" => {

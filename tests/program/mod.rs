@@ -54,6 +54,7 @@ pub fn superstep<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Run {
     command
         .args(arguments)
         .env("HF_HUB_CACHE", "/nonexistent")
+        .env("SUPERSTEP_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
         .env_remove("RUST_BACKTRACE");
     Run::of(command.output().expect("the program starts"))
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::super::data_options::TextOptions;
 use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
 use crate::frontend::SaveDtype;
 use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
@@ -11,19 +12,34 @@ use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataOptions {
-    /// Text to train on: tokenised as one stream, cut into blocks.
+    /// Text to train on (.txt, .jsonl, .parquet or a folder of them): rows are tokenised, joined by thousands, cut into blocks.
     #[arg(
         long = "train_file",
-        value_name = "TEXT",
-        conflicts_with = "train_tokens"
+        value_name = "FILE|DIR",
+        conflicts_with_all = ["train_tokens", "dataset_name"]
     )]
     pub(super) train_file: Option<PathBuf>,
     /// Token ids to train on, .npy or .json; the last axis is the sequence.
-    #[arg(long = "train_tokens", value_name = "TOKENS")]
+    #[arg(
+        long = "train_tokens",
+        value_name = "TOKENS",
+        conflicts_with = "dataset_name"
+    )]
     pub(super) train_tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) text: TextOptions,
     /// Text or tokens (.npy, .json) to evaluate on.
-    #[arg(long = "validation_file", value_name = "FILE")]
+    #[arg(long = "validation_file", value_name = "FILE|DIR")]
     pub(super) validation_file: Option<PathBuf>,
+    /// Share of the training data to evaluate on where there is no other: its first rows.
+    #[arg(long = "validation_split_percentage", value_name = "X", default_value_t = 5.0, value_parser = percentage)]
+    pub(super) validation_split_percentage: f64,
+    /// Train on the first N samples only.
+    #[arg(long = "max_train_samples", value_name = "N", value_parser = at_least_one::<usize>)]
+    pub(super) max_train_samples: Option<usize>,
+    /// Evaluate on the first N samples only.
+    #[arg(long = "max_eval_samples", value_name = "N", value_parser = at_least_one::<usize>)]
+    pub(super) max_eval_samples: Option<usize>,
     /// Shuffle the samples anew in every epoch.
     #[arg(long = "shuffle", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub(super) shuffle: bool,
@@ -146,6 +162,13 @@ impl ScheduleOptions {
         };
         Schedule::new(self.lr_scheduler_type, self.learning_rate, steps, warmup)
     }
+}
+
+fn percentage(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number
+        .filter(|&x| x > 0.0 && x < 100.0)
+        .ok_or_else(|| "it must be a number above 0 and below 100".into())
 }
 
 /// When something is done.

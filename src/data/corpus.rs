@@ -1,0 +1,137 @@
+//! Which files a data set is made of, and what kind they are.
+
+use std::path::{Path, PathBuf};
+
+use super::DataError;
+
+/// How rows are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A row a line.
+    Text,
+    /// An object a line.
+    JsonLines,
+    Parquet,
+}
+
+impl Kind {
+    /// By the ending of a file's name: anything that is not known is text.
+    pub fn of(path: &Path) -> Kind {
+        match extension(path).as_str() {
+            "jsonl" | "ndjson" | "json" => Kind::JsonLines,
+            "parquet" => Kind::Parquet,
+            _ => Kind::Text,
+        }
+    }
+}
+
+/// Files of one kind, in order, and which of their rows count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Corpus {
+    /// As the user named it.
+    pub path: PathBuf,
+    pub files: Vec<PathBuf>,
+    pub kind: Kind,
+    /// Column of the text; absent: `text`.
+    pub column: Option<String>,
+    pub part: Part,
+}
+
+/// Which rows of a corpus count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    All,
+    /// The first so many percent.
+    First(f64),
+    /// All but those.
+    Rest(f64),
+}
+
+impl Part {
+    /// The numbers of the rows, out of `rows`.
+    pub(super) fn range(self, rows: u64) -> std::ops::Range<u64> {
+        let share = |percent: f64| (rows as f64 * percent / 100.0).round() as u64;
+        match self {
+            Part::All => 0..rows,
+            Part::First(percent) => 0..share(percent),
+            Part::Rest(percent) => share(percent)..rows,
+        }
+    }
+}
+
+impl Corpus {
+    /// One file, or all files of text, JSON lines or Parquet in a folder and the folders in it, by name.
+    pub fn at(path: &Path, column: Option<&str>) -> Result<Corpus, DataError> {
+        let mut files = Vec::new();
+        if path.is_dir() {
+            collect(path, &mut files)?;
+            files.sort();
+        } else {
+            files.push(path.to_path_buf());
+        }
+        Corpus::of(path, files, column)
+    }
+
+    /// These files, which must be of one kind; `path` is what the user named.
+    pub fn of(path: &Path, files: Vec<PathBuf>, column: Option<&str>) -> Result<Corpus, DataError> {
+        let Some(first) = files.first() else {
+            return Err(DataError::NoFiles {
+                path: path.to_path_buf(),
+            });
+        };
+        let kind = Kind::of(first);
+        if let Some(other) = files.iter().find(|file| Kind::of(file) != kind) {
+            return Err(DataError::MixedKinds {
+                path: path.to_path_buf(),
+                one: first.clone(),
+                other: other.clone(),
+            });
+        }
+        Ok(Corpus {
+            path: path.to_path_buf(),
+            files,
+            kind,
+            column: column.map(str::to_owned),
+            part: Part::All,
+        })
+    }
+
+    pub fn part(self, part: Part) -> Corpus {
+        Corpus { part, ..self }
+    }
+}
+
+pub(super) fn extension(path: &Path) -> String {
+    let extension = path.extension().and_then(|e| e.to_str());
+    extension.unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Whether a file in a folder looks like data.
+pub(super) fn is_data(path: &Path) -> bool {
+    matches!(
+        extension(path).as_str(),
+        "txt" | "text" | "raw" | "tokens" | "jsonl" | "ndjson" | "parquet"
+    )
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+    let cannot = |source| DataError::Read {
+        path: folder.to_path_buf(),
+        source,
+    };
+    for entry in std::fs::read_dir(folder).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if is_data(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Rows of a column of text in a Parquet file, as Hugging Face stores datasets.
+
+use std::path::{Path, PathBuf};
+
+use parquet::basic::Type;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use super::jsonl::COLUMN_DEFAULT;
+use super::{Row, Rows, open_file};
+use crate::data::DataError;
+
+/// Rows decoded at a time.
+const RECORDS: usize = 256;
+
+/// One column of a file.
+pub(super) struct ParquetRows {
+    path: PathBuf,
+    file: SerializedFileReader<std::fs::File>,
+    column: usize,
+    name: String,
+    /// Definition level of a value that is there.
+    defined: i16,
+    row_group: usize,
+    reader: Option<ColumnReaderImpl<ByteArrayType>>,
+    /// Decoded values, the next one last.
+    ready: Vec<ByteArray>,
+    number: usize,
+}
+
+impl ParquetRows {
+    pub(super) fn open(path: &Path, column: Option<&str>) -> Result<ParquetRows, DataError> {
+        let bad = |reason: String| DataError::Parquet {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let file = open_file(path)?;
+        let file =
+            guarded(|| SerializedFileReader::new(file).map_err(|e| e.to_string())).map_err(bad)?;
+        let schema = file.metadata().file_metadata().schema_descr_ptr();
+        let names: Vec<String> = schema.columns().iter().map(|c| c.path().string()).collect();
+        let wanted = column.unwrap_or(COLUMN_DEFAULT);
+        let index = match names.iter().position(|name| name == wanted) {
+            Some(index) => index,
+            // Like Hugging Face's scripts: the first column where nothing else is said.
+            None if column.is_none() && names.len() == 1 => 0,
+            None => {
+                return Err(DataError::Column {
+                    path: path.to_path_buf(),
+                    column: wanted.to_owned(),
+                    found: names,
+                });
+            }
+        };
+        let described = schema.column(index);
+        if described.physical_type() != Type::BYTE_ARRAY || described.max_rep_level() > 0 {
+            let name = &names[index];
+            return Err(bad(format!("its column `{name}` is no column of texts")));
+        }
+        Ok(ParquetRows {
+            path: path.to_path_buf(),
+            column: index,
+            name: names[index].clone(),
+            defined: described.max_def_level(),
+            file,
+            row_group: 0,
+            reader: None,
+            ready: Vec::new(),
+            number: 0,
+        })
+    }
+
+    fn bad(&self, reason: String) -> DataError {
+        DataError::Parquet {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    /// Decodes more values; false at the end of the file.
+    fn decode(&mut self) -> Result<bool, String> {
+        loop {
+            let Some(reader) = &mut self.reader else {
+                if self.row_group == self.file.num_row_groups() {
+                    return Ok(false);
+                }
+                let group = self
+                    .file
+                    .get_row_group(self.row_group)
+                    .map_err(|error| error.to_string())?;
+                let column = group.get_column_reader(self.column);
+                let ColumnReader::ByteArrayColumnReader(reader) =
+                    column.map_err(|error| error.to_string())?
+                else {
+                    return Err(format!("its column `{}` is no column of texts", self.name));
+                };
+                self.reader = Some(reader);
+                self.row_group += 1;
+                continue;
+            };
+            let (mut levels, mut values) = (Vec::new(), Vec::new());
+            let (records, found, _) = reader
+                .read_records(RECORDS, Some(&mut levels), None, &mut values)
+                .map_err(|error| error.to_string())?;
+            if records == 0 {
+                self.reader = None;
+                continue;
+            }
+            let missing = levels.iter().position(|&level| level != self.defined);
+            if let Some(at) = missing.or((found != records).then_some(0)) {
+                let row = self.number + at;
+                return Err(format!("row {row} of its column `{}` is null", self.name));
+            }
+            values.reverse();
+            self.ready = values;
+            return Ok(true);
+        }
+    }
+}
+
+impl Rows for ParquetRows {
+    fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
+        if self.ready.is_empty() && !guarded(|| self.decode()).map_err(|r| self.bad(r))? {
+            return Ok(Row::End);
+        }
+        let Some(value) = self.ready.pop() else {
+            return Ok(Row::End);
+        };
+        let text = std::str::from_utf8(value.data()).map_err(|_| {
+            let row = self.number;
+            self.bad(format!(
+                "row {row} of its column `{}` is not UTF-8",
+                self.name
+            ))
+        })?;
+        into.push_str(text);
+        self.number += 1;
+        Ok(Row::Whole)
+    }
+}
+
+/// A damaged file may trip the decoder: its panics are errors here.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("its pages are inconsistent".into()))
+}

@@ -1,0 +1,316 @@
+//! Text data in all its forms: the same rows give the same blocks, which are those of `run_clm.py`; and everything that can be wrong.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use program::{fixture, superstep, tiny_with_tokenizer, words};
+use serde_json::json;
+use superstep::data::tokenise::Counts;
+use superstep::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch};
+use superstep::frontend::Tokenizer;
+
+const BLOCK: usize = 64;
+const VOCABULARY: usize = 50_257;
+
+/// Lines of a novel, with their breaks, more than two batches of them; some are empty, one is long.
+fn lines() -> Vec<String> {
+    let text = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
+    let mut lines: Vec<String> = text.lines().take(2345).map(|l| format!("{l}\n")).collect();
+    lines[1234] = "one  very long line — ".repeat(9000) + "\n";
+    lines
+}
+
+fn write_parquet(path: &Path, rows: &[String], compression: Compression) {
+    let schema = "message schema { OPTIONAL INT64 id; OPTIONAL BYTE_ARRAY text (UTF8); }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder()
+        .set_compression(compression)
+        .build();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    for group in rows.chunks(700) {
+        let mut row_group = writer.next_row_group().unwrap();
+        let present = vec![1i16; group.len()];
+        let ids: Vec<i64> = (0..group.len() as i64).collect();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        let typed = column.typed::<parquet::data_type::Int64Type>();
+        typed.write_batch(&ids, Some(&present), None).unwrap();
+        column.close().unwrap();
+        let texts: Vec<ByteArray> = group.iter().map(|row| row.as_str().into()).collect();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&texts, Some(&present), None).unwrap();
+        column.close().unwrap();
+        row_group.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+fn write_jsonl(path: &Path, rows: &[String]) {
+    let lines = rows
+        .iter()
+        .map(|row| json!({"n": 1, "text": row}).to_string() + "\n");
+    std::fs::write(path, lines.collect::<String>()).unwrap();
+}
+
+/// What was told while tokenising.
+#[derive(Default)]
+struct Told {
+    counts: Counts,
+    kept: bool,
+    notes: Vec<String>,
+}
+
+impl TokeniseWatch for Told {
+    fn progress(&mut self, _: &Counts) {}
+
+    fn done(&mut self, counts: &Counts, kept: bool) {
+        (self.counts, self.kept) = (*counts, kept);
+    }
+
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::load(&fixture("gpt2-tokenizer")).unwrap()
+}
+
+fn blocks(cache: &Path, corpus: &Corpus, told: &mut Told) -> TokenBlocks {
+    let cache = TokenCache {
+        directory: cache.to_path_buf(),
+        overwrite: false,
+    };
+    cache
+        .blocks(corpus, &tokenizer(), BLOCK, VOCABULARY, told)
+        .unwrap()
+}
+
+fn ids(blocks: &TokenBlocks) -> Vec<i32> {
+    let all: Vec<u32> = (0..blocks.len() as u32).collect();
+    blocks.gather(&all).unwrap()
+}
+
+/// `group_texts` of `run_clm.py`, word for word: batches of 1,000 rows, each cut into blocks, its remainder dropped.
+fn grouped(rows: &[String]) -> Vec<i32> {
+    let tokenizer = tokenizer();
+    let mut all = Vec::new();
+    for batch in rows.chunks(1000) {
+        let tokens: Vec<u32> = batch
+            .iter()
+            .flat_map(|row| tokenizer.encode(row).unwrap())
+            .collect();
+        let kept = tokens.len() / BLOCK * BLOCK;
+        all.extend(tokens[..kept].iter().map(|&id| id as i32));
+    }
+    all
+}
+
+#[test]
+fn every_form_of_the_same_rows_gives_the_blocks_of_run_clm() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = |name: &str| {
+        let dir = folder.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    };
+    let rows = lines();
+    let wanted = grouped(&rows);
+    let text = dir("text").join("a.txt");
+    std::fs::write(&text, rows.concat()).unwrap();
+    let jsonl = dir("jsonl").join("a.jsonl");
+    write_jsonl(&jsonl, &rows);
+    let mut sources: Vec<PathBuf> = vec![text, jsonl];
+    let codecs = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::GZIP(Default::default()),
+    ];
+    for (i, codec) in codecs.into_iter().enumerate() {
+        // Two shards: batches run on from one to the next.
+        let shards = dir(&format!("parquet-{i}"));
+        write_parquet(
+            &shards.join("train-00000-of-00002.parquet"),
+            &rows[..1500],
+            codec,
+        );
+        write_parquet(
+            &shards.join("train-00001-of-00002.parquet"),
+            &rows[1500..],
+            codec,
+        );
+        sources.push(shards);
+    }
+    for source in sources {
+        let corpus = Corpus::at(&source, None).unwrap();
+        let mut told = Told::default();
+        let found = ids(&blocks(&folder.path().join("cache"), &corpus, &mut told));
+        assert!(found == wanted, "{}", source.display());
+        assert_eq!(told.counts.rows, 2345);
+        let counted = told.counts.blocks * BLOCK as u64 + told.counts.dropped;
+        assert_eq!(counted, told.counts.tokens);
+        assert!(!told.kept && told.notes.is_empty());
+    }
+}
+
+#[test]
+fn tokens_are_kept_by_content_and_made_anew_when_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let (a, b) = (folder.path().join("a.txt"), folder.path().join("b.txt"));
+    std::fs::write(&a, lines()[..300].concat()).unwrap();
+    std::fs::copy(&a, &b).unwrap();
+    let run = |path: &Path| {
+        let mut told = Told::default();
+        let corpus = Corpus::at(path, None).unwrap();
+        let found = ids(&blocks(&cache, &corpus, &mut told));
+        (found, told)
+    };
+    let (first, told) = run(&a);
+    assert!(!told.kept);
+    // The same content under another name.
+    let (second, told) = run(&b);
+    assert!(told.kept && first == second);
+    let kept = std::fs::read_dir(&cache)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&kept).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&kept, bytes).unwrap();
+    let (third, told) = run(&a);
+    assert!(!told.kept && third == first && told.notes[0].contains("damaged"));
+    std::fs::write(&b, lines()[..301].concat()).unwrap();
+    assert!(!run(&b).1.kept);
+}
+
+#[test]
+fn data_sets_train_and_evaluate_by_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let set = folder.path().join("set/raw-v1");
+    std::fs::create_dir_all(&set).unwrap();
+    let rows = lines();
+    write_parquet(
+        &set.join("train-00000-of-00001.parquet"),
+        &rows[..200],
+        Compression::SNAPPY,
+    );
+    write_parquet(
+        &set.join("validation-00000-of-00001.parquet"),
+        &rows[200..260],
+        Compression::SNAPPY,
+    );
+    let out = folder.path().join("out");
+    let line = "train --model_name_or_path {} --dataset_name {} --dataset_config_name raw-v1 --do_train --do_eval --block_size 32 \
+                --max_steps 2 --max_eval_samples 3 --machine ipu --output_dir {}";
+    let run = superstep(&words(line, &[&model, set.parent().unwrap(), &out])).ok();
+    assert!(run.out.contains("training    200 rows"), "{}", run.out);
+    assert!(run.out.contains("validation  60 rows"), "{}", run.out);
+    assert!(run.out.contains("over 3 samples"), "{}", run.out);
+    // Without a validation split, the first rows are held out.
+    std::fs::remove_file(set.join("validation-00000-of-00001.parquet")).unwrap();
+    let line = format!("{line} --validation_split_percentage 10");
+    let run = superstep(&words(&line, &[&model, set.parent().unwrap(), &out])).ok();
+    assert!(run.out.contains("training    180 rows"), "{}", run.out);
+    assert!(run.out.contains("validation  20 rows"), "{}", run.out);
+    assert!(run.err.contains("first 10 %"), "{}", run.err);
+}
+
+#[test]
+fn what_is_wrong_with_data_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let file = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let mixed = folder.path().join("mixed");
+    std::fs::create_dir(&mixed).unwrap();
+    std::fs::write(mixed.join("a.txt"), "a").unwrap();
+    std::fs::write(mixed.join("a.jsonl"), "{}").unwrap();
+    let sound = folder.path().join("sound.parquet");
+    write_parquet(&sound, &lines()[..50], Compression::SNAPPY);
+    let bytes = std::fs::read(&sound).unwrap();
+    let cases: Vec<(PathBuf, &str, &str)> = vec![
+        (file("nothing.txt", b""), "", "holds no text"),
+        (
+            file("short.txt", b"too short"),
+            "",
+            "not enough for one block of 40",
+        ),
+        (file("bad.txt", b"fine\n\xff\xfe\n"), "", "offset 5"),
+        (
+            file("bad.jsonl", b"{\"text\": \"a\"}\n{\"text\": \n"),
+            "",
+            "bad.jsonl, line 2",
+        ),
+        (
+            file("list.jsonl", b"[1, 2]\n"),
+            "",
+            "line 1: it is no JSON object",
+        ),
+        (
+            file("other.jsonl", b"{\"body\": \"a\"}\n"),
+            "",
+            "no column `text`; it has body",
+        ),
+        (
+            file("number.jsonl", b"{\"text\": 7}\n"),
+            "",
+            "`text` is no text",
+        ),
+        (
+            sound.clone(),
+            "--text_column words",
+            "no column `words`; it has id, text",
+        ),
+        (
+            sound.clone(),
+            "--text_column id",
+            "`id` is no column of texts",
+        ),
+        (
+            file("cut.parquet", &bytes[..bytes.len() / 2]),
+            "",
+            "no usable Parquet file",
+        ),
+        (file("no.parquet", b"no"), "", "no usable Parquet file"),
+        (empty, "", "has no files of text"),
+        (mixed, "", "files of different kinds"),
+        (folder.path().join("absent.txt"), "", "absent.txt"),
+    ];
+    for (path, more, what) in cases {
+        let line = format!(
+            "train --model_name_or_path {{}} --train_file {{}} --block_size 40 --max_steps 1 --machine ipu {more}"
+        );
+        superstep(&words(&line, &[&model, &path])).fails(1, what);
+    }
+    // Damage anywhere in a Parquet file is an error or goes unnoticed, but never a crash.
+    for at in (0..bytes.len()).step_by(bytes.len() / 40) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        let corpus = Corpus::at(&file("damaged.parquet", &damaged), None).unwrap();
+        let cache = TokenCache {
+            directory: folder.path().join("cache"),
+            overwrite: true,
+        };
+        let _ = cache.blocks(&corpus, &tokenizer(), 8, VOCABULARY, &mut Told::default());
+    }
+    let line = "train --model_name_or_path {} --dataset_name no/where --block_size 40";
+    superstep(&words(line, &[&model])).fails(1, "datasets--no--where");
+}
