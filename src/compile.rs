@@ -16,10 +16,12 @@ use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
 use crate::manifest::{Manifest, PassTime};
 use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 
+mod cache;
 mod file;
 mod machine;
 pub mod remedies;
 
+pub use cache::{ExecutableCache, Origin};
 pub use file::{open, save};
 pub use machine::machine_named;
 

@@ -346,3 +346,39 @@ fn a_run_that_gains_no_more_ends_and_a_broken_one_says_where() {
     superstep::train::checkpoint::Checkpoint::open(&out.join("checkpoint-1")).unwrap();
     assert!(!out.join("checkpoint-2").exists());
 }
+
+#[test]
+fn a_second_run_finds_its_programs_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+    let kept = folder.path().join("kept");
+    let held_out = folder.path().join("held_out.json");
+    std::fs::write(&held_out, "[[1, 2, 3, 4, 5, 6, 7, 8]]").unwrap();
+    let tiny = fixture("tiny");
+    let run = |out: &Path, more: &str| {
+        let line = format!(
+            "train --model_name_or_path {{}} --train_tokens {{}} --do_eval --validation_file {{}} --max_steps 1 --machine ipu \
+             --executable_cache_dir {{}} --output_dir {{}} {more}"
+        );
+        superstep(&words(&line, &[&tiny, &held_out, &held_out, &kept, out])).ok()
+    };
+    let files = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&kept).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    assert!(run(&a, "").out.contains("compiled in"));
+    assert_eq!(files().len(), 2);
+    assert!(run(&b, "").out.contains("compiled before"));
+    assert!(weights(&a) == weights(&b));
+    assert!(run(&b, "--weight_decay 0.1").out.contains("compiled in"));
+    assert_eq!(files().len(), 3);
+    for file in files() {
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    }
+    let again = run(&b, "");
+    assert!(again.out.contains("compiled anew"), "{}", again.out);
+    assert!(again.err.contains("truncated"), "{}", again.err);
+    assert!(weights(&a) == weights(&b));
+    assert!(run(&b, "").out.contains("compiled before"));
+}

@@ -10,9 +10,9 @@ use superstep_ir::machine::Machine;
 
 use super::data_options::{DataFile, TextOptions};
 use super::model_options::ModelOptions;
-use super::output::{prepare_directory, say};
+use super::output::{note, prepare_directory, say};
 use super::program_options::at_least_one;
-use crate::compile::{compile_evaluation, machine_named};
+use crate::compile::{ExecutableCache, Origin, machine_named};
 use crate::data::TokenBlocks;
 use crate::data::dataset::Split;
 use crate::error::Error;
@@ -57,6 +57,9 @@ pub(super) struct Options {
     /// Folder for eval_results.json.
     #[arg(long = "output_dir", value_name = "DIR")]
     output_dir: Option<PathBuf>,
+    /// Folder that keeps compiled programs for the next run of the same shape.
+    #[arg(long = "executable_cache_dir", value_name = "DIR")]
+    executable_cache_dir: Option<PathBuf>,
     /// Host threads; results do not depend on it [default: all].
     #[arg(long = "threads", value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -78,6 +81,7 @@ impl Options {
         let machine = machine_named(self.machine.as_deref())?;
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
         evaluator.threads = self.threads;
+        evaluator.cache.directory = self.executable_cache_dir.clone();
         let evaluation = evaluator.evaluate(&weights)?;
         say(evaluator.line(&evaluation));
         match &self.output_dir {
@@ -107,6 +111,7 @@ pub(super) struct Evaluator<'a> {
     blocks: TokenBlocks,
     batch_size: usize,
     pub(super) threads: usize,
+    pub(super) cache: ExecutableCache,
     session: Option<Session>,
 }
 
@@ -123,6 +128,7 @@ impl<'a> Evaluator<'a> {
             batch_size: batch_size.min(blocks.len()),
             blocks,
             threads: 0,
+            cache: ExecutableCache::default(),
             session: None,
         }
     }
@@ -136,8 +142,12 @@ impl<'a> Evaluator<'a> {
             }
             none => {
                 let length = self.blocks.block_size();
-                let program =
-                    compile_evaluation(self.config, self.machine, self.batch_size, length)?;
+                let (program, origin) =
+                    self.cache
+                        .evaluation(self.config, self.machine, self.batch_size, length)?;
+                if let Origin::MadeAnew(reason) = origin {
+                    note(format_args!("the kept program cannot be used: {reason}"));
+                }
                 none.insert(Session::load(Arc::new(program), weights, self.threads)?)
             }
         };

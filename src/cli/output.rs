@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::atomic_file;
-use crate::compile::IrSink;
+use crate::compile::{IrSink, Origin};
 use crate::error::Error;
 
 /// Prints `text` and a newline. When the reader closed the pipe (`superstep report … | head`), the rest of the output is of no use
@@ -18,6 +18,21 @@ pub(super) fn say(text: impl std::fmt::Display) {
 /// Something worth knowing that is no error: one line on stderr.
 pub(super) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "note: {text}");
+}
+
+/// Says where a training program came from, and how long it took.
+pub(super) fn say_origin(origin: &Origin, seconds: f64) {
+    match origin {
+        Origin::Found(path) => say(format_args!(
+            "compiled before: {}, read in {seconds:.2} s\n",
+            path.display()
+        )),
+        Origin::MadeAnew(reason) => {
+            note(format_args!("the kept program cannot be used: {reason}"));
+            say(format_args!("compiled anew in {seconds:.2} s\n"));
+        }
+        Origin::Compiled => say(format_args!("compiled in {seconds:.2} s\n")),
+    }
 }
 
 /// Prints graphs for `--print_ir_after`.

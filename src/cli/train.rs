@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::eval::Evaluator;
 use super::model_options::{Model, ModelOptions};
-use super::output::{IrPrinter, note, prepare_directory, say};
+use super::output::{IrPrinter, note, prepare_directory, say, say_origin};
 use super::program_options::{OptimiserOptions, ProgramOptions};
-use crate::compile::{Compiled, compile_training, open};
+use crate::compile::{Compiled, ExecutableCache, open};
 use crate::data::{DataError, SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::manifest::Manifest;
@@ -71,6 +71,7 @@ impl Options {
                 self.output.eval_batch_size,
             );
             evaluator.threads = self.output.threads;
+            evaluator.cache.directory = self.output.executable_cache_dir.clone();
             evaluator
         });
         let trained = if self.output.do_train {
@@ -130,11 +131,12 @@ impl Options {
         let mut settings = self.program.settings(&self.optimiser, &model.config)?;
         settings.block_size = block_size;
         let start = Instant::now();
-        let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)?;
-        say(format_args!(
-            "compiled in {:.2} s\n",
-            start.elapsed().as_secs_f64()
-        ));
+        let cache = ExecutableCache {
+            directory: self.output.executable_cache_dir.clone(),
+        };
+        let (compiled, origin) =
+            cache.training(&model.name, &model.config, &settings, &mut IrPrinter)?;
+        say_origin(&origin, start.elapsed().as_secs_f64());
         Ok(compiled)
     }
 

@@ -141,6 +141,9 @@ pub(super) struct OutputOptions {
     /// Samples of an evaluation batch.
     #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     pub(super) eval_batch_size: usize,
+    /// Folder that keeps compiled programs for the next run of the same shape.
+    #[arg(long = "executable_cache_dir", value_name = "DIR")]
+    pub(super) executable_cache_dir: Option<PathBuf>,
     /// Host threads; results do not depend on it [default: all].
     #[arg(long = "threads", value_name = "N", default_value_t = 0)]
     pub(super) threads: usize,
