@@ -8,8 +8,7 @@ pub mod terminal;
 
 use serde::Serialize;
 use superstep_ir::machine::Machine;
-use superstep_ir::types::DType;
-use superstep_passes::plan::matmul::search::{Filter, search_among};
+use superstep_passes::plan::matmul::search::{Filter, search, search_among};
 use superstep_passes::plan::matmul::{
     Front, MatmulPlan, MatmulProblem, PlanCost, PlanStyle, PlannedProduct,
 };
@@ -78,19 +77,14 @@ pub fn lone_product(
     budget: u64,
     style: PlanStyle,
 ) -> ProductExplanation {
-    let front = search_among(machine, problem, style, &|_| true);
-    let front = if front.is_empty() {
-        search_among(machine, problem, PlanStyle::Gather, &|_| true)
-    } else {
-        front
-    };
+    let front = search(machine, problem, style);
     let plan = front.best_within(budget);
     explanation(machine, None, problem, plan, budget, &front)
 }
 
 /// Explains how a product of a program is executed.
 pub fn planned_product(machine: &Machine, planned: &PlannedProduct) -> ProductExplanation {
-    let front = search_among(machine, &planned.problem, PlanStyle::Auto, &|_| true);
+    let front = search(machine, &planned.problem, PlanStyle::Auto);
     let op = Some(planned.op.clone());
     explanation(
         machine,
@@ -123,7 +117,7 @@ fn explanation(
         sync_cycles: cost.sync,
         tiles: plan.tiles(),
         tile_bytes: cost.temporary_bytes + cost.result_bytes,
-        bound_cycles: bound_cycles(machine, problem),
+        bound_cycles: problem.arithmetic_cycles(machine, machine.tiles_per_ipu.into()),
         plan,
         reasons: reasons(&plan, budget, &candidates),
         candidates,
@@ -148,25 +142,6 @@ fn candidates(machine: &Machine, problem: &MatmulProblem, budget: u64) -> Vec<Ca
             })
         })
         .collect()
-}
-
-/// Cycles of a product's multiplications on all tiles of an IPU at the peak of the matrix unit.
-pub fn bound_cycles(machine: &Machine, problem: &MatmulProblem) -> u64 {
-    let rate = u64::from(match (problem.input, problem.partials) {
-        (DType::F16, DType::F16) => machine.amp_f16_macs,
-        (DType::F16, _) => machine.amp_f16_f32_macs,
-        _ => machine.amp_f32_macs,
-    });
-    macs(problem).div_ceil(rate * u64::from(machine.tiles_per_ipu))
-}
-
-/// Multiply-adds of a product.
-pub fn macs(problem: &MatmulProblem) -> u64 {
-    [problem.groups, problem.m, problem.k, problem.n]
-        .iter()
-        .fold(1u64, |product, &extent| {
-            product.saturating_mul(extent as u64)
-        })
 }
 
 /// What the cycles of a plan are spent on, by name.

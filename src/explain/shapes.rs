@@ -3,10 +3,9 @@
 use serde::Serialize;
 use superstep_ir::machine::Machine;
 use superstep_ir::types::DType;
-use superstep_passes::plan::matmul::search::search_among;
+use superstep_passes::plan::matmul::search::{search, search_among};
 use superstep_passes::plan::matmul::{Inner, MatmulPlan, MatmulProblem, Operand, PlanStyle};
 
-use super::bound_cycles;
 use crate::frontend::Gpt2Config;
 
 /// Share of tile memory for one product: PopLibs' default.
@@ -107,8 +106,8 @@ fn shape(machine: &Machine, name: String, problem: MatmulProblem) -> Shape {
         ..problem.clone()
     };
     Shape {
-        bound_cycles: bound_cycles(machine, &problem),
-        plan: search_among(machine, &problem, PlanStyle::Auto, &|_| true).best_within(budget),
+        bound_cycles: problem.arithmetic_cycles(machine, machine.tiles_per_ipu.into()),
+        plan: search(machine, &problem, PlanStyle::Auto).best_within(budget),
         poplibs: gathered(&f32_partials),
         gather: gathered(&problem),
         name,

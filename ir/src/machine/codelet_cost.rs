@@ -26,7 +26,7 @@ use spent::Work;
 
 pub use flops::vertex_flops;
 pub use share::Share;
-pub use spent::{Spent, VertexAccount};
+pub use spent::{Causes, Spent, VertexAccount};
 
 /// Extents and element type of one operand block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

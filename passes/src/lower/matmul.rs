@@ -19,7 +19,6 @@ use crate::plan::matmul::{
     Inner, MatmulPlan, MatmulProblem, Operand as Side, Outcome, PlannedProduct,
 };
 use grid::PlanGrid;
-use turn::{slice_views, uncut};
 use weights::over_budget;
 pub(in crate::lower) use weights::{JointProblem, Resting};
 
@@ -161,7 +160,8 @@ impl OpLowering<'_, '_, '_> {
             if over_budget(&staying, budget) < over_budget(&chosen.plan, budget) {
                 let (depth, column) = if there.transpose_b { (1, 0) } else { (0, 1) };
                 let layout = self.g.lw.layout_of(v);
-                let grid = self.g.lw.grid_of_operand(&layout, depth, column);
+                let roles = [None, Some(depth), Some(column)];
+                let grid = self.g.lw.grid_of_layout(&layout, roles);
                 chosen = Product::new(extents, there, staying, grid);
             }
         }
@@ -210,7 +210,7 @@ impl OpLowering<'_, '_, '_> {
         let even = grid.axes[innermost].extent.is_multiple_of(2);
         Some(MatmulProblem {
             b: Side::Stays {
-                depth_parts: two_axes(&layout.cuts[depth], grid),
+                depth_parts: two_axes(depth_cut, grid),
                 column_parts: layout.cuts[column].parts(grid),
                 pairs_share_depth: by_column && even,
             },
@@ -252,46 +252,22 @@ impl OpLowering<'_, '_, '_> {
         let may_stay = self.g.lw.may_stay() || travel_plan.ring.is_none();
         if may_stay && over_budget(&stay_plan, budget) <= over_budget(&travel_plan, budget) {
             self.record(&stay, &stay_plan);
-            self.accumulate_in_place(acc, &layout, &extents, &stay, &stay_plan);
+            let roles = [Some(0), None, Some(1)];
+            let grid = self.g.lw.grid_of_layout(&layout, roles);
+            let product = Product::new(extents, stay, stay_plan, grid);
+            let sides = self.sides(&product.problem, &product.plan);
+            self.multiply(&product, &sides, 0, Operand::whole(acc));
             return;
         }
         self.record(&travel, &travel_plan);
         let product = self.on_own_grid(extents, travel, travel_plan);
         let sides = self.sides(&product.problem, &product.plan);
         let partial = self.partial_product(&product, &sides, 0);
-        let cuts = uncut(1).into_iter().chain(layout.cuts.iter().cloned());
+        let cuts = std::iter::once(Cut::none()).chain(layout.cuts.iter().cloned());
         let gathered = Layout::new(layout.grid, cuts);
         let shape = Shape::new(&[extents.m, extents.n]);
         let parts = product.plan.k;
         self.sum_partials(partial, &gathered, &shape, parts, Operand::whole(acc), true);
-    }
-
-    fn accumulate_in_place(
-        &mut self,
-        acc: VarId,
-        layout: &Layout,
-        extents: &Extents,
-        problem: &MatmulProblem,
-        plan: &MatmulPlan,
-    ) {
-        let sides = self.sides(problem, plan);
-        let (m, n) = (layout.cuts[0].clone(), layout.cuts[1].clone());
-        let order = |swap: bool, x: Cut, y: Cut| if swap { [y, x] } else { [x, y] };
-        let a_layout = Layout::new(layout.grid, order(sides.transpose_a, m, Cut::none()));
-        let b_layout = Layout::new(layout.grid, order(sides.transpose_b, Cut::none(), n));
-        for slice in 0..plan.serial_k {
-            let depth = gather::depth_slice(extents, plan, problem.grain_k(), slice);
-            let a_axis = usize::from(!sides.transpose_a);
-            let b_axis = usize::from(sides.transpose_b);
-            let a_views = slice_views(a_axis, depth.clone(), extents.k);
-            let b_views = slice_views(b_axis, depth, extents.k);
-            let mut moves = Vec::new();
-            let a = self.bring(&sides, 0, &a_views, &a_layout, &mut moves);
-            let b = self.bring(&sides, 1, &b_views, &b_layout, &mut moves);
-            self.exchange("operands", moves);
-            let operands = [a, b].map(Operand::whole);
-            self.amp(&sides, layout.grid, true, operands, Operand::whole(acc));
-        }
     }
 
     /// `product + acc` in the product's variable.

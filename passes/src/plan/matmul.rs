@@ -12,8 +12,9 @@ pub mod search;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_ir::machine::codelet_cost::matmul::peak_macs;
 use superstep_ir::types::DType;
-use superstep_ir::units::Bytes;
+use superstep_ir::units::{Bytes, Cycles};
 
 pub use cost::PlanCost;
 pub use front::Front;
@@ -112,6 +113,21 @@ impl MatmulProblem {
             b: Operand::Elsewhere,
             out: Outcome::Stays,
         }
+    }
+
+    /// Multiply-adds.
+    pub fn macs(&self) -> u64 {
+        [self.groups, self.m, self.k, self.n]
+            .iter()
+            .fold(1u64, |product, &extent| {
+                product.saturating_mul(extent as u64)
+            })
+    }
+
+    /// Cycles of the multiplications alone, on so many tiles at the peak of the matrix unit: no plan on them is faster.
+    pub fn arithmetic_cycles(&self, machine: &Machine, tiles: u64) -> Cycles {
+        self.macs()
+            .div_ceil(tiles * peak_macs(machine, self.input, self.partials))
     }
 
     /// Input channels of a coefficient block of the matrix unit.

@@ -1,7 +1,7 @@
 //! `amp_matmul`: the matrix unit, PopLibs' `ConvPartial1x1Out` (mk2.md §3.1).
 
 use super::super::Machine;
-use super::{BlockShape, Spent, VertexAccount, Work, transpose, vector};
+use super::{BlockShape, Causes, Spent, VertexAccount, Work, transpose, vector};
 use crate::program::Codelet;
 use crate::types::DType;
 use crate::units::Cycles;
@@ -18,6 +18,15 @@ pub struct AmpMatmul {
     pub columns: u64,
     /// Whether the output is added to, not overwritten.
     pub accumulate: bool,
+}
+
+/// Multiply-adds of a tile's matrix unit in a cycle, at its peak.
+pub fn peak_macs(machine: &Machine, input: DType, partials: DType) -> u64 {
+    u64::from(match (input, partials) {
+        (DType::F16, DType::F16) => machine.amp_f16_macs,
+        (DType::F16, _) => machine.amp_f16_f32_macs,
+        _ => machine.amp_f32_macs,
+    })
 }
 
 /// How the matrix unit works in one mode.
@@ -37,12 +46,8 @@ impl Mode {
     /// f16 rows take 4 issues a block, f32 rows 8: from that and the rate follow the units, 16 / 8 / 16 on a Mk2.
     fn of(machine: &Machine, input: DType, partials: DType) -> Mode {
         let f32_inputs = input != DType::F16;
-        let (macs, depth, issues) = match (f32_inputs, partials) {
-            (true, _) => (machine.amp_f32_macs, 8, 8),
-            (false, DType::F16) => (machine.amp_f16_macs, 16, 4),
-            (false, _) => (machine.amp_f16_f32_macs, 16, 4),
-        };
-        let units = (u64::from(macs) * issues / depth).max(1);
+        let (depth, issues) = if f32_inputs { (8, 8) } else { (16, 4) };
+        let units = (peak_macs(machine, input, partials) * issues / depth).max(1);
         let bytes = units * depth * if f32_inputs { 4 } else { 2 };
         Mode {
             units,
@@ -182,12 +187,14 @@ pub fn amp_account(machine: &Machine, call: &AmpMatmul) -> VertexAccount {
     let ideal = macs as f64 / peak as f64;
     VertexAccount {
         cycles,
-        ideal,
-        fill: (inner - slowest) as f64,
-        padding: streaming as f64 - ideal,
-        workers: (slowest - streaming) as f64,
-        overhead: (cycles - inner) as f64,
-        ..VertexAccount::default()
+        causes: Causes {
+            ideal,
+            fill: (inner - slowest) as f64,
+            padding: streaming as f64 - ideal,
+            workers: (slowest - streaming) as f64,
+            overhead: (cycles - inner) as f64,
+            ..Causes::default()
+        },
     }
 }
 
@@ -294,10 +301,12 @@ pub(super) fn account(
     let mut account = amp_account(machine, &choice.call);
     for turned in choice.turning {
         account.cycles += turned.cycles;
-        account.transpose += turned.cycles as f64;
+        account.causes.transpose += turned.cycles as f64;
     }
     match choice.dots {
-        Some(dots) if dots.cycles < account.cycles => VertexAccount::vector(dots, account.ideal),
+        Some(dots) if dots.cycles < account.cycles => {
+            VertexAccount::vector(dots, account.causes.ideal)
+        }
         _ => account,
     }
 }
@@ -358,15 +367,15 @@ mod tests {
         for (input, partials) in types {
             for (rows, depth, columns) in [(1, 1, 1), (7, 24, 5), (96, 768, 64), (1472, 7, 17)] {
                 let account = amp_account(&mk2, &call(input, partials, rows, depth, columns));
-                let VertexAccount {
-                    cycles,
+                let cycles = account.cycles;
+                let Causes {
                     ideal,
                     fill,
                     padding,
                     overhead,
                     workers,
                     ..
-                } = account;
+                } = account.causes;
                 let sum = ideal + fill + padding + overhead + workers;
                 assert!((sum - cycles as f64).abs() < 1e-6, "{account:?}");
                 assert!(fill > 0.0 && padding >= 0.0 && overhead > 0.0 && workers >= 0.0);

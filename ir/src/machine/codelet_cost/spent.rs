@@ -4,7 +4,7 @@
 //! says how long the loop would be if the work were spread evenly over the workers in full vectors: the difference is what the unevenness
 //! costs.
 
-use std::ops::{Add, Mul};
+use std::ops::{Add, AddAssign, Mul};
 
 use super::super::Machine;
 use crate::units::Cycles;
@@ -76,11 +76,17 @@ impl Mul<Work> for u64 {
     }
 }
 
-/// Tile cycles of one vertex by cause; the causes sum to `cycles`.
+/// Tile cycles of one vertex, and what they go into; the causes sum to `cycles`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct VertexAccount {
     pub cycles: Cycles,
-    /// Its arithmetic at the peak rate of its unit: the matrix unit for products, the vector unit for all else.
+    pub causes: Causes,
+}
+
+/// What the cycles of vertices go into.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Causes {
+    /// Arithmetic at the peak rate of its unit: the matrix unit for products, the vector unit for all else.
     pub ideal: f64,
     /// Matrix unit: loading coefficients, filling and draining the pipeline, clearing the output.
     pub fill: f64,
@@ -96,17 +102,47 @@ pub struct VertexAccount {
     pub workers: f64,
 }
 
+impl Mul<f64> for Causes {
+    type Output = Causes;
+
+    fn mul(self, times: f64) -> Causes {
+        Causes {
+            ideal: self.ideal * times,
+            fill: self.fill * times,
+            padding: self.padding * times,
+            transpose: self.transpose * times,
+            instructions: self.instructions * times,
+            overhead: self.overhead * times,
+            workers: self.workers * times,
+        }
+    }
+}
+
+impl AddAssign for Causes {
+    fn add_assign(&mut self, other: Causes) {
+        self.ideal += other.ideal;
+        self.fill += other.fill;
+        self.padding += other.padding;
+        self.transpose += other.transpose;
+        self.instructions += other.instructions;
+        self.overhead += other.overhead;
+        self.workers += other.workers;
+    }
+}
+
 impl VertexAccount {
     /// The account of a vector codelet that does `ideal` cycles of arithmetic.
     pub(super) fn vector(spent: Spent, ideal: f64) -> VertexAccount {
         let ideal = ideal.min(spent.even);
         VertexAccount {
             cycles: spent.cycles,
-            ideal,
-            instructions: spent.even - ideal,
-            overhead: spent.fixed as f64,
-            workers: (spent.cycles - spent.fixed) as f64 - spent.even,
-            ..VertexAccount::default()
+            causes: Causes {
+                ideal,
+                instructions: spent.even - ideal,
+                overhead: spent.fixed as f64,
+                workers: (spent.cycles - spent.fixed) as f64 - spent.even,
+                ..Causes::default()
+            },
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Cycles of a compute set: the busiest tile, where groups that meet on a tile add up; and what all its tiles spend their cycles on.
 
-use std::ops::AddAssign;
-
 use smallvec::SmallVec;
 
 use super::classes::{TileClass, TileClasses, tile_classes};
 use crate::ids::{IpuId, TileId};
-use crate::machine::codelet_cost::{BlockShape, VertexAccount, vertex_account, vertex_cycles};
+use crate::machine::codelet_cost::{
+    BlockShape, Causes, VertexAccount, vertex_account, vertex_cycles,
+};
 use crate::program::{Codelet, ComputeSet, Program, VertexGroup};
 
 /// Cycles of the busiest tile, and the number of tiles that work.
@@ -48,44 +48,6 @@ pub struct SetAccount {
     /// Bytes that vertices read and write, each operand once.
     pub read: u64,
     pub written: u64,
-}
-
-/// Sums of the fields of [`VertexAccount`].
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Causes {
-    pub ideal: f64,
-    pub fill: f64,
-    pub padding: f64,
-    pub transpose: f64,
-    pub instructions: f64,
-    pub overhead: f64,
-    pub workers: f64,
-}
-
-impl Causes {
-    fn of(account: &VertexAccount, times: f64) -> Causes {
-        Causes {
-            ideal: account.ideal * times,
-            fill: account.fill * times,
-            padding: account.padding * times,
-            transpose: account.transpose * times,
-            instructions: account.instructions * times,
-            overhead: account.overhead * times,
-            workers: account.workers * times,
-        }
-    }
-}
-
-impl AddAssign for Causes {
-    fn add_assign(&mut self, other: Causes) {
-        self.ideal += other.ideal;
-        self.fill += other.fill;
-        self.padding += other.padding;
-        self.transpose += other.transpose;
-        self.instructions += other.instructions;
-        self.overhead += other.overhead;
-        self.workers += other.workers;
-    }
 }
 
 /// What a vertex group is for.
@@ -167,7 +129,7 @@ impl SetAccount {
         match serves {
             Serves::Sums => self.partials += all * useful,
             Serves::Turning => self.spent.transpose += all * useful,
-            Serves::Itself => self.spent += Causes::of(account, tiles as f64 * useful),
+            Serves::Itself => self.spent += account.causes * (tiles as f64 * useful),
         }
     }
 }

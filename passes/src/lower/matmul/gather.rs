@@ -11,7 +11,7 @@ use super::grid::Share;
 use super::turn::{Sides, slice_views};
 use super::{Extents, Product};
 use crate::plan::Layout;
-use crate::plan::matmul::MatmulPlan;
+use crate::plan::matmul::{MatmulPlan, Outcome};
 
 impl OpLowering<'_, '_, '_> {
     /// The whole product in a variable of its own.
@@ -84,7 +84,13 @@ impl OpLowering<'_, '_, '_> {
     }
 
     /// Brings operands and multiplies into `target`, in the plan's style.
-    fn multiply(&mut self, p: &Product, sides: &Sides, row_slice: usize, target: Operand) {
+    pub(super) fn multiply(
+        &mut self,
+        p: &Product,
+        sides: &Sides,
+        row_slice: usize,
+        target: Operand,
+    ) {
         match p.plan.ring {
             Some(ring) => self.rotate(p, sides, ring, target),
             None => self.multiply_slices(p, sides, row_slice, target),
@@ -96,6 +102,7 @@ impl OpLowering<'_, '_, '_> {
         let (extents, plan) = (&p.extents, &p.plan);
         let batch = usize::from(extents.groups.is_some());
         let rows = extents.m / plan.serial_m;
+        let adds = matches!(p.problem.out, Outcome::Fixed { .. });
         for slice in 0..plan.serial_k {
             let depth = depth_slice(extents, plan, p.problem.grain_k(), slice);
             let (m_axis, k_axis) = if sides.transpose_a {
@@ -117,7 +124,7 @@ impl OpLowering<'_, '_, '_> {
             self.amp(
                 sides,
                 p.grid.id,
-                slice > 0,
+                adds || slice > 0,
                 [a, b].map(Operand::whole),
                 target,
             );
@@ -168,7 +175,7 @@ impl OpLowering<'_, '_, '_> {
 }
 
 /// The `slice`-th range of the contraction, in whole grains.
-pub(super) fn depth_slice(
+fn depth_slice(
     extents: &Extents,
     plan: &MatmulPlan,
     grain: usize,

@@ -22,6 +22,7 @@ pub(super) struct PlanGrid {
     m: Axes,
     n: Axes,
     grain_k: usize,
+    grain_m: usize,
     grain_n: usize,
     /// Of the axes of rows and columns, the outer one is a ring.
     pub(super) row_ring: Option<u8>,
@@ -101,25 +102,34 @@ impl Lowering<'_> {
             m: run(m_at, rows.len()),
             n: run(n_at, columns.len()),
             grain_k: if ring.is_some() { 1 } else { grain_k },
+            grain_m: 1,
             grain_n: GRAIN_N,
             row_ring: row_ring.then_some(m_at as u8),
             column_ring: column_ring.then_some(n_at as u8),
         }
     }
 
-    /// The grid on which an operand lies, with its cuts of contraction and columns.
-    pub(super) fn grid_of_operand(&self, layout: &Layout, depth: usize, column: usize) -> PlanGrid {
-        let cut = |d: usize| (layout.cuts[d].axes.clone(), layout.cuts[d].grain as usize);
-        let ((k, grain_k), (n, grain_n)) = (cut(depth), cut(column));
+    /// The grid on which an operand or a result lies; which of its dimensions are the rows, the contraction and the columns of the product.
+    pub(super) fn grid_of_layout(
+        &self,
+        layout: &Layout,
+        [rows, depth, columns]: [Option<usize>; 3],
+    ) -> PlanGrid {
+        let cut = |dimension: Option<usize>| match dimension {
+            Some(d) => (layout.cuts[d].axes.clone(), layout.cuts[d].grain as usize),
+            None => (Axes::new(), 1),
+        };
+        let ((m, grain_m), (k, grain_k), (n, grain_n)) = (cut(rows), cut(depth), cut(columns));
         PlanGrid {
             id: layout.grid,
             grid: self.grid_ref(layout.grid).clone(),
             batched: false,
             g: Axes::new(),
             k,
-            m: Axes::new(),
+            m,
             n,
             grain_k,
+            grain_m,
             grain_n,
             row_ring: None,
             column_ring: None,
@@ -145,7 +155,7 @@ impl PlanGrid {
     }
 
     pub(super) fn rows(&self) -> Cut {
-        self.of(&self.m, 1)
+        self.of(&self.m, self.grain_m)
     }
 
     pub(super) fn columns(&self) -> Cut {
@@ -163,7 +173,7 @@ impl PlanGrid {
 
     /// Axes and grain of the cut of the rows.
     pub(super) fn row_axes(&self) -> (&[u8], usize) {
-        (&self.m, 1)
+        (&self.m, self.grain_m)
     }
 
     /// Axes and grain of the cut of the columns.

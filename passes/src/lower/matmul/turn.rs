@@ -1,7 +1,7 @@
 //! Operands of a product and how they are brought: as they are, or turned (transposed) once where they lie, before they are gathered.
 
 use superstep_ir::ids::VarId;
-use superstep_ir::program::{Category, Codelet, Cut, Move, Operand, View};
+use superstep_ir::program::{Category, Codelet, Move, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
 use super::super::{Binding, OpLowering, viewed_shape};
@@ -91,17 +91,14 @@ impl OpLowering<'_, '_, '_> {
         let side = ((matrix[0] * matrix[1]) as f64 / left as f64).sqrt().ceil() as usize;
         let rows = matrix[0].div_ceil(side.max(1)).clamp(1, left);
         let columns = (left / rows).min(matrix[1].div_ceil(side.max(1))).max(1);
-        let mut parts: Vec<usize> = Vec::new();
         let mut free = self.g.lw.tiles();
+        let mut parts: Vec<usize> = Vec::new();
         for &extent in batch {
             let p = extent.min(free).max(1);
             parts.push(p);
             free /= p;
         }
-        parts.extend([
-            rows.min(free).max(1),
-            columns.min(free / rows.min(free).max(1)).max(1),
-        ]);
+        parts.extend([rows, columns]);
         self.g.lw.layout_by_parts(self.ipu, 0, &parts)
     }
 
@@ -121,9 +118,4 @@ pub(super) fn slice_views(axis: usize, range: std::ops::Range<usize>, size: usiz
         start: range.start,
         len: range.len(),
     }]
-}
-
-/// Leading dimensions that are not cut.
-pub(super) fn uncut(dimensions: usize) -> Vec<Cut> {
-    vec![Cut::none(); dimensions]
 }

@@ -134,18 +134,44 @@ impl Incoming {
     }
 }
 
-/// Bytes of the contiguous runs of the two operands' blocks.
-fn runs(problem: &MatmulProblem, plan: &MatmulPlan, tile: Tile) -> [usize; 2] {
-    let bytes = problem.input.bytes();
-    let a_is_turned = problem.transpose_a && !plan.turn_a;
-    let b_is_turned = problem.transpose_b && !plan.turn_b;
-    let a = if a_is_turned { tile.rows } else { tile.depth };
-    let b = if b_is_turned {
-        tile.depth
-    } else {
-        tile.columns
-    };
-    [a * bytes, b * bytes]
+/// The block of an operand that a tile needs in one round or step.
+#[derive(Clone, Copy)]
+struct Block {
+    bytes: usize,
+    /// Bytes of its contiguous runs.
+    run: usize,
+    /// Both tiles of every pair need it.
+    wide: bool,
+}
+
+impl Block {
+    /// The blocks of the two operands.
+    fn of_operands(problem: &MatmulProblem, plan: &MatmulPlan, tile: Tile) -> [Block; 2] {
+        let element = problem.input.bytes();
+        let (a_wide, b_wide) = pairs_share(problem, plan);
+        let a_is_turned = problem.transpose_a && !plan.turn_a;
+        let b_is_turned = problem.transpose_b && !plan.turn_b;
+        let a_run = if a_is_turned { tile.rows } else { tile.depth };
+        let b_run = if b_is_turned {
+            tile.depth
+        } else {
+            tile.columns
+        };
+        let block = |elements: usize, run: usize, wide: bool| Block {
+            bytes: tile.groups * elements * element,
+            run: run * element,
+            wide,
+        };
+        [
+            block(tile.rows * tile.depth, a_run, a_wide),
+            block(tile.depth * tile.columns, b_run, b_wide),
+        ]
+    }
+
+    /// `bytes` of such blocks.
+    const fn incoming(self, bytes: usize) -> Incoming {
+        Incoming::block(bytes, self.run, self.wide)
+    }
 }
 
 /// Whether the two tiles of every pair hold the same rows (`.0`) or the same columns (`.1`) of the result.
@@ -155,13 +181,13 @@ fn pairs_share(problem: &MatmulProblem, plan: &MatmulPlan) -> (bool, bool) {
             pairs_share_depth, ..
         } => (pairs_share_depth, false),
         _ => {
-            let copies = |parts: usize, rotates: Option<bool>| match (plan.ring, rotates) {
-                (Some(ring), Some(true)) => parts / ring.length,
+            // Of a dimension that a ring goes over, only the copies inside each place share.
+            let copies = |parts: usize, rotates: bool| match plan.ring {
+                Some(ring) if rotates => parts / ring.length,
                 _ => parts,
             };
-            let ring = plan.ring;
-            let m = copies(plan.m, ring.map(|r| r.b));
-            let n = copies(plan.n, ring.map(|r| r.a));
+            let m = copies(plan.m, plan.ring.is_some_and(|r| r.b));
+            let n = copies(plan.n, plan.ring.is_some_and(|r| r.a));
             match plan.inner {
                 Inner::N => (
                     n.is_multiple_of(2),
@@ -253,23 +279,19 @@ fn gather(
     tile: Tile,
     cost: &mut PlanCost,
 ) {
-    let bytes = problem.input.bytes();
-    let a = tile.groups * tile.rows * tile.depth * bytes;
-    let b = tile.groups * tile.depth * tile.columns * bytes;
-    let (a_wide, b_wide) = pairs_share(problem, plan);
-    let [a_run, b_run] = runs(problem, plan, tile);
+    let [a, b] = Block::of_operands(problem, plan, tile);
     let (b_in, b_local) = match problem.b {
-        Operand::Elsewhere => (Incoming::block(b, b_run, b_wide), 0),
+        Operand::Elsewhere => (b.incoming(b.bytes), 0),
         Operand::RestsHere => {
-            let own = b / plan.m;
-            let partner = if b_wide { own.min(b - own) } else { 0 };
-            let rest = Incoming::block(b - own - partner, b_run, b_wide);
-            let partner = Incoming::block(partner, b_run, false);
+            let own = b.bytes / plan.m;
+            let partner = if b.wide { own.min(b.bytes - own) } else { 0 };
+            let rest = b.incoming(b.bytes - own - partner);
+            let partner = Incoming::block(partner, b.run, false);
             (rest.and(partner), if plan.m > 1 { own } else { 0 })
         }
         Operand::Stays { .. } => (Incoming::default(), 0),
     };
-    let a_in = Incoming::block(a, a_run, a_wide);
+    let a_in = a.incoming(a.bytes);
     // With one slice of k the weights stay while the row slices pass by.
     let with_b = plan.serial_k * if plan.serial_k == 1 { 1 } else { plan.serial_m };
     let rounds = plan.serial_m * plan.serial_k;
@@ -279,12 +301,9 @@ fn gather(
     let a_alone = a_in.cycles(machine).max(hot) * (rounds - with_b) as Cycles;
     cost.operands += both + a_alone;
     cost.sync += machine.sync_cycles * rounds as Cycles;
-    let b_held = if matches!(problem.b, Operand::Stays { .. }) || b_in.is_nothing() {
-        0
-    } else {
-        b
-    };
-    cost.temporary_bytes += (a + b_held) as Bytes;
+    // What stays, or rests without another tile that needs it, is not received.
+    let b_held = if b_in.is_nothing() { 0 } else { b.bytes };
+    cost.temporary_bytes += (a.bytes + b_held) as Bytes;
 }
 
 /// Cycles of the tiles that send. A slice lies on few tiles, which then send all they have.
@@ -310,32 +329,28 @@ fn shift(
     ring: Ring,
     cost: &mut PlanCost,
 ) {
-    let bytes = problem.input.bytes();
-    let a = tile.groups * tile.rows * tile.depth * bytes;
-    let b = tile.groups * tile.depth * tile.columns * bytes;
-    let (a_wide, b_wide) = pairs_share(problem, plan);
-    let [a_run, b_run] = runs(problem, plan, tile);
+    let [a, b] = Block::of_operands(problem, plan, tile);
     let steps = ring.length;
-    let first = |piece: usize, rotates: bool, run: usize, wide: bool| {
-        Incoming::block(if rotates { piece } else { piece * steps }, run, wide)
-    };
+    let first =
+        |piece: Block, rotates: bool| piece.incoming(piece.bytes * if rotates { 1 } else { steps });
     let b_first = match (problem.b, ring.b) {
         // Each tile has its share of the first piece already.
         (Operand::RestsHere, true) => {
-            let own = b * steps / plan.m;
-            Incoming::block(b.saturating_sub(own), b_run, b_wide)
+            let own = b.bytes * steps / plan.m;
+            b.incoming(b.bytes.saturating_sub(own))
         }
-        _ => first(b, ring.b, b_run, b_wide),
+        _ => first(b, ring.b),
     };
-    cost.operands += first(a, ring.a, a_run, a_wide).and(b_first).cycles(machine);
-    let moving = |piece: usize, rotates: bool, wide: bool| {
-        // A piece lies in one run everywhere.
-        Incoming::block(if rotates { piece } else { 0 }, piece, wide)
+    cost.operands += first(a, ring.a).and(b_first).cycles(machine);
+    // A piece on its way lies in one run.
+    let moving = |piece: Block, rotates: bool| match rotates {
+        true => Incoming::block(piece.bytes, piece.bytes, piece.wide),
+        false => Incoming::default(),
     };
-    let step = moving(a, ring.a, a_wide).and(moving(b, ring.b, b_wide));
+    let step = moving(a, ring.a).and(moving(b, ring.b));
     cost.shifts += step.cycles(machine) * (steps as Cycles - 1);
     cost.sync += machine.sync_cycles * steps as Cycles;
-    let held = |piece: usize, rotates: bool| piece * if rotates { 2 } else { steps };
+    let held = |piece: Block, rotates: bool| piece.bytes * if rotates { 2 } else { steps };
     cost.temporary_bytes += (held(a, ring.a) + held(b, ring.b)) as Bytes;
 }
 

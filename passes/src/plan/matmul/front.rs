@@ -62,26 +62,17 @@ impl Front {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Inner, PlanCost};
+    use super::super::PlanCost;
     use super::*;
 
     fn plan(bytes: u64, cycles: u64, tiles: usize) -> MatmulPlan {
         MatmulPlan {
-            g: tiles,
-            m: 1,
-            n: 1,
-            k: 1,
-            inner: Inner::N,
-            serial_m: 1,
-            serial_k: 1,
-            turn_a: false,
-            turn_b: false,
-            ring: None,
             cost: PlanCost {
                 multiply: cycles,
                 temporary_bytes: bytes,
                 ..PlanCost::default()
             },
+            ..MatmulPlan::split([tiles, 1, 1, 1])
         }
     }
 

@@ -6,14 +6,11 @@
 
 use rayon::prelude::*;
 use superstep_ir::machine::Machine;
-use superstep_ir::types::DType;
 use superstep_ir::units::{Bytes, Cycles};
 
 use super::cost::cost;
 use super::front::Front;
-use super::{
-    GRAIN_N, Inner, MatmulPlan, MatmulProblem, Operand, Outcome, PlanCost, PlanStyle, Ring,
-};
+use super::{GRAIN_N, Inner, MatmulPlan, MatmulProblem, Operand, Outcome, PlanStyle, Ring};
 
 /// Up to so many parts every number of parts is tried.
 const ALL_COUNTS: usize = 64;
@@ -150,9 +147,7 @@ impl Scan<'_> {
     }
 
     fn is_hopeless(&self, tiles: usize) -> bool {
-        let p = self.problem;
-        let macs = p.groups as u64 * p.m as u64 * p.k as u64 * p.n as u64;
-        let bound = macs / (tiles as u64 * macs_per_cycle(self.machine, p));
+        let bound = self.problem.arithmetic_cycles(self.machine, tiles as u64);
         bound / HOPELESS > self.best
     }
 
@@ -167,7 +162,7 @@ impl Scan<'_> {
     }
 
     /// The combinations of innermost dimension and turned operands for a split.
-    fn variants(&self, [g, m, n, k]: [usize; 4]) -> impl Iterator<Item = MatmulPlan> + use<> {
+    fn variants(&self, split: [usize; 4]) -> impl Iterator<Item = MatmulPlan> + use<> {
         let (turns_a, turns_b) = (self.problem.transpose_a, self.problem.transpose_b);
         let given = matches!(self.problem.out, Outcome::Fixed { .. })
             || matches!(self.problem.b, Operand::Stays { .. });
@@ -179,28 +174,13 @@ impl Scan<'_> {
             let (by_rows, turn_a, turn_b) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             let pointless = by_rows && given || turn_a && !turns_a || turn_b && !turns_b;
             (!pointless).then_some(MatmulPlan {
-                g,
-                m,
-                n,
-                k,
                 inner: if by_rows { Inner::M } else { inner },
-                serial_m: 1,
-                serial_k: 1,
                 turn_a,
                 turn_b,
-                ring: None,
-                cost: PlanCost::default(),
+                ..MatmulPlan::split(split)
             })
         })
     }
-}
-
-fn macs_per_cycle(machine: &Machine, problem: &MatmulProblem) -> u64 {
-    u64::from(match (problem.input, problem.partials) {
-        (DType::F16, DType::F16) => machine.amp_f16_macs,
-        (DType::F16, _) => machine.amp_f16_f32_macs,
-        _ => machine.amp_f32_macs,
-    })
 }
 
 /// Gathering plans of a split: unsliced, and in more and more slices as long as that saves memory.

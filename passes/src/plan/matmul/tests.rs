@@ -68,17 +68,10 @@ fn every_plan(tiles: usize, p: &MatmulProblem) -> Vec<MatmulPlan> {
                 continue;
             }
             let base = MatmulPlan {
-                g,
-                m,
-                n,
-                k,
                 inner: if bits & 1 != 0 { Inner::M } else { Inner::N },
-                serial_m: 1,
-                serial_k: 1,
                 turn_a,
                 turn_b,
-                ring: None,
-                cost: PlanCost::default(),
+                ..MatmulPlan::split([g, m, n, k])
             };
             for serial_m in [1, 2, 4, 8, 16, 32] {
                 for serial_k in [1, 2, 4, 8, 16, 32, 64] {
@@ -176,19 +169,7 @@ fn one_tile_costs_what_its_vertex_costs() {
 fn exchange_follows_the_pair_rule() {
     let machine = machine(16);
     let problem = MatmulProblem::plain([256, 128, 256], DType::F32, DType::F32);
-    let plan = MatmulPlan {
-        g: 1,
-        m: 4,
-        n: 4,
-        k: 1,
-        inner: Inner::N,
-        serial_m: 1,
-        serial_k: 1,
-        turn_a: false,
-        turn_b: false,
-        ring: None,
-        cost: PlanCost::default(),
-    };
+    let plan = MatmulPlan::split([1, 4, 4, 1]);
     let block: Cycles = 64 * 128 * 4;
     // Rows of a in 64 runs, rows of b in 128.
     let runs = 64 + 128;
