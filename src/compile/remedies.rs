@@ -12,7 +12,7 @@ use crate::settings::TrainingSettings;
 /// A change with which the model fits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Remedy {
-    /// The change, as options of the command line.
+    /// The change, as options of the command line where there are such.
     pub options: String,
     /// Predicted samples a second.
     pub samples_per_second: f64,
@@ -79,9 +79,13 @@ pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy>
             global_sync_cycles: pod.global_sync_cycles,
             ..settings.machine.clone()
         };
-        change(format!("--machine {name}"), &|s| {
-            s.machine = machine.clone()
-        });
+        // Only a preset has a name for the command line; another machine's file says how many IPUs it has.
+        let options = if machine == pod {
+            format!("--machine {name}")
+        } else {
+            format!("{} IPUs instead of {}", pod.ipus, settings.machine.ipus)
+        };
+        change(options, &|s| s.machine = machine.clone());
     }
     let tried = changes.into_iter();
     tried

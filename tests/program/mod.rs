@@ -77,6 +77,13 @@ pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
         .collect()
 }
 
+/// Writes a file of this name into `folder`.
+pub fn file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
 /// A file or folder of the reference data.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
