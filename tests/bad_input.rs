@@ -135,11 +135,7 @@ fn impossible_configurations() {
 fn unusable_data() {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny_with_tokenizer(folder.path());
-    let file = |name: &str, content: &[u8]| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
+    let file = |name: &str, content: &[u8]| program::file(folder.path(), name, content);
     let tokens = |path: &Path, more: &str, what: &str| {
         let line =
             format!("train --model_name_or_path {{}} --train_tokens {{}} --machine ipu {more}");

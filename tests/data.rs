@@ -232,11 +232,7 @@ fn data_sets_train_and_evaluate_by_split() {
 fn what_is_wrong_with_data_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny_with_tokenizer(folder.path());
-    let file = |name: &str, content: &[u8]| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
+    let file = |name: &str, content: &[u8]| program::file(folder.path(), name, content);
     let empty = folder.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let mixed = folder.path().join("mixed");

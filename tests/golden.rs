@@ -103,18 +103,16 @@ fn check_states(
     }
 }
 
+fn check_final_weights(engine: &Engine, golden: &Golden) {
+    let file = "weights_final.safetensors";
+    check_states(engine, golden, file, "", 1.0, RELATIVE);
+}
+
 #[test]
 fn tiny_trains_to_the_golden_weights_on_one_ipu() {
     let golden = Golden::load("tiny");
     let engine = train(&golden, "train", &[2], 1472, 2, 1);
-    check_states(
-        &engine,
-        &golden,
-        "weights_final.safetensors",
-        "",
-        1.0,
-        RELATIVE,
-    );
+    check_final_weights(&engine, &golden);
 }
 
 #[test]
@@ -122,14 +120,7 @@ fn tiny_trains_to_the_golden_weights_over_two_and_four_ipus() {
     let golden = Golden::load("tiny");
     for layers in [&[1, 1][..], &[0, 1, 1, 0]] {
         let engine = train(&golden, "train", layers, 1472, 2, 2);
-        check_states(
-            &engine,
-            &golden,
-            "weights_final.safetensors",
-            "",
-            1.0,
-            RELATIVE,
-        );
+        check_final_weights(&engine, &golden);
     }
 }
 
@@ -138,14 +129,7 @@ fn tiny_trains_the_same_on_few_tiles_and_odd_counts() {
     let golden = Golden::load("tiny");
     for tiles in [5, 16, 101] {
         let engine = train(&golden, "train", &[2], tiles, 2, 1);
-        check_states(
-            &engine,
-            &golden,
-            "weights_final.safetensors",
-            "",
-            1.0,
-            RELATIVE,
-        );
+        check_final_weights(&engine, &golden);
     }
 }
 
@@ -165,14 +149,7 @@ fn every_style_of_matmul_plans_trains_to_the_golden_weights() {
                 PlanStyle::Auto => {}
             }
             let engine = train_program(&golden, "train", program.program, &OPTIONS);
-            check_states(
-                &engine,
-                &golden,
-                "weights_final.safetensors",
-                "",
-                1.0,
-                RELATIVE,
-            );
+            check_final_weights(&engine, &golden);
         }
     }
 }

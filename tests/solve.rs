@@ -1,24 +1,20 @@
 //! `superstep solve offsets` on the hard public instances and on tables that make no sense.
 
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+
+use program::{Run, file, fixture, superstep, words};
 
 const CAPACITY: u64 = 1_048_576;
 
 fn instance(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/minimalloc");
-    folder.join(format!("{name}.1048576.csv"))
+    fixture("minimalloc").join(format!("{name}.1048576.csv"))
 }
 
-fn solve(file: &Path, capacity: u64, out: &Path, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_superstep"))
-        .args(["solve", "offsets"])
-        .arg(file)
-        .args(["--capacity", &capacity.to_string(), "-o"])
-        .arg(out)
-        .args(more)
-        .output()
-        .expect("the binary runs")
+fn solve(file: &Path, capacity: u64, out: &Path, more: &str) -> Run {
+    let line = format!("solve offsets {{}} --capacity {capacity} -o {{}} {more}");
+    superstep(&words(&line, &[file, out]))
 }
 
 /// Checks the written table against the instance.
@@ -51,8 +47,7 @@ fn hard_instances_fit() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["A", "C", "D", "F", "G", "J", "K"] {
         let (file, out) = (instance(name), folder.path().join("out.csv"));
-        let output = solve(&file, CAPACITY, &out, &[]);
-        assert!(output.status.success(), "{name}: {output:?}");
+        solve(&file, CAPACITY, &out, "").ok();
         check(&file, &out);
     }
 }
@@ -61,26 +56,17 @@ fn hard_instances_fit() {
 fn what_cannot_fit_is_said_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.csv");
-    let output = solve(&instance("F"), CAPACITY - 1, &out, &[]);
-    assert_eq!(output.status.code(), Some(1));
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        error.contains("cannot fit") && error.contains("1,048,576"),
-        "{error}"
-    );
-    let output = solve(&instance("E"), CAPACITY, &out, &["--budget", "100"]);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        error.contains("there may be one") && error.contains("--budget"),
-        "{error}"
-    );
+    let run = solve(&instance("F"), CAPACITY - 1, &out, "").fails(1, "cannot fit");
+    assert!(run.err.contains("1,048,576"), "{}", run.err);
+    let run = solve(&instance("E"), CAPACITY, &out, "--budget 100").fails(1, "there may be one");
+    assert!(run.err.contains("--budget"), "{}", run.err);
     assert!(!out.exists());
 }
 
 #[test]
 fn tables_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, out) = (folder.path().join("in.csv"), folder.path().join("out.csv"));
+    let out = folder.path().join("out.csv");
     for (text, says) in [
         ("", "empty"),
         ("id,lower,upper\n0,1,2\n", "no column `size`"),
@@ -97,15 +83,8 @@ fn tables_that_make_no_sense_are_refused() {
         ("id,lower,upper,size,offset\n0,1,2,3,4\n", "already"),
         ("id,lower,upper,size\n0,1,2,2000000\n", "cannot fit"),
     ] {
-        std::fs::write(&file, text).unwrap();
-        let output = solve(&file, CAPACITY, &out, &[]);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{text:?}: {error}");
-        assert!(error.contains(says), "{text:?}: {error}");
+        let file = file(folder.path(), "in.csv", text.as_bytes());
+        solve(&file, CAPACITY, &out, "").fails(1, says);
     }
-    assert!(
-        !solve(&folder.path().join("none.csv"), 1, &out, &[])
-            .status
-            .success()
-    );
+    solve(&folder.path().join("none.csv"), 1, &out, "").fails(1, "none.csv");
 }
