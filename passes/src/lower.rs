@@ -4,7 +4,9 @@
 //! layout. An op asks for its operands in the layouts of its plan ([`OpLowering::demand`]); what is not there already is moved by one exchange.
 //! State stays in one variable for ever; ops that update it run in place.
 
+mod bring;
 mod elementwise;
+mod flops;
 mod loss;
 mod matmul;
 mod reduce;
@@ -307,7 +309,7 @@ impl GraphLowering<'_, '_> {
         lowering.dispatch()?;
         let made_steps = lowering.sets > 0;
         if made_steps {
-            let flops = flops(self.graph, id);
+            let flops = flops::flops(self.graph, id);
             self.lw.program.origins.push(Origin {
                 name: node.name.clone(),
                 kind: node.op.name().to_string(),
@@ -445,134 +447,6 @@ impl OpLowering<'_, '_, '_> {
         self.g.lw.variable(name, ty, layout, category)
     }
 
-    /// Where the operand is on this op's IPU: values of other IPUs are brought over once, splats are filled in where needed.
-    fn held(&mut self, i: usize) -> (VarId, Vec<View>) {
-        let value = self.operand(i);
-        match self.g.bindings[&value].clone() {
-            Binding::Held { variable, views } => self.import(variable, views),
-            Binding::Splat(v) => {
-                let ty = self.ty(i);
-                let layout = self.g.lw.spread(self.ipu, &ty.shape);
-                (self.fill(v, ty, layout), vec![])
-            }
-        }
-    }
-
-    fn import(&mut self, variable: VarId, views: Vec<View>) -> (VarId, Vec<View>) {
-        if self.g.lw.program.grid_of(variable).ipu == self.ipu {
-            return (variable, views);
-        }
-        let key = (variable, views.clone(), self.ipu);
-        if let Some(&known) = self.g.imports.get(&key) {
-            return (known, vec![]);
-        }
-        let source = self.g.lw.program.variable(variable);
-        let (name, dtype) = (
-            format!("{}.on_{}", source.name, self.ipu.0),
-            source.ty.dtype,
-        );
-        let shape = viewed_shape(&source.ty.shape, &views);
-        let layout = self.g.lw.spread(self.ipu, &shape);
-        let copy = self.g.lw.variable(
-            name,
-            TensorType::new(dtype, shape),
-            layout,
-            Category::Activation,
-        );
-        self.exchange(
-            "import",
-            vec![whole_move(&self.g.lw.program, variable, views, copy)],
-        );
-        // Later ops of this IPU read the copy too: no result may take its place.
-        self.g.pending.insert(copy, usize::MAX);
-        self.g.imports.insert(key, copy);
-        (copy, vec![])
-    }
-
-    fn fill(&mut self, value: f64, ty: TensorType, layout: Layout) -> VarId {
-        let grid = layout.grid;
-        let variable = self.make("fill", ty, layout, Category::Temporary);
-        let codelet = Codelet::Fill {
-            value: superstep_ir::types::Real(value),
-        };
-        self.compute("fill", codelet, grid, &[], &[Operand::whole(variable)]);
-        variable
-    }
-
-    /// Operand `i`, seen through `extra` views after its own, in `layout`: the variable itself if it lies so already, else a copy made
-    /// by a move that is added to `moves`.
-    fn demand(
-        &mut self,
-        i: usize,
-        extra: &[View],
-        layout: &Layout,
-        what: &str,
-        moves: &mut Vec<Move>,
-    ) -> VarId {
-        if let Binding::Splat(v) = self.g.bindings[&self.operand(i)] {
-            let ty = self.ty(i);
-            let shape = viewed_shape(&ty.shape, extra);
-            return self.fill(v, TensorType::new(ty.dtype, shape), layout.clone());
-        }
-        let (variable, mut views) = self.held(i);
-        views.extend_from_slice(extra);
-        self.arrange(variable, views, layout, what, moves)
-    }
-
-    /// A variable through views, in `layout`.
-    fn arrange(
-        &mut self,
-        mut variable: VarId,
-        views: Vec<View>,
-        layout: &Layout,
-        what: &str,
-        moves: &mut Vec<Move>,
-    ) -> VarId {
-        let mut views = simplify(&self.g.lw.shape_of(variable), views);
-        if views.is_empty() && self.g.lw.layout_of(variable) == *layout {
-            return variable;
-        }
-        let key = (variable, views.clone(), layout.clone());
-        if let Some(&known) = self.local.get(&key) {
-            return known;
-        }
-        (variable, views) = self.reachable(variable, views);
-        let source = self.g.lw.program.variable(variable);
-        let ty = TensorType::new(source.ty.dtype, viewed_shape(&source.ty.shape, &views));
-        let copy = self.make(what, ty, layout.clone(), Category::Temporary);
-        moves.push(whole_move(&self.g.lw.program, variable, views, copy));
-        self.local.insert(key, copy);
-        copy
-    }
-
-    /// The same elements, seen through views that one move can follow: copies are made where the views are not affine.
-    fn reachable(&mut self, mut variable: VarId, mut views: Vec<View>) -> (VarId, Vec<View>) {
-        while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
-            let rest = views.split_off(affine);
-            variable = self.materialise(variable, views);
-            views = rest;
-        }
-        (variable, views)
-    }
-
-    /// A plain copy of a variable through views, in the default layout.
-    fn materialise(&mut self, variable: VarId, views: Vec<View>) -> VarId {
-        let source = self.g.lw.program.variable(variable);
-        let (shape, dtype) = (viewed_shape(&source.ty.shape, &views), source.ty.dtype);
-        let layout = self.g.lw.spread(self.ipu, &shape);
-        let copy = self.make(
-            "copy",
-            TensorType::new(dtype, shape),
-            layout,
-            Category::Temporary,
-        );
-        self.exchange(
-            "copy",
-            vec![whole_move(&self.g.lw.program, variable, views, copy)],
-        );
-        copy
-    }
-
     /// Emits a sync and one exchange with these moves, if any.
     fn exchange(&mut self, what: &str, moves: Vec<Move>) {
         if moves.is_empty() {
@@ -684,84 +558,5 @@ fn whole_move(program: &Program, source: VarId, views: Vec<View>, destination: V
         views,
         destination,
         at: SmallVec::from_elem(0, rank),
-    }
-}
-
-/// Shape after all views; they are known to apply.
-fn viewed_shape(shape: &Shape, views: &[View]) -> Shape {
-    views.iter().fold(shape.clone(), |s, v| {
-        v.apply(&s).expect("views of a checked graph apply")
-    })
-}
-
-/// Drops reshapes that another follows and views that change nothing.
-fn simplify(shape: &Shape, views: Vec<View>) -> Vec<View> {
-    let mut out: Vec<View> = Vec::new();
-    let mut shapes = vec![shape.clone()];
-    for view in views {
-        if matches!(
-            (&view, out.last()),
-            (View::Reshape(_), Some(View::Reshape(_)))
-        ) {
-            out.pop();
-            shapes.pop();
-        }
-        let before = shapes.last().expect("starts with one");
-        let after = view.apply(before).expect("views of a checked graph apply");
-        let nothing = match &view {
-            View::Reshape(to) => to == before,
-            View::Transpose(perm) => perm.iter().enumerate().all(|(i, &p)| i == p),
-            View::Slice { axis, len, .. } => *len == before[*axis],
-        };
-        if !nothing {
-            out.push(view);
-            shapes.push(after);
-        }
-    }
-    out
-}
-
-/// `None` when one move can do all the views; else how many of them it can do (at least one).
-fn affine_prefix(shape: &Shape, views: &[View]) -> Option<usize> {
-    use superstep_ir::program::exchange::views_are_affine;
-    if views_are_affine(shape, views) {
-        return None;
-    }
-    (1..views.len())
-        .rev()
-        .find(|&n| views_are_affine(shape, &views[..n]))
-        .or(Some(1))
-}
-
-/// Floating-point operations of one execution of an op.
-fn flops(graph: &Graph, id: OpId) -> u64 {
-    let node = graph.node(id);
-    let elements = |i: usize| node.results().get(i).map_or(0, |t| t.shape.elements()) as u64;
-    match &node.op {
-        Op::Matmul { transpose_a, .. } => {
-            let a = &graph.ty(node.operands()[0]).shape;
-            let depth = a[a.rank() - if *transpose_a { 2 } else { 1 }] as u64;
-            2 * elements(0) * depth
-        }
-        Op::Map(expr) => {
-            let work = expr.nodes.iter().filter(|n| {
-                matches!(
-                    n,
-                    superstep_ir::op::MapNode::Unary(..) | superstep_ir::op::MapNode::Binary(..)
-                )
-            });
-            elements(0) * work.count() as u64
-        }
-        Op::LayerNorm { .. }
-        | Op::LayerNormGrad
-        | Op::Softmax { .. }
-        | Op::SoftmaxGrad { .. }
-        | Op::CrossEntropyGrad => 5 * elements(0),
-        Op::Reduce { .. } | Op::LayerNormParamGrad | Op::CrossEntropy | Op::ScatterAdd => node
-            .operands()
-            .last()
-            .map_or(0, |&v| graph.ty(v).shape.elements() as u64),
-        Op::Unary(_) | Op::Binary(_) | Op::Dropout { .. } | Op::Cast { .. } => elements(0),
-        _ => 0,
     }
 }

@@ -6,7 +6,8 @@ use superstep_ir::op::{MapExpr, MapNode, Op};
 use superstep_ir::program::{Category, Codelet, Operand, View};
 use superstep_ir::types::{Real, Shape, TensorType};
 
-use super::{Binding, LowerError, OpLowering, simplify};
+use super::views::simplify;
+use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
 
 /// A layout an elementwise op could run in: the extents it works on (the result's elements, perhaps in another shape) and the layout.

@@ -134,7 +134,7 @@ impl OpLowering<'_, '_, '_> {
 
     /// Gathers `views(partial) = [p, rest…]` so that all `p` lie together, and reduces them: `[rest…]` in the default layout.
     fn reduce_stage(&mut self, kind: ReduceKind, partial: VarId, views: Vec<View>) -> VarId {
-        let whole = super::viewed_shape(&self.g.lw.shape_of(partial), &views);
+        let whole = super::views::viewed_shape(&self.g.lw.shape_of(partial), &views);
         let rest: Shape = whole.dims()[1..].into();
         let target = self.g.lw.spread(self.ipu, &rest);
         let gathered = Layout::new(

@@ -119,7 +119,7 @@ impl OpLowering<'_, '_, '_> {
             .enumerate()
             .map(|(slice, source)| superstep_ir::program::Move {
                 source,
-                views: super::simplify(
+                views: super::views::simplify(
                     &self.g.lw.shape_of(source),
                     vec![View::Reshape([rows, width].into())],
                 ),

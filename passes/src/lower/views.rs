@@ -2,8 +2,9 @@
 
 use superstep_ir::op::Op;
 use superstep_ir::program::{Category, Move, View};
+use superstep_ir::types::Shape;
 
-use super::{Binding, LowerError, OpLowering, affine_prefix, simplify};
+use super::{Binding, LowerError, OpLowering};
 
 impl OpLowering<'_, '_, '_> {
     pub(super) fn view(&mut self) -> Result<(), LowerError> {
@@ -62,4 +63,50 @@ impl OpLowering<'_, '_, '_> {
         self.bind_whole(0, out);
         Ok(())
     }
+}
+
+/// Shape after all views; they are known to apply.
+pub(super) fn viewed_shape(shape: &Shape, views: &[View]) -> Shape {
+    views.iter().fold(shape.clone(), |s, v| {
+        v.apply(&s).expect("views of a checked graph apply")
+    })
+}
+
+/// Drops reshapes that another follows and views that change nothing.
+pub(super) fn simplify(shape: &Shape, views: Vec<View>) -> Vec<View> {
+    let mut out: Vec<View> = Vec::new();
+    let mut shapes = vec![shape.clone()];
+    for view in views {
+        if matches!(
+            (&view, out.last()),
+            (View::Reshape(_), Some(View::Reshape(_)))
+        ) {
+            out.pop();
+            shapes.pop();
+        }
+        let before = shapes.last().expect("starts with one");
+        let after = view.apply(before).expect("views of a checked graph apply");
+        let nothing = match &view {
+            View::Reshape(to) => to == before,
+            View::Transpose(perm) => perm.iter().enumerate().all(|(i, &p)| i == p),
+            View::Slice { axis, len, .. } => *len == before[*axis],
+        };
+        if !nothing {
+            out.push(view);
+            shapes.push(after);
+        }
+    }
+    out
+}
+
+/// `None` when one move can do all the views; else how many of them it can do (at least one).
+pub(super) fn affine_prefix(shape: &Shape, views: &[View]) -> Option<usize> {
+    use superstep_ir::program::exchange::views_are_affine;
+    if views_are_affine(shape, views) {
+        return None;
+    }
+    (1..views.len())
+        .rev()
+        .find(|&n| views_are_affine(shape, &views[..n]))
+        .or(Some(1))
 }

@@ -9,7 +9,8 @@ use superstep_ir::ids::VarId;
 use superstep_ir::program::{Category, Cut, Move, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
-use super::super::{OpLowering, simplify};
+use super::super::OpLowering;
+use super::super::views::simplify;
 use super::Product;
 use super::turn::Sides;
 use crate::plan::Layout;

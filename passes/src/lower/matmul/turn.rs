@@ -4,7 +4,8 @@ use superstep_ir::ids::VarId;
 use superstep_ir::program::{Category, Codelet, Move, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
-use super::super::{Binding, OpLowering, viewed_shape};
+use super::super::views::viewed_shape;
+use super::super::{Binding, OpLowering};
 use crate::plan::Layout;
 use crate::plan::matmul::{MatmulPlan, MatmulProblem};
 
