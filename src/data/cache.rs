@@ -1,6 +1,5 @@
 //! Tokenised corpora are kept: the next run with the same text, tokenizer and block size starts at once.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::corpus::{Corpus, Part};
@@ -59,7 +58,7 @@ impl TokenCache {
             match TokenFile::open(&path, &key) {
                 Ok(file) => {
                     watch.done(&file.counts(), true);
-                    return blocks(file, corpus, block_size);
+                    return Ok(blocks(file, corpus, block_size));
                 }
                 Err(reason) => watch.note(format!(
                     "{} is damaged ({reason}) and made anew",
@@ -89,12 +88,12 @@ impl TokenCache {
             path: path.clone(),
             reason,
         })?;
-        blocks(file, corpus, block_size)
+        Ok(blocks(file, corpus, block_size))
     }
 }
 
-fn blocks(file: TokenFile, corpus: &Corpus, block_size: usize) -> Result<TokenBlocks, DataError> {
-    Ok(TokenBlocks::in_file(corpus.path.clone(), block_size, file))
+fn blocks(file: TokenFile, corpus: &Corpus, block_size: usize) -> TokenBlocks {
+    TokenBlocks::in_file(corpus.path.clone(), block_size, file)
 }
 
 fn too_short(corpus: &Corpus, block_size: usize, counts: &Counts) -> DataError {
@@ -138,18 +137,9 @@ fn file_digest(path: &Path) -> Result<(blake3::Hash, u64), DataError> {
         });
     }
     let read = || -> std::io::Result<(blake3::Hash, u64)> {
-        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
-        let mut file = std::fs::File::open(path)?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok((hasher.finalize(), bytes)),
-                n => {
-                    hasher.update(&buffer[..n]);
-                    bytes += n as u64;
-                }
-            }
-        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(std::fs::File::open(path)?)?;
+        Ok((hasher.finalize(), hasher.count()))
     };
     read().map_err(|source| DataError::Read {
         path: path.to_path_buf(),

@@ -73,14 +73,9 @@ impl TokenFile {
         if about.key != key || bytes != Some(before - length) || !matches!(about.id_bytes, 2 | 4) {
             return Err("it is not the file its name says".into());
         }
-        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; 1 << 20]);
-        let mut ids = file.take(before - length);
-        loop {
-            match ids.read(&mut buffer).map_err(said)? {
-                0 => break,
-                n => hasher.update(&buffer[..n]),
-            };
-        }
+        let mut hasher = blake3::Hasher::new();
+        let ids = file.take(before - length);
+        hasher.update_reader(ids).map_err(said)?;
         if hasher.finalize().to_hex().as_str() != about.digest {
             return Err("its ids are not what was written".into());
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,6 @@ use crate::train::meter::Meter;
 pub const CONTENT_FILE: &str = "superstep_checkpoint.json";
 /// Version of the layout of checkpoints.
 pub(super) const FORMAT: u32 = 1;
-const READ_BYTES: usize = 1 << 20;
 
 /// Where the run was, what it was, and what the other files must be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,13 +76,7 @@ impl Content {
 
 /// The blake3 digest of a file.
 pub(super) fn file_digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            n => hasher.update(&buffer[..n]),
-        };
-    }
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
