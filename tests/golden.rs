@@ -216,12 +216,32 @@ fn small4_follows_the_golden_run_over_one_two_and_four_ipus() {
     let golden = Golden::load("small4");
     for layers in [&[4][..], &[2, 2], &[1, 1, 1, 1]] {
         let engine = train(&golden, "train", layers, 1472, 2, 1);
-        for (name, want) in golden.expected["train"]["weights_final"]
-            .as_object()
-            .expect("weights")
-        {
-            check_summary(&engine, name, want);
-        }
+        check_summaries(&engine, &golden);
+    }
+}
+
+#[test]
+fn small4_follows_the_golden_run_in_each_forced_style() {
+    let golden = Golden::load("small4");
+    for style in [PlanStyle::Gather, PlanStyle::Shift] {
+        let hyper = golden.hyper("");
+        let module = golden.training_module(&hyper, 1);
+        let program = compiled_in_style(
+            style,
+            module,
+            &machine(2, 1472),
+            &[2, 2],
+            hyper.accumulation,
+        );
+        let engine = train_program(&golden, "train", program.program, &OPTIONS);
+        check_summaries(&engine, &golden);
+    }
+}
+
+fn check_summaries(engine: &Engine, golden: &Golden) {
+    let expected = &golden.expected["train"]["weights_final"];
+    for (name, want) in expected.as_object().expect("weights") {
+        check_summary(engine, name, want);
     }
 }
 
