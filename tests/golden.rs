@@ -138,20 +138,25 @@ fn every_style_of_matmul_plans_trains_to_the_golden_weights() {
     let golden = Golden::load("tiny");
     for style in PlanStyle::ALL {
         for (layers, tiles) in [(&[2][..], 1472), (&[1, 1], 64), (&[2], 24)] {
-            let hyper = golden.hyper("");
-            let module = golden.training_module(&hyper, 1);
-            let machine = machine(layers.len() as u32, tiles);
-            let program = compiled_in_style(style, module, &machine, layers, hyper.accumulation);
-            let rings = shifts(&program.program);
-            match style {
-                PlanStyle::Gather => assert_eq!(rings, 0),
-                PlanStyle::Shift => assert!(rings > 0),
-                PlanStyle::Auto => {}
-            }
-            let engine = train_program(&golden, "train", program.program, &OPTIONS);
+            let engine = train_in_style(&golden, style, layers, tiles);
             check_final_weights(&engine, &golden);
         }
     }
+}
+
+/// Trains with products of this style only, and checks that the program has rings, or has none, as the style says.
+fn train_in_style(golden: &Golden, style: PlanStyle, layers: &[u32], tiles: u32) -> Engine {
+    let hyper = golden.hyper("");
+    let module = golden.training_module(&hyper, 1);
+    let machine = machine(layers.len() as u32, tiles);
+    let program = compiled_in_style(style, module, &machine, layers, hyper.accumulation).program;
+    let rings = shifts(&program);
+    match style {
+        PlanStyle::Gather => assert_eq!(rings, 0),
+        PlanStyle::Shift => assert!(rings > 0),
+        PlanStyle::Auto => {}
+    }
+    train_program(golden, "train", program, &OPTIONS)
 }
 
 /// Exchanges between neighbours on a ring.
@@ -224,16 +229,7 @@ fn small4_follows_the_golden_run_over_one_two_and_four_ipus() {
 fn small4_follows_the_golden_run_in_each_forced_style() {
     let golden = Golden::load("small4");
     for style in [PlanStyle::Gather, PlanStyle::Shift] {
-        let hyper = golden.hyper("");
-        let module = golden.training_module(&hyper, 1);
-        let program = compiled_in_style(
-            style,
-            module,
-            &machine(2, 1472),
-            &[2, 2],
-            hyper.accumulation,
-        );
-        let engine = train_program(&golden, "train", program.program, &OPTIONS);
+        let engine = train_in_style(&golden, style, &[2, 2], 1472);
         check_summaries(&engine, &golden);
     }
 }
