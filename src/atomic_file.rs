@@ -51,7 +51,7 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts the file that will be `path`. The directory must exist.
+    /// Starts the file that will be `path`. The directory must exist; a device, socket or pipe of that name is an error.
     pub fn create(path: &Path) -> Result<AtomicFile, AtomicWriteError> {
         let failed = |step: &'static str, source| AtomicWriteError {
             path: path.to_path_buf(),
@@ -60,6 +60,10 @@ impl AtomicFile {
         };
         if path.file_name().is_none() {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+            return Err(failed("looking at the path", source));
+        }
+        if is_special(path) {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not an ordinary file");
             return Err(failed("looking at the path", source));
         }
         let file = temporary_in(directory_of(path))
@@ -122,6 +126,11 @@ fn directory_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// A device, socket or pipe: taking its name would destroy it. A directory cannot be replaced by a file anyway.
+fn is_special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|known| !known.is_file() && !known.is_dir())
 }
 
 fn temporary_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
@@ -219,6 +228,27 @@ mod tests {
         })
         .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_special_file_is_refused_and_stays() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let link = directory.path().join("link");
+        symlink(&socket, &link).unwrap();
+        for path in [&socket, &link] {
+            let error = write(path, b"x").unwrap_err();
+            assert!(
+                error.to_string().contains("not an ordinary file"),
+                "{error}"
+            );
+        }
+        let kind = std::fs::metadata(&socket).unwrap().file_type();
+        assert!(kind.is_socket(), "it was replaced");
+        assert_eq!(names_in(directory.path()), ["link", "socket"]);
     }
 
     #[cfg(unix)]
