@@ -86,6 +86,21 @@ pub enum Step {
         body: ProcId,
     },
     Call(ProcId),
+    /// Procedures of disjoint IPUs, all at the same time: it ends when the last of them does.
+    Parallel(Vec<ProcId>),
+}
+
+impl Step {
+    /// The procedures that the step runs, and how often each.
+    pub fn bodies(&self) -> impl Iterator<Item = (ProcId, u64)> + '_ {
+        let (bodies, times): (&[ProcId], u64) = match self {
+            Step::Repeat { count, body } => (std::slice::from_ref(body), u64::from(*count)),
+            Step::Call(body) => (std::slice::from_ref(body), 1),
+            Step::Parallel(bodies) => (bodies, 1),
+            _ => (&[], 0),
+        };
+        bodies.iter().map(move |&body| (body, times))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,22 +237,87 @@ impl Program {
         &self.procedures[id.index()]
     }
 
-    /// Calls `visit(step, times)` for every step in program order, descending into calls; a repeated body is visited once, with the
-    /// number of times it runs.
+    /// Calls `visit(step, times)` for every step that the entry reaches, each once: in program order, a procedure where it is first called.
+    /// `times` is how often the step runs in one run of the entry. The position in this walk is the step's number, which live ranges refer to.
     pub fn walk<'p>(&'p self, visit: &mut impl FnMut(&'p Step, u64)) {
-        self.walk_procedure(self.entry, 1, visit);
+        let times = self.executions();
+        self.walk_procedures(&mut |procedure, index| {
+            visit(
+                &self.procedure(procedure).steps[index],
+                times[procedure.index()],
+            );
+        });
     }
 
-    fn walk_procedure<'p>(&'p self, id: ProcId, times: u64, visit: &mut impl FnMut(&'p Step, u64)) {
-        for step in &self.procedure(id).steps {
-            visit(step, times);
-            match step {
-                Step::Call(p) => self.walk_procedure(*p, times, visit),
-                Step::Repeat { count, body } => {
-                    self.walk_procedure(*body, times * u64::from(*count), visit)
-                }
-                _ => {}
+    /// The walk of [`Program::walk`], by procedure and index of the step in it.
+    pub fn walk_procedures(&self, visit: &mut impl FnMut(ProcId, usize)) {
+        let mut seen = vec![false; self.procedures.len()];
+        self.visit_once(self.entry, &mut seen, visit);
+    }
+
+    fn visit_once(&self, id: ProcId, seen: &mut [bool], visit: &mut impl FnMut(ProcId, usize)) {
+        if std::mem::replace(&mut seen[id.index()], true) {
+            return;
+        }
+        for (index, step) in self.procedure(id).steps.iter().enumerate() {
+            visit(id, index);
+            for (body, _) in step.bodies() {
+                self.visit_once(body, seen, visit);
             }
         }
+    }
+
+    /// How often each procedure runs in one run of the entry.
+    pub fn executions(&self) -> Vec<u64> {
+        let mut called_first = Vec::new();
+        self.after_callees(
+            self.entry,
+            &mut vec![false; self.procedures.len()],
+            &mut called_first,
+        );
+        let mut times = vec![0u64; self.procedures.len()];
+        times[self.entry.index()] = 1;
+        for &caller in called_first.iter().rev() {
+            let runs = times[caller.index()];
+            for (body, each) in self.procedure(caller).steps.iter().flat_map(Step::bodies) {
+                let sum = &mut times[body.index()];
+                *sum = sum.saturating_add(runs.saturating_mul(each));
+            }
+        }
+        times
+    }
+
+    /// Procedures in an order in which callees come before their callers.
+    fn after_callees(&self, id: ProcId, seen: &mut [bool], order: &mut Vec<ProcId>) {
+        if std::mem::replace(&mut seen[id.index()], true) {
+            return;
+        }
+        for (body, _) in self.procedure(id).steps.iter().flat_map(Step::bodies) {
+            self.after_callees(body, seen, order);
+        }
+        order.push(id);
+    }
+
+    /// The numbers of the steps of every procedure in the walk, called ones that are met there for the first time included; `None` for what the
+    /// entry does not reach.
+    pub fn step_ranges(&self) -> Vec<Option<std::ops::Range<u32>>> {
+        let mut ranges = vec![None; self.procedures.len()];
+        self.number(self.entry, &mut 0, &mut ranges);
+        ranges
+    }
+
+    fn number(&self, id: ProcId, next: &mut u32, ranges: &mut [Option<std::ops::Range<u32>>]) {
+        if ranges[id.index()].is_some() {
+            return;
+        }
+        let first = *next;
+        ranges[id.index()] = Some(first..first);
+        for step in &self.procedure(id).steps {
+            *next += 1;
+            for (body, _) in step.bodies() {
+                self.number(body, next, ranges);
+            }
+        }
+        ranges[id.index()] = Some(first..*next);
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use fixedbitset::FixedBitSet;
-use superstep_ir::ids::{IpuId, TileId, VarId};
+use petgraph::algo::dominators::{Dominators, simple_fast};
+use petgraph::graphmap::DiGraphMap;
+use superstep_ir::ids::{IpuId, ProcId, TileId, VarId};
 use superstep_ir::program::{Program, Step};
 use superstep_ir::types::TensorType;
 use thiserror::Error;
@@ -179,47 +181,124 @@ fn overflow(
     }
 }
 
-/// Sets the live range of every variable that is not state: from the first to the last step that touches it. Returns a name for each step.
+/// Sets the live range of every variable that is not state. In one procedure alone, that is from the first to the last step that touches it;
+/// what passes from one procedure to another lives as long as the innermost procedure that runs them all, since parts of it may run again in
+/// between. Returns a name for each step.
 pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
-    let mut ranges: Vec<Option<(u32, u32)>> = vec![None; program.variables.len()];
+    let numbers = program.step_ranges();
+    let callers = Callers::of(program);
+    let mut touched: Vec<Option<Touched>> = vec![None; program.variables.len()];
     let mut names = Vec::new();
-    program.walk(&mut |step, _| {
+    program.walk_procedures(&mut |procedure, index| {
         let at = names.len() as u32;
-        let mut touch = |v: VarId| {
-            let range = ranges[v.index()].get_or_insert((at, at));
-            range.1 = at;
+        let mut touch = |v: VarId| match &mut touched[v.index()] {
+            Some(known) => {
+                known.last = at;
+                if known.within != procedure {
+                    known.within = callers.innermost(known.within, procedure);
+                    known.crosses = true;
+                }
+            }
+            new => {
+                *new = Some(Touched {
+                    first: at,
+                    last: at,
+                    within: procedure,
+                    crosses: false,
+                });
+            }
         };
-        names.push(match step {
-            Step::Compute(set) => {
-                for group in &set.groups {
-                    group
-                        .inputs
-                        .iter()
-                        .chain(&group.outputs)
-                        .for_each(|o| touch(o.variable));
-                }
-                set.name.clone()
-            }
-            Step::Exchange(exchange) => {
-                for mv in &exchange.moves {
-                    touch(mv.source);
-                    touch(mv.destination);
-                }
-                exchange.name.clone()
-            }
-            Step::Host { stream, .. } => {
-                let stream = &program.streams[*stream as usize];
-                touch(stream.variable);
-                stream.name.clone()
-            }
-            Step::Sync(_) => "sync".into(),
-            Step::Repeat { body, .. } | Step::Call(body) => program.procedure(*body).name.clone(),
-        });
+        names.push(visit(
+            program,
+            &program.procedure(procedure).steps[index],
+            &mut touch,
+        ));
     });
-    for (variable, range) in program.variables.iter_mut().zip(ranges) {
+    for (variable, touched) in program.variables.iter_mut().zip(touched) {
         if variable.live.is_some() {
-            variable.live = Some(range.unwrap_or((0, 0)));
+            variable.live = Some(match touched {
+                None => (0, 0),
+                Some(t) if t.crosses => {
+                    let range = numbers[t.within.index()]
+                        .clone()
+                        .unwrap_or(t.first..t.last + 1);
+                    (range.start, range.end - 1)
+                }
+                Some(t) => (t.first, t.last),
+            });
         }
     }
     names
+}
+
+/// The steps that touch a variable.
+#[derive(Clone, Copy)]
+struct Touched {
+    first: u32,
+    last: u32,
+    /// Runs all of them.
+    within: ProcId,
+    /// They are in more than one procedure.
+    crosses: bool,
+}
+
+/// Calls `touch` for the variables of a step, and names it.
+fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> String {
+    match step {
+        Step::Compute(set) => {
+            for group in &set.groups {
+                let operands = group.inputs.iter().chain(&group.outputs);
+                operands.for_each(|o| touch(o.variable));
+            }
+            set.name.clone()
+        }
+        Step::Exchange(exchange) => {
+            for mv in &exchange.moves {
+                touch(mv.source);
+                touch(mv.destination);
+            }
+            exchange.name.clone()
+        }
+        Step::Host { stream, .. } => {
+            let stream = &program.streams[*stream as usize];
+            touch(stream.variable);
+            stream.name.clone()
+        }
+        Step::Sync(_) => "sync".into(),
+        Step::Parallel(_) => "at once".into(),
+        Step::Repeat { body, .. } | Step::Call(body) => program.procedure(*body).name.clone(),
+    }
+}
+
+/// Which procedure every run of another one is inside of.
+struct Callers {
+    dominators: Dominators<ProcId>,
+}
+
+impl Callers {
+    fn of(program: &Program) -> Callers {
+        let mut calls: DiGraphMap<ProcId, ()> = DiGraphMap::new();
+        calls.add_node(program.entry);
+        for (i, procedure) in program.procedures.iter().enumerate() {
+            for (body, _) in procedure.steps.iter().flat_map(Step::bodies) {
+                calls.add_edge(ProcId(i as u32), body, ());
+            }
+        }
+        Callers {
+            dominators: simple_fast(&calls, program.entry),
+        }
+    }
+
+    /// The innermost procedure inside of which all runs of both are.
+    fn innermost(&self, a: ProcId, b: ProcId) -> ProcId {
+        let of_b: Vec<ProcId> = self
+            .dominators
+            .dominators(b)
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut of_a = self.dominators.dominators(a).into_iter().flatten();
+        of_a.find(|d| of_b.contains(d))
+            .unwrap_or(self.dominators.root())
+    }
 }

@@ -15,6 +15,7 @@ mod map;
 mod math;
 mod matmul;
 mod reduce;
+mod ring;
 mod softmax;
 mod tables;
 mod transpose;
@@ -101,6 +102,10 @@ pub(crate) fn kernel(
     if let Codelet::Cast = codelet {
         return cast::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
     }
+    if let Some(kernel) = ring_kernel(codelet) {
+        let fits = ring::takes_types(inputs, outputs);
+        return fits.then_some(kernel).ok_or_else(unsupported);
+    }
     if !takes_types(codelet, inputs, outputs) {
         return Err(unsupported());
     }
@@ -149,7 +154,20 @@ pub(crate) fn kernel(
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
         Codelet::Transpose => Box::new(transpose::Transpose),
-        Codelet::Fill { .. } | Codelet::Cast => return Err(unsupported()),
+        Codelet::Fill { .. }
+        | Codelet::Cast
+        | Codelet::Stash
+        | Codelet::Restore
+        | Codelet::Advance => return Err(unsupported()),
+    })
+}
+
+fn ring_kernel(codelet: &Codelet) -> Option<Box<dyn Kernel>> {
+    Some(match codelet {
+        Codelet::Stash => Box::new(ring::Stash),
+        Codelet::Restore => Box::new(ring::Restore),
+        Codelet::Advance => Box::new(ring::Advance),
+        _ => return None,
     })
 }
 
@@ -164,7 +182,7 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
             }
             ("as many as its expression", expression.outputs.len())
         }
-        Codelet::Fill { .. } => ("no", 1),
+        Codelet::Fill { .. } | Codelet::Advance => ("no", 1),
         Codelet::LayerNorm { .. } => ("3", 3),
         Codelet::LayerNormGrad => ("5", 1),
         Codelet::LayerNormParamGrad => ("4", 2),
@@ -177,6 +195,8 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         | Codelet::PickLabel
         | Codelet::Gather
         | Codelet::ScatterAdd
+        | Codelet::Stash
+        | Codelet::Restore
         | Codelet::Dropout { .. } => ("2", 1),
         Codelet::Reduce { .. }
         | Codelet::Softmax { .. }
@@ -186,7 +206,7 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
     };
     let enough = match codelet {
         Codelet::Map(expression) => inputs == expression.operands as usize,
-        Codelet::Fill { .. } => inputs == 0,
+        Codelet::Fill { .. } | Codelet::Advance => inputs == 0,
         _ => takes.parse() == Ok(inputs),
     };
     if enough && outputs == gives {

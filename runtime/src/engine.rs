@@ -118,7 +118,7 @@ impl Engine {
         };
         // One stay in the pool for the whole run: steps are too short to enter it for each.
         self.pool
-            .install(|| run.procedure(run.program.entry.index(), 0))
+            .install(|| run.procedure(run.program.entry.index()))
     }
 }
 
@@ -143,32 +143,38 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs a procedure whose first step has number `number` in the order of [`Program::walk`].
-    fn procedure(&mut self, procedure: usize, mut number: u64) -> Result<(), EngineError> {
-        for step in &self.loaded.procedures[procedure] {
-            let mut called = 0;
+    fn procedure(&mut self, procedure: usize) -> Result<(), EngineError> {
+        for (number, step) in &self.loaded.procedures[procedure] {
+            let mut last = *number;
             match step {
                 LoadedStep::Superstep(superstep) => {
                     superstep.run(self.memory);
-                    called = superstep.steps - 1;
+                    last += superstep.steps as u32 - 1;
                 }
                 LoadedStep::Host { stream } => self.transfer(*stream)?,
                 LoadedStep::Repeat { count, body } => {
                     for _ in 0..*count {
-                        self.procedure(*body, number + 1)?;
+                        self.procedure(*body)?;
                     }
-                    called = self.loaded.lengths[*body];
                 }
-                LoadedStep::Call(body) => {
-                    self.procedure(*body, number + 1)?;
-                    called = self.loaded.lengths[*body];
+                LoadedStep::Call(body) => self.procedure(*body)?,
+                // They share no tile: one after the other gives the same values.
+                LoadedStep::Parallel(bodies) => {
+                    for body in bodies {
+                        self.procedure(*body)?;
+                    }
                 }
             }
             if let Some(deaths) = self.deaths {
-                (number..=number + called)
-                    .for_each(|n| deaths.after(n, self.program, &self.loaded.layouts, self.memory));
+                (*number..=last).for_each(|n| {
+                    deaths.after(
+                        u64::from(n),
+                        self.program,
+                        &self.loaded.layouts,
+                        self.memory,
+                    );
+                });
             }
-            number += 1 + called;
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ pub(crate) enum LoadedStep {
         body: usize,
     },
     Call(usize),
+    Parallel(Vec<usize>),
 }
 
 /// What loading may do with steps.
@@ -43,16 +44,15 @@ pub(crate) struct LoadOptions {
 
 pub(crate) struct Loaded {
     pub(crate) layouts: Layouts,
-    /// By procedure.
-    pub(crate) procedures: Vec<Vec<LoadedStep>>,
-    /// By procedure: steps in the numbering of [`Program::walk`], called ones included.
-    pub(crate) lengths: Vec<u64>,
+    /// By procedure, each step with its number in [`Program::walk`], of a superstep that of its first step.
+    pub(crate) procedures: Vec<Vec<(u32, LoadedStep)>>,
 }
 
 impl Loaded {
     pub(crate) fn of(program: &Program, options: LoadOptions) -> Result<Loaded, EngineError> {
         check_names(program)?;
-        let lengths = lengths(program)?;
+        check_calls(program)?;
+        let numbers = numbers(program);
         let layouts = Layouts::of(program)?;
         let exchanges = program
             .procedures
@@ -63,13 +63,15 @@ impl Loaded {
         let mut moves = exchange::load(program, &layouts, &exchanges)?.into_iter();
         let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
-        for procedure in &program.procedures {
+        for (procedure, numbers) in program.procedures.iter().zip(&numbers) {
             let mut steps = Steps {
                 done: Vec::new(),
                 open: None,
+                next: 0,
                 stepwise: options.stepwise,
             };
-            for step in &procedure.steps {
+            for (step, &number) in procedure.steps.iter().zip(numbers) {
+                steps.next = number;
                 match step {
                     Step::Compute(set) => {
                         let groups = groups::load(program, &layouts, &mut kernels, set)?;
@@ -90,6 +92,10 @@ impl Loaded {
                         });
                     }
                     Step::Call(procedure) => steps.cut(LoadedStep::Call(procedure.index())),
+                    Step::Parallel(procedures) => {
+                        let procedures = procedures.iter().map(|p| p.index());
+                        steps.cut(LoadedStep::Parallel(procedures.collect()));
+                    }
                 }
             }
             procedures.push(steps.finish());
@@ -97,39 +103,47 @@ impl Loaded {
         Ok(Loaded {
             layouts,
             procedures,
-            lengths,
         })
     }
 }
 
 /// The steps of a procedure while supersteps are cut.
 struct Steps {
-    done: Vec<LoadedStep>,
-    open: Option<Superstep>,
+    done: Vec<(u32, LoadedStep)>,
+    /// With the number of its first step.
+    open: Option<(u32, Superstep)>,
+    /// Number of the step that is added next.
+    next: u32,
     stepwise: bool,
 }
 
 impl Steps {
     /// Adds a step to the open superstep, or to a new one.
     fn add(&mut self, step: Actions) {
-        if self.stepwise || self.open.as_ref().is_some_and(|open| !open.takes(&step)) {
+        let closed = self.open.as_ref().is_some_and(|open| !open.1.takes(&step));
+        if self.stepwise || closed {
             self.close();
         }
-        self.open.get_or_insert_default().add(step);
+        let next = self.next;
+        let open = self
+            .open
+            .get_or_insert_with(|| (next, Superstep::default()));
+        open.1.add(step);
     }
 
     /// Adds a step that stands alone.
     fn cut(&mut self, step: LoadedStep) {
         self.close();
-        self.done.push(step);
+        self.done.push((self.next, step));
     }
 
     fn close(&mut self) {
+        let open = self.open.take();
         self.done
-            .extend(self.open.take().map(LoadedStep::Superstep));
+            .extend(open.map(|(number, open)| (number, LoadedStep::Superstep(open))));
     }
 
-    fn finish(mut self) -> Vec<LoadedStep> {
+    fn finish(mut self) -> Vec<(u32, LoadedStep)> {
         self.close();
         self.done
     }
@@ -228,11 +242,10 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
                 Step::Host { stream, .. } => {
                     (*stream as usize >= program.streams.len()).then(|| format!("stream {stream}"))
                 }
-                Step::Repeat {
-                    body: procedure, ..
-                }
-                | Step::Call(procedure) => {
-                    (!has_procedure(*procedure)).then(|| procedure.to_string())
+                Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => {
+                    let mut bodies = step.bodies();
+                    let missing = bodies.find(|&(body, _)| !has_procedure(body));
+                    missing.map(|(body, _)| body.to_string())
                 }
                 Step::Sync(_) => None,
             };
@@ -244,36 +257,40 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Steps of every procedure, those of called procedures included; an error when procedures call each other in a circle.
-fn lengths(program: &Program) -> Result<Vec<u64>, EngineError> {
-    let mut lengths = vec![None; program.procedures.len()];
-    for i in 0..program.procedures.len() {
-        length(program, ProcId(i as u32), 0, &mut lengths)?;
-    }
-    Ok(lengths.into_iter().map(Option::unwrap_or_default).collect())
+/// The number of every step in the walk, by procedure; 0 for those that the entry does not reach.
+fn numbers(program: &Program) -> Vec<Vec<u32>> {
+    let zeros = program.procedures.iter().map(|p| vec![0; p.steps.len()]);
+    let mut numbers: Vec<Vec<u32>> = zeros.collect();
+    let mut next = 0;
+    program.walk_procedures(&mut |procedure, index| {
+        numbers[procedure.index()][index] = next;
+        next += 1;
+    });
+    numbers
 }
 
-fn length(
+/// An error when procedures call each other in a circle, or too deep.
+fn check_calls(program: &Program) -> Result<(), EngineError> {
+    let mut ends = vec![false; program.procedures.len()];
+    (0..program.procedures.len() as u32)
+        .try_for_each(|i| check_call(program, ProcId(i), 0, &mut ends))
+}
+
+fn check_call(
     program: &Program,
     id: ProcId,
     depth: u32,
-    known: &mut Vec<Option<u64>>,
-) -> Result<u64, EngineError> {
-    if let Some(length) = known[id.index()] {
-        return Ok(length);
+    ends: &mut [bool],
+) -> Result<(), EngineError> {
+    if ends[id.index()] {
+        return Ok(());
     }
     if depth > MAX_DEPTH {
         return Err(EngineError::Recursion { procedure: id });
     }
-    let mut total = 0u64;
-    for step in &program.procedure(id).steps {
-        let inner = match step {
-            Step::Repeat { body, .. } => length(program, *body, depth + 1, known)?,
-            Step::Call(procedure) => length(program, *procedure, depth + 1, known)?,
-            _ => 0,
-        };
-        total = total.saturating_add(1).saturating_add(inner);
+    for (body, _) in program.procedure(id).steps.iter().flat_map(Step::bodies) {
+        check_call(program, body, depth + 1, ends)?;
     }
-    known[id.index()] = Some(total);
-    Ok(total)
+    ends[id.index()] = true;
+    Ok(())
 }

@@ -110,6 +110,9 @@ fn check_step(program: &Program, step: &Step) -> Result<(), String> {
         }
         Step::Repeat { body, .. } => check_procedure(program, *body),
         Step::Call(procedure) => check_procedure(program, *procedure),
+        Step::Parallel(procedures) => procedures
+            .iter()
+            .try_for_each(|procedure| check_procedure(program, *procedure)),
     }
 }
 
@@ -200,14 +203,15 @@ struct Steps {
 fn count_steps(steps: &[Step], known: &[Option<Steps>]) -> Option<Steps> {
     let mut total = Steps { walked: 0, run: 0 };
     for step in steps {
-        let (body, times) = match step {
-            Step::Call(body) => (known[body.index()]?, 1),
-            Step::Repeat { count, body } => (known[body.index()]?, u64::from(*count)),
-            _ => (Steps { walked: 0, run: 0 }, 0),
-        };
-        total.walked = total.walked.saturating_add(1).saturating_add(body.walked);
-        let run = times.saturating_mul(body.run.max(1));
-        total.run = total.run.saturating_add(1).saturating_add(run);
+        total.walked = total.walked.saturating_add(1);
+        total.run = total.run.saturating_add(1);
+        for (body, times) in step.bodies() {
+            let body = known[body.index()]?;
+            total.walked = total.walked.saturating_add(body.walked);
+            total.run = total
+                .run
+                .saturating_add(times.saturating_mul(body.run.max(1)));
+        }
     }
     Some(total)
 }

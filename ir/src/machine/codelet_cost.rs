@@ -104,7 +104,7 @@ fn vector_codelet(
     };
     let Some(x) = inputs.first() else {
         return match codelet {
-            Codelet::Fill { .. } | Codelet::Map(_) => {
+            Codelet::Fill { .. } | Codelet::Map(_) | Codelet::Advance => {
                 data::fill(machine, out.dtype, out.elements())
             }
             _ => Spent::default(),
@@ -122,6 +122,10 @@ fn vector_codelet(
             transpose::transpose(machine, x.dtype, groups, rows / groups, columns)
         }
         Codelet::Cast => data::cast(machine, x.dtype, out.dtype, out.elements()),
+        Codelet::Stash => inputs.get(1).map_or_else(Spent::default, |entry| {
+            table::dynamic_slice(machine, entry.dtype, entry.elements())
+        }),
+        Codelet::Restore => table::dynamic_slice(machine, out.dtype, out.elements()),
         Codelet::Dropout { .. } => data::dropout(machine, out.dtype, out.elements()),
         Codelet::Reduce { accumulate, .. } => {
             let partials = x.elements() / out.elements() + u64::from(*accumulate);

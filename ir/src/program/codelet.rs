@@ -64,6 +64,12 @@ pub enum Codelet {
     Transpose,
     /// `(x) → y`: element type conversion, to nearest even.
     Cast,
+    /// `(count: u32[1], x: [..]) → ring: [d, ..]` in place: entry `count mod d` becomes `x`.
+    Stash,
+    /// `(count: u32[1], ring: [d, ..]) → x: [..]`: entry `count mod d`.
+    Restore,
+    /// `() → count: u32[1]` in place: one more.
+    Advance,
 }
 
 impl Codelet {
@@ -89,6 +95,9 @@ impl Codelet {
             Codelet::Dropout { .. } => "dropout",
             Codelet::Transpose => "transpose",
             Codelet::Cast => "cast",
+            Codelet::Stash => "stash",
+            Codelet::Restore => "restore",
+            Codelet::Advance => "advance",
         }
     }
 
@@ -103,6 +112,8 @@ impl Codelet {
                 accumulate: true,
                 ..
             } | Codelet::ScatterAdd
+                | Codelet::Stash
+                | Codelet::Advance
         )
     }
 

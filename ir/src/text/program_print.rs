@@ -233,6 +233,10 @@ impl Printer<'_> {
                 format!("repeat {count} times {}", self.names.procedure(*body))
             }
             Step::Call(p) => format!("call {}", self.names.procedure(*p)),
+            Step::Parallel(bodies) => {
+                let names: Vec<&str> = bodies.iter().map(|&p| self.names.procedure(p)).collect();
+                format!("at once {}", names.join(" | "))
+            }
         }
     }
 

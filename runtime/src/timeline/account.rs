@@ -9,10 +9,10 @@ use superstep_ir::program::{Procedure, Program, Step};
 
 use super::measure::{Measured, measure};
 use super::traffic::Traffic;
-use super::{IpuTime, Kind, KindCycles, OriginTime, ProcedureTime, StepTime, Timeline};
+use super::{IpuTime, Kind, KindCycles, Ledger, OriginTime, ProcedureTime, StepTime, Timeline};
 
 pub(super) fn account(program: &Program) -> Timeline {
-    let times = executions(program);
+    let times = program.executions();
     let load = TileLoad::of(program);
     let traffic = Traffic::of(program);
     let measured: Vec<Vec<Option<Measured>>> = program
@@ -36,10 +36,14 @@ pub(super) fn account(program: &Program) -> Timeline {
     let mut walk = Walk {
         program,
         measured,
+        times,
+        known: vec![None; program.procedures.len()],
         index: 0,
         timeline: empty(program, load.into_ipus()),
     };
-    walk.timeline.cycles = walk.procedure(program.entry, 1, 0);
+    let whole = walk.procedure(program.entry, 0);
+    walk.timeline.cycles = whole.cycles;
+    walk.timeline.ledger = whole.ledger;
     walk.count_executions();
     walk.timeline
 }
@@ -58,22 +62,6 @@ fn empty(program: &Program, ipus: Vec<IpuTime>) -> Timeline {
         procedures: program.procedures.iter().map(procedure).collect(),
         ..Timeline::default()
     }
-}
-
-/// How often each procedure runs.
-fn executions(program: &Program) -> Vec<u64> {
-    let mut times = vec![0u64; program.procedures.len()];
-    times[program.entry.index()] = 1;
-    program.walk(&mut |step, runs| {
-        let (body, runs) = match step {
-            Step::Call(body) => (body, runs),
-            Step::Repeat { count, body } => (body, runs.saturating_mul(u64::from(*count))),
-            _ => return,
-        };
-        let sum = &mut times[body.index()];
-        *sum = sum.saturating_add(runs);
-    });
-    times
 }
 
 /// Cycles that every tile computes. Sums of whole numbers: the order of additions does not matter.
@@ -119,46 +107,81 @@ fn give_syncs_to_what_follows(steps: &mut [Option<Measured>]) {
     }
 }
 
+/// One run of a procedure, with all that it calls.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    cycles: KindCycles,
+    ledger: Ledger,
+}
+
+impl Run {
+    fn add(&mut self, other: Run, times: u64) {
+        self.cycles += other.cycles * times;
+        self.ledger += other.ledger * times;
+    }
+}
+
 struct Walk<'p> {
     program: &'p Program,
     /// By procedure and step.
     measured: Vec<Vec<Option<Measured>>>,
+    /// How often each procedure runs.
+    times: Vec<u64>,
+    /// Procedures that were met before.
+    known: Vec<Option<Run>>,
     /// Number of the next step in the order of [`Program::walk`].
     index: u32,
     timeline: Timeline,
 }
 
 impl Walk<'_> {
-    /// Walks a procedure that starts at cycle `start` the first time and runs `times` times here; returns the cycles of one run.
-    fn procedure(&mut self, id: ProcId, times: u64, start: u64) -> KindCycles {
+    /// Walks a procedure that starts at cycle `start` the first time.
+    fn procedure(&mut self, id: ProcId, start: u64) -> Run {
+        if let Some(known) = self.known[id.index()] {
+            return known;
+        }
         let procedure = self.program.procedure(id);
-        let mut cycles = KindCycles::default();
+        let times = self.times[id.index()];
+        let mut run = Run::default();
         for (i, step) in procedure.steps.iter().enumerate() {
-            let at = start.saturating_add(cycles.total());
+            let at = start.saturating_add(run.cycles.total());
             let index = self.index;
             self.index += 1;
             match step {
-                Step::Call(body) => cycles += self.procedure(*body, times, at),
-                Step::Repeat { count, body } => {
-                    let count = u64::from(*count);
-                    cycles += self.procedure(*body, times.saturating_mul(count), at) * count;
+                Step::Call(_) | Step::Repeat { .. } => {
+                    for (body, count) in step.bodies() {
+                        let body = self.procedure(body, at);
+                        run.add(body, count);
+                    }
+                }
+                Step::Parallel(bodies) => {
+                    // The others are done, and wait, when the longest ends; of equals the first counts.
+                    let mut longest = Run::default();
+                    for &body in bodies {
+                        let body = self.procedure(body, at);
+                        if body.cycles.total() > longest.cycles.total() {
+                            longest = body;
+                        }
+                    }
+                    run.add(longest, 1);
                 }
                 step => {
                     if let Some(measured) = self.measured[id.index()][i] {
                         self.step(step, &measured, index, at, times);
-                        cycles += KindCycles::of(measured.kind, measured.cycles);
+                        run.cycles += KindCycles::of(measured.kind, measured.cycles);
+                        run.ledger += measured.ledger;
                     }
                 }
             }
         }
         let account = &mut self.timeline.procedures[id.index()];
-        account.times = account.times.saturating_add(times);
-        account.cycles = cycles;
-        cycles
+        account.times = times;
+        account.cycles = run.cycles;
+        self.known[id.index()] = Some(run);
+        run
     }
 
     fn step(&mut self, step: &Step, measured: &Measured, index: u32, start: u64, times: u64) {
-        self.timeline.ledger += measured.ledger * times;
         if let Some(ipu) = measured
             .ipu
             .and_then(|i| self.timeline.ipus.get_mut(i as usize))

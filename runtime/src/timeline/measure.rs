@@ -89,7 +89,7 @@ pub(super) fn measure<'p>(
         Step::Sync(Sync::Replica) if program.ipus == 1 => Measured::sync(machine.sync_cycles),
         Step::Sync(Sync::Replica) => Measured::sync(machine.global_sync_cycles),
         Step::Host { stream, origin } => host(program, *stream, *origin),
-        Step::Repeat { .. } | Step::Call(_) => return None,
+        Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => return None,
     };
     Some(measured)
 }

@@ -42,6 +42,9 @@ pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockSh
         | Codelet::CausalMask
         | Codelet::PickLabel
         | Codelet::Gather
-        | Codelet::Transpose => 0,
+        | Codelet::Transpose
+        | Codelet::Stash
+        | Codelet::Restore
+        | Codelet::Advance => 0,
     }
 }

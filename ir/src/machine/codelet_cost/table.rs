@@ -4,7 +4,7 @@
 //! few commonest tokens; so all ids count as hits, shared out evenly over the workers.
 
 use super::super::Machine;
-use super::{Spent, Work};
+use super::{Spent, Vectors, Work, vector};
 use crate::types::DType;
 
 /// Cycles to look up `ids` rows of `columns` elements: `W·(30 + ⌈ids/W⌉·(19 + 2·⌈r/2⌉))`.
@@ -31,6 +31,17 @@ pub fn scatter_add(machine: &Machine, dtype: DType, ids: u64, columns: u64) -> S
     (Work::units(3 + setup, share, even, each) + passed_over).vertex(machine, 0)
 }
 
+/// Cycles to copy one entry of `elements` into or out of a ring at an index known only at run time: `25 + W·(39 + 24 + 2·⌈p/V⌉)` with
+/// `p` the share of a worker (PopLibs `DynamicSlice1d`, one row).
+/// f16 3072 → 25 + 6·(63 + 256).
+pub fn dynamic_slice(machine: &Machine, dtype: DType, elements: u64) -> Spent {
+    if elements == 0 {
+        return Spent::default();
+    }
+    let Vectors { busiest, even } = Vectors::of(machine, vector(dtype), elements);
+    Work::units(39 + 24, busiest, even, 2).vertex(machine, 25)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +53,16 @@ mod tests {
         assert_eq!(cycles(1, 1), 6 * (30 + 21));
         assert_eq!(cycles(12, 32), 6 * (30 + 2 * 51));
         assert_eq!(cycles(1024, 17), 6 * (30 + 171 * 37));
+    }
+
+    #[test]
+    fn ring_entries_at_small_odd_and_large_sizes() {
+        let mk2 = Machine::mk2();
+        let cycles = |dtype, n| dynamic_slice(&mk2, dtype, n).cycles;
+        assert_eq!(cycles(DType::F32, 0), 0);
+        assert_eq!(cycles(DType::F32, 1), 25 + 6 * 65);
+        assert_eq!(cycles(DType::F32, 31), 25 + 6 * (63 + 2 * 3));
+        assert_eq!(cycles(DType::F16, 3072), 25 + 6 * (63 + 256));
     }
 
     #[test]

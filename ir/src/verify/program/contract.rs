@@ -118,6 +118,9 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             same_block("output", &inputs[0], &outputs[0])
         }
         Codelet::Gather | Codelet::ScatterAdd => v.table(codelet),
+        Codelet::Stash => v.ring(&inputs[1], &outputs[0]),
+        Codelet::Restore => v.ring(&outputs[0], &inputs[1]),
+        Codelet::Advance => need(outputs[0].dtype == DType::U32, || "a counter is u32".into()),
         Codelet::RowMaxSum
         | Codelet::JoinLogSumExp
         | Codelet::PickLabel
@@ -129,7 +132,7 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
 /// Inputs and outputs of a codelet.
 fn counts(codelet: &Codelet) -> (usize, usize) {
     match codelet {
-        Codelet::Fill { .. } => (0, 1),
+        Codelet::Fill { .. } | Codelet::Advance => (0, 1),
         Codelet::Map(expr) => (expr.operands as usize, expr.outputs.len()),
         Codelet::Reduce { .. }
         | Codelet::Softmax { .. }
@@ -143,6 +146,8 @@ fn counts(codelet: &Codelet) -> (usize, usize) {
         | Codelet::PickLabel
         | Codelet::Gather
         | Codelet::ScatterAdd
+        | Codelet::Stash
+        | Codelet::Restore
         | Codelet::Dropout { .. } => (2, 1),
         Codelet::RowLoss => (3, 1),
         Codelet::LayerNorm { .. } => (3, 3),
@@ -298,6 +303,26 @@ impl Vertex<'_> {
         })?;
         agree("widths of table and rows", table.columns(), rows.columns())?;
         per_row("ids", rows, &self.inputs[ids])
+    }
+
+    /// A counter, and a ring of entries that are blocks like `x`.
+    fn ring(&self, x: &OperandBlock, ring: &OperandBlock) -> Check {
+        self.dtype(0, DType::U32)?;
+        vector("the counter", &self.inputs[0], 1)?;
+        need(x.dtype == ring.dtype, || {
+            format!("entry {} and ring {}", x.text(), ring.text())
+        })?;
+        let Some((entries, entry)) = ring.dims.split_first() else {
+            return Err("a ring has a dimension of entries".into());
+        };
+        need(entries.len == entries.size, || {
+            "a ring has all its entries on each tile".into()
+        })?;
+        let entry = OperandBlock {
+            dtype: ring.dtype,
+            dims: SmallVec::from_slice(entry),
+        };
+        same_block("entry", x, &entry)
     }
 
     fn loss(&self, codelet: &Codelet) -> Check {

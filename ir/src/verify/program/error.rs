@@ -184,7 +184,7 @@ impl ProgramPlace {
 }
 
 fn what(program: &Program, step: &Step) -> String {
-    let called = |id: ProcId| {
+    let called = |id: ProcId| -> &str {
         let procedure = program.procedures.get(id.index());
         procedure.map_or("?", |p| p.name.as_str())
     };
@@ -199,6 +199,10 @@ fn what(program: &Program, step: &Step) -> String {
         }
         Step::Repeat { count, body } => format!("repeat {count} times {}", called(*body)),
         Step::Call(body) => format!("call {}", called(*body)),
+        Step::Parallel(bodies) => {
+            let names: Vec<String> = bodies.iter().map(|&b| called(b).to_string()).collect();
+            format!("at once {}", names.join(" | "))
+        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! Values in time: the program walked in order, with what has been written of every variable.
+//! Values in time: every procedure in order, with what it has written of every variable, and what it needs from its callers.
 //!
 //! - A read needs all of what it reads to be written by an earlier step. State is there from the start; host input comes with its
 //!   transfer. Of a loop the first round decides: what it finds written, later rounds find too.
-//! - Every use lies in the live range. What a loop body reads before it has written it comes from before the loop or from the last
-//!   round, so it must be alive through the whole loop: another variable in its bytes would destroy it for the next round.
+//! - Every use lies in the live range. What a procedure reads before it has written it comes from its caller, or from an earlier round of a
+//!   loop, so it must be alive through all that runs between: another variable in its bytes would destroy it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::error::{ProgramError, ProgramErrorKind, ProgramPlace};
 use super::exchanges::{read_region, written_region};
@@ -22,82 +23,157 @@ const FOLLOWED_ELEMENTS_MAX: usize = 1 << 22;
 pub(super) fn check(program: &Program) -> Vec<ProgramError> {
     let mut flow = Flow {
         program,
-        next: 0,
-        here: (program.entry, 0),
-        written: vec![Coverage::default(); program.variables.len()],
-        loops: Vec::new(),
+        ranges: program.step_ranges(),
+        spans: FxHashMap::default(),
+        summaries: FxHashMap::default(),
         reported: vec![false; program.variables.len()],
+        destroyed: Vec::new(),
         errors: Vec::new(),
     };
-    for state in &program.states {
-        let shape = &program.variable(state.variable).ty.shape;
-        flow.written[state.variable.index()].add(Region::whole(shape));
+    flow.summarise(program.entry);
+    let summary = flow.summaries.remove(&program.entry).unwrap_or_default();
+    let states: FxHashSet<VarId> = program.states.iter().map(|s| s.variable).collect();
+    for (id, reads) in summary.carried {
+        if let Some(read) = reads.first().filter(|_| !states.contains(&id)) {
+            let kind = ProgramErrorKind::ReadBeforeWrite {
+                variable: program.variable(id).name.clone(),
+                step: read.number,
+            };
+            flow.fail(id, read.at, kind);
+        }
     }
-    flow.procedure(program.entry);
+    // What nobody has written is not destroyed either.
+    for (id, at, kind) in std::mem::take(&mut flow.destroyed) {
+        flow.fail(id, at, kind);
+    }
     flow.errors
 }
 
-/// A loop that the walk is in.
-struct Loop {
-    /// Number of the first step of its body.
-    first: u32,
-    /// What the body has written so far.
+/// What a procedure needs from outside and what it leaves written.
+#[derive(Clone, Default)]
+struct Summary<'p> {
+    /// Reads of what the procedure has not written before, by variable.
+    carried: BTreeMap<VarId, Vec<Read<'p>>>,
     written: FxHashMap<VarId, Coverage>,
-    /// What it read before it wrote it, with the step that reads first.
-    carried: BTreeMap<VarId, (ProcId, usize)>,
+}
+
+/// A read that something outside of the procedure must have made possible.
+#[derive(Clone)]
+struct Read<'p> {
+    region: Region,
+    /// Followed element by element when the region is more than what is read.
+    views: Option<&'p [View]>,
+    /// What the procedure itself had written of the variable.
+    own: Coverage,
+    at: (ProcId, usize),
+    number: u32,
+}
+
+/// A procedure on the way to its summary.
+struct Frame<'p> {
+    procedure: ProcId,
+    /// Index of the current step, and its number.
+    index: usize,
+    number: u32,
+    summary: Summary<'p>,
+    /// Index of the step that first wrote a variable.
+    first_write: FxHashMap<VarId, usize>,
+    /// Indices of the steps so far that run other procedures, and the numbers of all that they run.
+    calls: Vec<(usize, Range<u32>)>,
 }
 
 struct Flow<'p> {
     program: &'p Program,
-    /// Number of the next step.
-    next: u32,
-    /// The current step: procedure and index.
-    here: (ProcId, usize),
-    written: Vec<Coverage>,
-    loops: Vec<Loop>,
+    ranges: Vec<Option<Range<u32>>>,
+    /// From the lowest to the highest number of a step that a procedure runs, wherever it was met first.
+    spans: FxHashMap<ProcId, Range<u32>>,
+    summaries: FxHashMap<ProcId, Summary<'p>>,
     /// Variables with an error: one is enough.
     reported: Vec<bool>,
+    /// Values that do not live until they are read.
+    destroyed: Vec<(VarId, (ProcId, usize), ProgramErrorKind)>,
     errors: Vec<ProgramError>,
 }
 
-impl Flow<'_> {
-    /// Number of the current step.
-    fn number(&self) -> u32 {
-        self.next - 1
-    }
-
-    fn fail_at(&mut self, step: (ProcId, usize), kind: ProgramErrorKind) {
-        let place = ProgramPlace::step(self.program, step.0, step.1);
-        self.errors.push(ProgramError { place, kind });
-    }
-
+impl<'p> Flow<'p> {
     /// Reports a variable once.
-    fn fail(&mut self, variable: VarId, kind: ProgramErrorKind) {
+    fn fail(&mut self, variable: VarId, at: (ProcId, usize), kind: ProgramErrorKind) {
         if !std::mem::replace(&mut self.reported[variable.index()], true) {
-            self.fail_at(self.here, kind);
+            let place = ProgramPlace::step(self.program, at.0, at.1);
+            self.errors.push(ProgramError { place, kind });
         }
     }
 
-    fn procedure(&mut self, id: ProcId) {
+    fn summarise(&mut self, id: ProcId) {
+        if self.summaries.contains_key(&id) {
+            return;
+        }
         let program = self.program;
+        let mut frame = Frame {
+            procedure: id,
+            index: 0,
+            number: self.first_number(id),
+            summary: Summary::default(),
+            first_write: FxHashMap::default(),
+            calls: Vec::new(),
+        };
+        let mut met: FxHashSet<ProcId> = FxHashSet::default();
         for (index, step) in program.procedure(id).steps.iter().enumerate() {
-            self.next += 1;
-            self.here = (id, index);
-            self.step(step);
+            frame.index = index;
+            self.step(&mut frame, step);
+            frame.number += 1;
+            for (body, _) in step.bodies() {
+                // Numbers go on after a procedure where it is met first.
+                let range = self.ranges[body.index()].clone().unwrap_or(0..0);
+                if range.start == frame.number && met.insert(body) {
+                    frame.number = range.end;
+                }
+            }
         }
+        self.summaries.insert(id, frame.summary);
     }
 
-    fn step(&mut self, step: &Step) {
+    fn span(&mut self, id: ProcId) -> Range<u32> {
+        if let Some(known) = self.spans.get(&id) {
+            return known.clone();
+        }
+        let program = self.program;
+        let own = self.ranges[id.index()].clone().unwrap_or(0..0);
+        let bodies = program.procedure(id).steps.iter().flat_map(Step::bodies);
+        let span = bodies.fold(own, |span, (body, _)| {
+            let inner = self.span(body);
+            span.start.min(inner.start)..span.end.max(inner.end)
+        });
+        self.spans.insert(id, span.clone());
+        span
+    }
+
+    fn first_number(&self, id: ProcId) -> u32 {
+        self.ranges[id.index()]
+            .as_ref()
+            .map_or(0, |range| range.start)
+    }
+
+    fn step(&mut self, frame: &mut Frame<'p>, step: &'p Step) {
         match step {
             Step::Compute(set) => {
                 for group in &set.groups {
-                    group.inputs.iter().for_each(|o| self.read_operand(o));
+                    group
+                        .inputs
+                        .iter()
+                        .for_each(|o| self.read_operand(frame, o));
                     if group.codelet.reads_output() {
-                        group.outputs.iter().for_each(|o| self.read_operand(o));
+                        group
+                            .outputs
+                            .iter()
+                            .for_each(|o| self.read_operand(frame, o));
                     }
                 }
                 for group in &set.groups {
-                    group.outputs.iter().for_each(|o| self.write_operand(o));
+                    group
+                        .outputs
+                        .iter()
+                        .for_each(|o| self.write_operand(frame, o));
                 }
             }
             Step::Exchange(exchange) => {
@@ -106,52 +182,110 @@ impl Flow<'_> {
                 let sound: Vec<(&Move, Region)> = moves
                     .filter_map(|m| Some((m, written_region(self.program, m).ok()?)))
                     .collect();
-                sound.iter().for_each(|(m, _)| self.read_views(m));
+                sound.iter().for_each(|(m, _)| self.read_views(frame, m));
                 for (mv, region) in sound {
-                    self.write(mv.destination, region);
+                    self.write(frame, mv.destination, region);
                 }
             }
             Step::Host { stream, .. } => {
                 let stream = &self.program.streams[*stream as usize];
                 let whole = Operand::whole(stream.variable);
                 match stream.direction {
-                    Direction::HostToDevice => self.write_operand(&whole),
-                    Direction::DeviceToHost => self.read_operand(&whole),
+                    Direction::HostToDevice => self.write_operand(frame, &whole),
+                    Direction::DeviceToHost => self.read_operand(frame, &whole),
                 }
             }
-            Step::Repeat { count, body } if *count > 1 => self.repeat(*body),
-            Step::Repeat { body, .. } | Step::Call(body) => self.procedure(*body),
+            Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => self.run(frame, step),
             Step::Sync(_) => {}
         }
     }
 
-    fn repeat(&mut self, body: ProcId) {
-        self.loops.push(Loop {
-            first: self.next,
-            written: FxHashMap::default(),
-            carried: BTreeMap::new(),
-        });
-        self.procedure(body);
-        let Some(done) = self.loops.pop() else {
+    /// Runs other procedures. The first round of a loop decides: what it finds written, later rounds find too.
+    fn run(&mut self, frame: &mut Frame<'p>, step: &Step) {
+        for (body, times) in step.bodies() {
+            self.summarise(body);
+            let summary = self.summaries[&body].clone();
+            let span = self.span(body);
+            let is_leaf = self
+                .program
+                .procedure(body)
+                .steps
+                .iter()
+                .all(|s| s.bodies().next().is_none());
+            frame.calls.push((frame.index, span.clone()));
+            for (id, reads) in summary.carried {
+                for read in reads {
+                    if times > 1 {
+                        self.lives_through(frame, id, frame.index, read.at);
+                    } else if is_leaf && let Some(call) = frame.calls.last_mut() {
+                        // Nothing comes round again after the read.
+                        call.1 = span.start..read.number + 1;
+                    }
+                    self.carried_read(frame, id, read);
+                    if let Some(call) = frame.calls.last_mut() {
+                        call.1 = span.clone();
+                    }
+                }
+            }
+            for (id, coverage) in summary.written {
+                frame.first_write.entry(id).or_insert(frame.index);
+                frame.summary.written.entry(id).or_default().join(coverage);
+            }
+        }
+    }
+
+    /// A read in a procedure that the current step runs.
+    fn carried_read(&mut self, frame: &mut Frame<'p>, id: VarId, read: Read<'p>) {
+        let mut known = read.own.clone();
+        if let Some(written) = frame.summary.written.get(&id) {
+            known.join(written.clone());
+        }
+        if self.is_covered(id, &read, &known) {
+            let from = frame.first_write.get(&id).copied().unwrap_or(frame.index);
+            self.lives_through(frame, id, from, read.at);
+        } else {
+            let carried = frame.summary.carried.entry(id).or_default();
+            if !carried.iter().any(|r| r.region == read.region) {
+                carried.push(Read { own: known, ..read });
+            }
+        }
+    }
+
+    fn is_covered(&self, id: VarId, read: &Read<'_>, known: &Coverage) -> bool {
+        let shape = &self.program.variable(id).ty.shape;
+        known.covers(&read.region)
+            || read
+                .views
+                .is_some_and(|views| covers_elements(known, shape, views))
+    }
+
+    /// A value that is made at step `from` of the frame, or in a procedure that it runs, and is needed at its current step, must be alive in
+    /// everything that runs between: another variable in its bytes would destroy it.
+    fn lives_through(&mut self, frame: &Frame<'p>, id: VarId, from: usize, at: (ProcId, usize)) {
+        let variable = self.program.variable(id);
+        let Some((first, last)) = variable.live else {
             return;
         };
-        let (loop_first, loop_last) = (done.first, self.next.saturating_sub(1));
-        for (id, step) in done.carried {
-            let variable = self.program.variable(id);
-            let Some((first, last)) = variable.live else {
-                continue;
+        let between = frame
+            .calls
+            .iter()
+            .filter(|(index, range)| *index >= from && !range.is_empty());
+        let hull = between.fold(None, |hull: Option<(u32, u32)>, (_, r)| match hull {
+            None => Some((r.start, r.end - 1)),
+            Some((a, b)) => Some((a.min(r.start), b.max(r.end - 1))),
+        });
+        let Some((loop_first, loop_last)) = hull else {
+            return;
+        };
+        if first > loop_first || last < loop_last {
+            let kind = ProgramErrorKind::NotLiveInLoop {
+                variable: variable.name.clone(),
+                loop_first,
+                loop_last,
+                first,
+                last,
             };
-            if (first > loop_first || last < loop_last) && !self.reported[id.index()] {
-                self.reported[id.index()] = true;
-                let kind = ProgramErrorKind::NotLiveInLoop {
-                    variable: variable.name.clone(),
-                    loop_first,
-                    loop_last,
-                    first,
-                    last,
-                };
-                self.fail_at(step, kind);
-            }
+            self.destroyed.push((id, at, kind));
         }
     }
 
@@ -163,52 +297,49 @@ impl Flow<'_> {
         }
     }
 
-    fn read_operand(&mut self, operand: &Operand) {
+    fn read_operand(&mut self, frame: &mut Frame<'p>, operand: &Operand) {
         let region = self.operand_region(operand);
-        self.read(operand.variable, |coverage| coverage.covers(&region));
+        self.read(frame, operand.variable, region, None);
     }
 
-    fn write_operand(&mut self, operand: &Operand) {
+    fn write_operand(&mut self, frame: &mut Frame<'p>, operand: &Operand) {
         let region = self.operand_region(operand);
-        self.write(operand.variable, region);
+        self.write(frame, operand.variable, region);
     }
 
-    fn read_views(&mut self, mv: &Move) {
+    fn read_views(&mut self, frame: &mut Frame<'p>, mv: &'p Move) {
         let shape = &self.program.variable(mv.source).ty.shape;
         let read = read_region(shape, &mv.views);
-        self.read(mv.source, |coverage| {
-            coverage.covers(&read.region)
-                || (!read.is_exact && covers_elements(coverage, shape, &mv.views))
-        });
+        let views = (!read.is_exact).then_some(&mv.views[..]);
+        self.read(frame, mv.source, read.region, views);
     }
 
-    /// A read of what `is_covered` asks for.
-    fn read(&mut self, id: VarId, is_covered: impl Fn(&Coverage) -> bool) {
-        self.used(id);
-        if !is_covered(&self.written[id.index()]) {
-            let kind = ProgramErrorKind::ReadBeforeWrite {
-                variable: self.program.variable(id).name.clone(),
-                step: self.number(),
-            };
-            self.fail(id, kind);
-        }
-        for l in &mut self.loops {
-            if !l.written.get(&id).is_some_and(&is_covered) {
-                l.carried.entry(id).or_insert(self.here);
-            }
-        }
+    fn read(
+        &mut self,
+        frame: &mut Frame<'p>,
+        id: VarId,
+        region: Region,
+        views: Option<&'p [View]>,
+    ) {
+        self.used(frame, id);
+        let read = Read {
+            region,
+            views,
+            own: Coverage::default(),
+            at: (frame.procedure, frame.index),
+            number: frame.number,
+        };
+        self.carried_read(frame, id, read);
     }
 
-    fn write(&mut self, id: VarId, region: Region) {
-        self.used(id);
-        for l in &mut self.loops {
-            l.written.entry(id).or_default().add(region.clone());
-        }
-        self.written[id.index()].add(region);
+    fn write(&mut self, frame: &mut Frame<'p>, id: VarId, region: Region) {
+        self.used(frame, id);
+        frame.first_write.entry(id).or_insert(frame.index);
+        frame.summary.written.entry(id).or_default().add(region);
     }
 
-    fn used(&mut self, id: VarId) {
-        let (variable, step) = (self.program.variable(id), self.number());
+    fn used(&mut self, frame: &Frame<'p>, id: VarId) {
+        let (variable, step) = (self.program.variable(id), frame.number);
         if let Some((first, last)) = variable.live
             && !(first..=last).contains(&step)
         {
@@ -218,7 +349,7 @@ impl Flow<'_> {
                 first,
                 last,
             };
-            self.fail(id, kind);
+            self.fail(id, (frame.procedure, frame.index), kind);
         }
     }
 }

@@ -109,6 +109,11 @@ impl Coverage {
         self.boxes.push(region);
     }
 
+    /// Adds all boxes of another.
+    pub(super) fn join(&mut self, other: Coverage) {
+        other.boxes.into_iter().for_each(|region| self.add(region));
+    }
+
     pub(super) fn covers(&self, region: &Region) -> bool {
         let mut missing = vec![region.clone()];
         for written in &self.boxes {

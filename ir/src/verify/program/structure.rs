@@ -108,8 +108,8 @@ impl Calls<'_> {
         let mut length = 0u64;
         for step in &self.program.procedure(id).steps {
             length += 1;
-            if let Step::Call(body) | Step::Repeat { body, .. } = step {
-                length += self.length(*body, depth + 1)?;
+            for (body, _) in step.bodies() {
+                length += self.length(body, depth + 1)?;
             }
             if length > STEPS_MAX {
                 return self.fail(id, ProgramErrorKind::TooManySteps(STEPS_MAX));
@@ -261,6 +261,11 @@ impl Structure<'_> {
                 }
             }
             Step::Call(body) => self.count(&place, "procedure", body.0, procedures),
+            Step::Parallel(bodies) => {
+                for body in bodies {
+                    self.count(&place, "procedure", body.0, procedures);
+                }
+            }
         }
     }
 
