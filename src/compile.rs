@@ -7,7 +7,6 @@ use superstep_ir::text::print_graph;
 use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile};
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
 use superstep_passes::pipeline;
-use superstep_passes::plan::matmul::PlanStyle;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
@@ -61,6 +60,8 @@ pub fn compile_training(
         gradient_accumulation_steps: settings.accumulation,
         optimiser: settings.optimiser,
         layers_per_ipu: placed.layers_per_ipu.clone(),
+        pipelined: settings.pipelined && placed.layers_per_ipu.len() > 1,
+        recompute: settings.recompute.clone(),
         loss_chunks,
         passes: pass_times(&placed),
         products: placed.products.clone(),
@@ -145,9 +146,8 @@ pub fn compile_generation(
 
 fn compile_forward(graph: Graph, machine: &Machine) -> Result<Program, Error> {
     let options = CompileOptions {
-        layers_per_ipu: None,
         gradient_accumulation_steps: 1,
-        matmul_plan: PlanStyle::default(),
+        ..CompileOptions::default()
     };
     let compiled = compile(
         Module {
@@ -168,6 +168,8 @@ fn run_passes(
 ) -> Result<Placed, Error> {
     let options = CompileOptions {
         layers_per_ipu: settings.layers_per_ipu.clone(),
+        pipelined: settings.pipelined,
+        recompute: settings.recompute.clone(),
         gradient_accumulation_steps: settings.accumulation,
         matmul_plan: settings.matmul_plan,
     };

@@ -108,6 +108,11 @@ impl Error {
                     };
                     Some(format!("try a smaller --per_device_train_batch_size or --block_size, or {more}"))
                 }
+                CompileError::Placement(PlacementError::TooFewMicroBatches { stages, .. }) => {
+                    Some(format!(
+                        "give --gradient_accumulation_steps {stages} or more, or --pipeline false"
+                    ))
+                }
                 _ => None,
             },
             Error::Data(DataError::TooShort { .. }) => Some("give more text or a smaller --block_size".into()),

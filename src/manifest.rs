@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlannedProduct;
 
 use crate::frontend::{FrontendError, Gpt2Config};
@@ -22,6 +23,8 @@ pub struct Manifest {
     pub gradient_accumulation_steps: u32,
     pub optimiser: OptimiserSettings,
     pub layers_per_ipu: Vec<u32>,
+    pub pipelined: bool,
+    pub recompute: Recompute,
     pub loss_chunks: usize,
     pub passes: Vec<PassTime>,
     /// How every product is executed.

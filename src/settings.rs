@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 /// Which update rule is compiled in.
@@ -69,6 +70,9 @@ pub struct TrainingSettings {
     pub optimiser: OptimiserSettings,
     /// Decoder layers on each IPU; absent: found by the compiler.
     pub layers_per_ipu: Option<Vec<u32>>,
+    /// IPUs work at the same time, each on another micro-batch.
+    pub pipelined: bool,
+    pub recompute: Recompute,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

@@ -48,8 +48,13 @@ fn every_cycle_has_exactly_one_cause() {
             );
         }
         // Every step of these programs serves an op, so the ops explain all of it.
-        let ops = sum(time.origins.iter().map(|o| o.ledger));
-        assert_eq!(ops, time.ledger);
+        let ops: u64 = time.origins.iter().map(|o| o.critical).sum();
+        assert_eq!(ops, time.cycles.total());
+        // Nothing runs side by side on one IPU: there the ops' causes are those of the run too.
+        if program.ipus == 1 {
+            let ops = sum(time.origins.iter().map(|o| o.ledger));
+            assert_eq!(ops, time.ledger);
+        }
         causes_are_those_of_their_kind(&time);
     }
 }
@@ -104,8 +109,9 @@ fn tiles_and_ipus_work_no_longer_than_the_program() {
     for program in programs() {
         let time = timeline(&program);
         let busy: u64 = time.ipus.iter().map(|ipu| ipu.busy).sum();
-        assert_eq!(busy + time.shared_cycles(), time.cycles.total());
+        assert!(busy + time.shared_cycles >= time.cycles.total());
         for ipu in &time.ipus {
+            assert!(ipu.busy + time.shared_cycles <= time.cycles.total());
             assert_eq!(ipu.tiles.len(), program.machine.tiles_per_ipu as usize);
             assert!(ipu.tiles.iter().all(|&cycles| cycles <= ipu.compute));
         }

@@ -256,7 +256,7 @@ fn training_on_text_and_writing() {
 fn ipu_config_is_read_and_its_idle_fields_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("ipu_config.json");
-    let text = r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 2, "gradient_accumulation_steps": 2, "matmul_proportion": 0.2, "flux": 1}"#;
+    let text = r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 2, "gradient_accumulation_steps": 6, "matmul_proportion": 0.2, "flux": 1}"#;
     std::fs::write(&config, text).unwrap();
     let file = folder.path().join("tiny.superstep");
     let line = "compile --model_name_or_path {} --block_size 8 --ipu_config_name {} -o {}";
@@ -271,11 +271,14 @@ fn ipu_config_is_read_and_its_idle_fields_are_named() {
         "{}",
         run.err
     );
+    let few = format!("{line} --gradient_accumulation_steps 4");
+    let few = superstep(&words(&few, &[&fixture("tiny"), folder.path(), &file]));
+    assert!(few.err.contains("a pipeline of 5 stages"), "{}", few.err);
     let report = superstep(&words("report {} --json -", &[&file])).ok().out;
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["pod"]["ipus_per_replica"], 2);
     assert_eq!(report["pod"]["stages"][1]["layers"], serde_json::json!([1]));
-    assert_eq!(report["model"]["gradient_accumulation_steps"], 2);
+    assert_eq!(report["model"]["gradient_accumulation_steps"], 6);
 }
 
 #[test]

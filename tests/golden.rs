@@ -202,7 +202,7 @@ fn logits_of_tiny_are_golden() {
     let program = compiled(module, &machine(1, 1472), &[2], 1).program;
     let mut engine = engine(program, &golden.weights, 2);
     let mut feed = Feed::new(golden.seq);
-    feed.micro_batches.push_back(golden.tokens[0][0].clone());
+    feed.micro_batches.push(golden.tokens[0][0].clone());
     engine.run(&mut feed).expect("forward");
     let loss = f64::from(feed.taken["loss"][0][0]);
     let want = golden.expected["first_micro_batch"]["loss"]

@@ -32,6 +32,7 @@ fn compiled_and_verified(golden: &Golden, layers: &[u32], tiles: u32) -> Compile
         layers_per_ipu: Some(layers.to_vec()),
         gradient_accumulation_steps: 4,
         matmul_plan: PlanStyle::Auto,
+        ..CompileOptions::default()
     };
     let check = Verify(|graph: &_| {
         verify_graph(graph)

@@ -34,16 +34,24 @@ pub struct Value {
 pub enum Phase {
     #[default]
     Forward,
+    /// Forward ops run again just before the backward pass needs their results.
+    Recompute,
     Backward,
     Update,
 }
 
 impl Phase {
-    pub const ALL: [Phase; 3] = [Phase::Forward, Phase::Backward, Phase::Update];
+    pub const ALL: [Phase; 4] = [
+        Phase::Forward,
+        Phase::Recompute,
+        Phase::Backward,
+        Phase::Update,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Phase::Forward => "forward",
+            Phase::Recompute => "recompute",
             Phase::Backward => "backward",
             Phase::Update => "update",
         }

@@ -269,6 +269,11 @@ impl Program {
 
     /// How often each procedure runs in one run of the entry.
     pub fn executions(&self) -> Vec<u64> {
+        self.executions_where(|_, _, _| true)
+    }
+
+    /// How often each procedure runs, counting only calls that `counts` accepts: caller, index of the step in it, procedure called.
+    pub fn executions_where(&self, counts: impl Fn(ProcId, usize, ProcId) -> bool) -> Vec<u64> {
         let mut called_first = Vec::new();
         self.after_callees(
             self.entry,
@@ -279,9 +284,14 @@ impl Program {
         times[self.entry.index()] = 1;
         for &caller in called_first.iter().rev() {
             let runs = times[caller.index()];
-            for (body, each) in self.procedure(caller).steps.iter().flat_map(Step::bodies) {
-                let sum = &mut times[body.index()];
-                *sum = sum.saturating_add(runs.saturating_mul(each));
+            for (index, step) in self.procedure(caller).steps.iter().enumerate() {
+                for (body, each) in step
+                    .bodies()
+                    .filter(|&(body, _)| counts(caller, index, body))
+                {
+                    let sum = &mut times[body.index()];
+                    *sum = sum.saturating_add(runs.saturating_mul(each));
+                }
             }
         }
         times

@@ -17,6 +17,7 @@ pub mod pass;
 pub mod pipeline;
 pub mod place;
 pub mod plan;
+pub mod recompute;
 pub mod schedule;
 pub mod simplify;
 pub mod solve;

@@ -11,6 +11,7 @@ mod loss;
 mod matmul;
 mod reduce;
 mod rows;
+mod staged;
 mod state;
 mod tables;
 mod views;
@@ -36,6 +37,7 @@ use crate::plan::layout::spread_parts;
 use crate::plan::matmul::{MatmulPlan, MatmulPlans, PlannedProduct};
 use crate::schedule::schedule;
 use matmul::{JointProblem, Resting};
+use staged::{Schedule, Staged};
 
 /// Why a graph cannot become a program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -59,7 +61,16 @@ enum Binding {
     Splat(f64),
 }
 
-/// Lowers a training or inference module; a training module's `micro_batch` runs `accumulation` times before `update`.
+/// The micro-batches of an optimiser step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MicroBatches {
+    /// One after the other, and of each one stage after the other.
+    InTurn(u32),
+    /// One behind the other, in all stages at the same time; at least as many as there are stages.
+    Pipelined(u32),
+}
+
+/// Lowers a training or inference module; a training module's `micro_batch` runs for all micro-batches, then `update`.
 ///
 /// # Errors
 /// An op that no tile program is known for.
@@ -67,26 +78,31 @@ pub fn lower(
     module: &Module,
     machine: &Machine,
     ipus: u32,
-    accumulation: u32,
+    order: MicroBatches,
     budgets: &Budgets,
     plans: &mut MatmulPlans,
 ) -> Result<Lowered, LowerError> {
     let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
-    let mut procedure = |name: &'static str| -> Result<ProcId, LowerError> {
-        let graph = module.graph(name).ok_or(LowerError::MissingGraph(name))?;
-        lowering.graph(graph)
-    };
+    let graph = |name: &'static str| module.graph(name).ok_or(LowerError::MissingGraph(name));
     let entry_steps = if module.graph("update").is_some() {
-        let (micro_batch, update) = (procedure("micro_batch")?, procedure("update")?);
-        vec![
-            Step::Repeat {
-                count: accumulation,
-                body: micro_batch,
+        let micro_batches = match order {
+            MicroBatches::InTurn(count) => Step::Repeat {
+                count,
+                body: lowering.graph(graph("micro_batch")?)?,
             },
-            Step::Call(update),
-        ]
+            MicroBatches::Pipelined(micro_batches) => {
+                let schedule = Schedule::Pipeline { micro_batches };
+                Step::Call(lowering.staged(graph("micro_batch")?, schedule)?)
+            }
+        };
+        let update = graph("update")?;
+        let update = match ipus {
+            1 => lowering.graph(update)?,
+            _ => lowering.staged(update, Schedule::Levels)?,
+        };
+        vec![micro_batches, Step::Call(update)]
     } else {
-        vec![Step::Call(procedure("forward")?)]
+        vec![Step::Call(lowering.graph(graph("forward")?)?)]
     };
     let products = lowering.products;
     let mut program = lowering.program;
@@ -169,6 +185,7 @@ impl<'m> Lowering<'m> {
             bindings: FxHashMap::default(),
             pending: FxHashMap::default(),
             imports: FxHashMap::default(),
+            staged: None,
         };
         for op in schedule(graph) {
             lowering.op(op)?;
@@ -291,6 +308,8 @@ struct GraphLowering<'a, 'm> {
     pending: FxHashMap<VarId, usize>,
     /// Values brought over from another IPU, so that they cross the link once.
     imports: FxHashMap<(VarId, Vec<View>, IpuId), VarId>,
+    /// When stages run side by side.
+    staged: Option<Staged>,
 }
 
 impl GraphLowering<'_, '_> {
@@ -306,8 +325,15 @@ impl GraphLowering<'_, '_> {
             sets: 0,
             local: FxHashMap::default(),
         };
+        lowering.localise();
         lowering.dispatch()?;
         let made_steps = lowering.sets > 0;
+        for result in 0..node.results().len() as u32 {
+            let held = self.bindings.get(&Value { op: id, result });
+            if let Some(&Binding::Held { variable, .. }) = held {
+                self.settle(variable);
+            }
+        }
         if made_steps {
             let flops = flops::flops(self.graph, id);
             self.lw.program.origins.push(Origin {
@@ -335,7 +361,9 @@ impl GraphLowering<'_, '_> {
     /// Binds a result; its uses keep the variable alive.
     fn bind(&mut self, value: Value, binding: Binding) {
         if let Binding::Held { variable, .. } = &binding {
-            *self.pending.entry(*variable).or_default() += self.graph.uses(value).len();
+            let variable = *variable;
+            let uses = self.pending.entry(variable).or_default();
+            *uses = uses.saturating_add(self.graph.uses(value).len());
         }
         self.bindings.insert(value, binding);
     }
@@ -496,6 +524,9 @@ impl OpLowering<'_, '_, '_> {
 
     /// True when nobody but this op will read the variable any more and it is no state: an output may take its place.
     fn dies_here(&self, variable: VarId) -> bool {
+        if !self.g.is_of_this_segment(variable) {
+            return false;
+        }
         let used_here = self.uses_here(variable);
         self.g.pending.get(&variable).copied().unwrap_or(0) == used_here
             && self.g.lw.program.variable(variable).live.is_some()

@@ -1,16 +1,20 @@
 //! Placement: layers to IPUs, ops to tiles, variables to addresses.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
+use superstep_ir::op::infer::TypeError;
 use superstep_ir::program::Program;
 use thiserror::Error;
 
 use crate::budget::Budgets;
-use crate::lower::{LowerError, Lowered, lower};
+use crate::lower::{LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
+use crate::recompute::recompute;
 use crate::stage::{self, LayersPerIpu, StageError};
 
 /// What the user decides about the placement of a module.
@@ -22,6 +26,29 @@ pub struct PlacementOptions {
     pub gradient_accumulation_steps: u32,
     /// Which styles of execution products may choose from.
     pub matmul_plan: PlanStyle,
+    /// All IPUs work at the same time, each on another micro-batch; else one after the other on the same.
+    pub pipelined: bool,
+    pub recompute: Recompute,
+}
+
+/// Layers whose forward ops run again before their backward pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    #[default]
+    Nothing,
+    EveryLayer,
+    Layers(BTreeSet<u32>),
+}
+
+impl Recompute {
+    fn takes(&self, layer: u32) -> bool {
+        match self {
+            Recompute::Nothing => false,
+            Recompute::EveryLayer => true,
+            Recompute::Layers(layers) => layers.contains(&layer),
+        }
+    }
 }
 
 /// A placed program and what was decided on the way.
@@ -42,6 +69,12 @@ pub enum PlacementError {
     Stage(#[from] StageError),
     #[error(transparent)]
     Lower(#[from] LowerError),
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    #[error(
+        "a pipeline of {stages} stages needs at least as many micro-batches a step, gradient_accumulation_steps is {given}"
+    )]
+    TooFewMicroBatches { stages: u32, given: u32 },
     /// The model does not fit with the smallest temporaries; `tried` IPUs were used of `ipus`.
     #[error("{overflow}")]
     Overflow {
@@ -96,12 +129,16 @@ fn place_on(
 ) -> Result<Placed, PlacementError> {
     let mut clock = Clock::default();
     let mut staged = module.clone();
+    if let Some(graph) = staged.graphs.iter_mut().find(|g| g.name == "micro_batch") {
+        let again = || recompute(graph, |layer| options.recompute.takes(layer));
+        clock.time("recompute", again)?;
+    }
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
-    let accumulation = options.gradient_accumulation_steps.max(1);
+    let order = micro_batches(options, &layers_per_ipu)?;
     let mut lowered = |budgets: &Budgets, clock: &mut Clock| {
         clock.time("lower", || {
-            lower(&staged, machine, ipus, accumulation, budgets, plans)
+            lower(&staged, machine, ipus, order, budgets, plans)
         })
     };
     let even = Budgets::proportion(machine, FIRST_SHARE);
@@ -137,6 +174,22 @@ fn place_on(
         tried: ipus,
         ipus: machine.ipus,
     })
+}
+
+/// In what order the micro-batches of a step go through the stages.
+fn micro_batches(
+    options: &PlacementOptions,
+    layers_per_ipu: &[u32],
+) -> Result<MicroBatches, PlacementError> {
+    let given = options.gradient_accumulation_steps.max(1);
+    let stages = stage::stage_count(layers_per_ipu);
+    if !options.pipelined || stages == 1 {
+        return Ok(MicroBatches::InTurn(given));
+    }
+    if given < stages {
+        return Err(PlacementError::TooFewMicroBatches { stages, given });
+    }
+    Ok(MicroBatches::Pipelined(given))
 }
 
 /// Seconds by what they were spent on.

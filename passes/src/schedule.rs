@@ -1,9 +1,10 @@
-//! The order in which the ops of a graph run: operands first, and among the ready ops the one that leaves the least alive.
+//! The order in which the ops of a graph run: operands first, stage by stage, and among the ready ops the one that leaves the least alive.
+//! What is recomputed waits for the gradient that enters its layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
-use superstep_ir::graph::{Graph, Value};
+use superstep_ir::graph::{Graph, Phase, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::Op;
 
@@ -28,6 +29,8 @@ pub fn schedule(graph: &Graph) -> Vec<OpId> {
 struct Scheduler<'g> {
     graph: &'g Graph,
     missing: FxHashMap<OpId, usize>,
+    /// Ops that wait for an op though they do not use it.
+    waiting: FxHashMap<OpId, Vec<OpId>>,
     /// Uses still to come of every storage (views share the storage of their source).
     uses: FxHashMap<Value, usize>,
     ready: BTreeMap<OpId, ()>,
@@ -38,6 +41,7 @@ impl<'g> Scheduler<'g> {
         let mut s = Scheduler {
             graph,
             missing: FxHashMap::default(),
+            waiting: FxHashMap::default(),
             uses: FxHashMap::default(),
             ready: BTreeMap::new(),
         };
@@ -51,7 +55,39 @@ impl<'g> Scheduler<'g> {
                 *s.uses.entry(s.storage(v)).or_default() += 1;
             }
         }
+        s.hold_back_recomputed();
         s
+    }
+
+    /// The recomputed ops of a layer wait for the gradients that other backward ops hand to its own.
+    fn hold_back_recomputed(&mut self) {
+        let graph = self.graph;
+        let mut entering: FxHashMap<u32, BTreeSet<OpId>> = FxHashMap::default();
+        let computed = |op: OpId| {
+            let node = graph.node(op);
+            (node.place.phase == Phase::Backward && !node.operands().is_empty())
+                .then_some(node.place.layer)
+        };
+        for op in graph.ops() {
+            let Some(Some(layer)) = computed(op) else {
+                continue;
+            };
+            for v in graph.node(op).operands() {
+                if computed(v.op).is_some_and(|from| from != Some(layer)) {
+                    entering.entry(layer).or_default().insert(v.op);
+                }
+            }
+        }
+        for op in graph.ops() {
+            let place = graph.node(op).place;
+            let Some(layer) = place.layer.filter(|_| place.phase == Phase::Recompute) else {
+                continue;
+            };
+            for &gradient in entering.get(&layer).into_iter().flatten() {
+                *self.missing.entry(op).or_default() += 1;
+                self.waiting.entry(gradient).or_default().push(op);
+            }
+        }
     }
 
     /// The value whose bytes `v` renames.
@@ -92,7 +128,8 @@ impl<'g> Scheduler<'g> {
     fn next(&self) -> Option<OpId> {
         let rank = |op: OpId| {
             let growth = self.growth(op);
-            (growth, if growth > 0 { u32::MAX - op.0 } else { op.0 })
+            let age = if growth > 0 { u32::MAX - op.0 } else { op.0 };
+            (self.graph.node(op).place.stage, growth, age)
         };
         self.ready.keys().copied().min_by_key(|&op| rank(op))
     }
@@ -105,12 +142,20 @@ impl<'g> Scheduler<'g> {
         }
         for result in 0..self.graph.node(op).results().len() as u32 {
             for u in self.graph.uses(Value { op, result }) {
-                let left = self.missing.get_mut(&u.op).expect("every op is counted");
-                *left -= 1;
-                if *left == 0 {
-                    self.ready.insert(u.op, ());
-                }
+                self.one_less(u.op);
             }
+        }
+        for waiting in self.waiting.remove(&op).unwrap_or_default() {
+            self.one_less(waiting);
+        }
+    }
+
+    /// One thing less that `op` waits for.
+    fn one_less(&mut self, op: OpId) {
+        let left = self.missing.get_mut(&op).expect("every op is counted");
+        *left -= 1;
+        if *left == 0 {
+            self.ready.insert(op, ());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Assignment of ops to IPUs: whole decoder layers, in order; what belongs to no layer (embedding, head, loss) goes to IPU 0.
 
+use rustc_hash::FxHashMap;
 use superstep_ir::graph::{Graph, Module, Phase};
 use superstep_ir::ids::{IpuId, StageId};
 use superstep_ir::machine::Machine;
@@ -130,35 +131,173 @@ fn estimated_bytes(module: &Module, layers: u32) -> (Vec<u64>, u64) {
 }
 
 /// Writes IPU and stage into every op.
+///
+/// Forward stages follow the IPUs in the order of their layers; with more than one IPU, the head is a last stage that comes back to IPU 0.
+/// The backward pass goes back through them: of `F` forward stages, what stage `s` did is undone in stage `2 (F − 1) − s`, the last in itself.
+/// Stages of the update are levels: an op is in a later stage than what it needs from another IPU.
 pub fn assign(module: &mut Module, layers_per_ipu: &[u32]) {
-    let ipu_of_layer: Vec<u32> = layers_per_ipu
-        .iter()
-        .enumerate()
-        .flat_map(|(ipu, &count)| std::iter::repeat_n(ipu as u32, count as usize))
-        .collect();
+    let stages = Stages::of(layers_per_ipu);
     for graph in &mut module.graphs {
-        let ops: Vec<_> = graph.ops().collect();
-        for op in ops {
-            let layer = graph.node(op).place.layer;
-            let ipu = layer.map_or(0, |l| ipu_of_layer[l as usize]);
-            let place = graph.place_mut(op);
-            place.ipu = Some(IpuId(ipu));
-            place.stage = Some(StageId(ipu));
+        if graph.name == "update" {
+            level(graph, &stages);
+        } else {
+            pipeline(graph, &stages);
         }
-        follow_operands(graph);
+        follow_users(graph);
+        assign_after_reads(graph);
     }
 }
 
-/// Constants go where they are used, so that they never cross a link.
-fn follow_operands(graph: &mut Graph) {
-    let constants: Vec<_> = graph
-        .ops()
-        .filter(|&op| matches!(graph.op(op), Op::Constant { .. }))
-        .collect();
-    for op in constants {
-        if let Some(first) = graph.uses(graph.value(op)).first() {
-            let place = graph.node(first.op).place;
-            *graph.place_mut(op) = place;
+/// Forward stages of a pipeline.
+struct Stages {
+    ipu_of_layer: Vec<u32>,
+    stage_of_ipu: Vec<u32>,
+    /// Forward stages, the head's included.
+    forward: u32,
+}
+
+impl Stages {
+    fn of(layers_per_ipu: &[u32]) -> Stages {
+        let ipu_of_layer = layers_per_ipu
+            .iter()
+            .enumerate()
+            .flat_map(|(ipu, &count)| std::iter::repeat_n(ipu as u32, count as usize))
+            .collect();
+        let mut last = 0;
+        let stage_of_ipu: Vec<u32> = layers_per_ipu
+            .iter()
+            .enumerate()
+            .map(|(ipu, &count)| {
+                last += u32::from(ipu > 0 && count > 0);
+                last
+            })
+            .collect();
+        Stages {
+            ipu_of_layer,
+            stage_of_ipu,
+            forward: if last == 0 { 1 } else { last + 2 },
+        }
+    }
+
+    fn ipu(&self, layer: Option<u32>) -> u32 {
+        layer.map_or(0, |l| self.ipu_of_layer[l as usize])
+    }
+}
+
+/// Stages of a training step with these layers on each IPU: forward and backward.
+pub fn stage_count(layers_per_ipu: &[u32]) -> u32 {
+    2 * Stages::of(layers_per_ipu).forward - 1
+}
+
+/// Ops outside of layers come before them, if they need nothing of a layer, or else after.
+fn pipeline(graph: &mut Graph, stages: &Stages) {
+    let last = stages.forward - 1;
+    let order = graph.topological();
+    // Whether an op, or what it depends on, is of a layer: in the forward pass, and in the backward pass.
+    let mut after = vec![[false; 2]; order.iter().map(|op| op.index() + 1).max().unwrap_or(0)];
+    for &op in &order {
+        let node = graph.node(op);
+        let way = usize::from(node.place.phase != Phase::Forward);
+        let mut passed = [false; 2];
+        for v in node.operands() {
+            let operand = after[v.op.index()];
+            passed = [passed[0] || operand[0], passed[1] || operand[1]];
+        }
+        let layer = node.place.layer;
+        let is_source = node.operands().is_empty();
+        let forward_stage = match layer {
+            Some(_) => stages.stage_of_ipu[stages.ipu(layer) as usize],
+            None if way == 0 => {
+                if passed[0] {
+                    last
+                } else {
+                    0
+                }
+            }
+            None => {
+                if passed[1] {
+                    0
+                } else {
+                    last
+                }
+            }
+        };
+        passed[way] |= layer.is_some() && !is_source;
+        after[op.index()] = passed;
+        let mut stage = if way == 0 {
+            forward_stage
+        } else {
+            2 * last - forward_stage
+        };
+        // Nothing runs before what it needs.
+        for v in graph.node(op).operands() {
+            stage = stage.max(graph.node(v.op).place.stage.map_or(0, |s| s.0));
+        }
+        let place = graph.place_mut(op);
+        place.ipu = Some(IpuId(stages.ipu(layer)));
+        place.stage = Some(StageId(stage));
+    }
+}
+
+fn level(graph: &mut Graph, stages: &Stages) {
+    for op in graph.topological() {
+        let ipu = IpuId(stages.ipu(graph.node(op).place.layer));
+        let operands = graph.node(op).operands().iter();
+        let levels = operands
+            .filter(|v| !matches!(graph.op(v.op), Op::Constant { .. }))
+            .map(|v| {
+                let place = graph.node(v.op).place;
+                place.stage.map_or(0, |s| s.0) + u32::from(place.ipu != Some(ipu))
+            });
+        let level = levels.max().unwrap_or(0);
+        let place = graph.place_mut(op);
+        place.ipu = Some(ipu);
+        place.stage = Some(StageId(level));
+    }
+}
+
+/// State is replaced when its last reader has run.
+fn assign_after_reads(graph: &mut Graph) {
+    let mut last_read: FxHashMap<String, Option<StageId>> = FxHashMap::default();
+    for (op, state, _, _) in graph.parameters() {
+        let users = graph.uses(graph.value(op));
+        let stage = users
+            .iter()
+            .filter_map(|u| graph.node(u.op).place.stage)
+            .max();
+        let last = last_read.entry(state.to_string()).or_default();
+        *last = stage.max(*last);
+    }
+    let ops: Vec<_> = graph.ops().collect();
+    for op in ops {
+        let Op::Assign { state } = graph.op(op) else {
+            continue;
+        };
+        let read = last_read.get(state).copied().flatten();
+        let place = graph.place_mut(op);
+        place.stage = place.stage.max(read);
+    }
+}
+
+/// Sources and views go where they are used first, if that is one place: constants never cross a link, and input comes when it is needed.
+fn follow_users(graph: &mut Graph) {
+    for op in graph.topological().into_iter().rev() {
+        if !graph.node(op).operands().is_empty() && !graph.op(op).is_view() {
+            continue;
+        }
+        let users = graph.uses(graph.value(op));
+        let places: Vec<_> = users.iter().map(|u| graph.node(u.op).place).collect();
+        let Some(first) = places.iter().min_by_key(|p| p.stage) else {
+            continue;
+        };
+        let one_ipu = places.iter().all(|p| p.ipu == first.ipu);
+        let is_constant = matches!(graph.op(op), Op::Constant { .. });
+        let is_micro_batch = graph.name != "update";
+        let (ipu, stage) = (first.ipu, first.stage);
+        if is_constant || one_ipu || (is_micro_batch && matches!(graph.op(op), Op::Input { .. })) {
+            let place = graph.place_mut(op);
+            place.ipu = ipu;
+            place.stage = stage;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The cycle account of a program: how long every step takes on the machine, without executing it.
 //!
 //! Timing does not depend on values. Each step has a kind and a length; steps follow one another in program order, also when they run on
-//! different IPUs. Lengths come from the formulae of [`superstep_ir::machine`]: a compute set lasts as long as its busiest tile, an
+//! different IPUs, but for procedures that the program runs side by side: then the longest counts. Lengths come from the formulae of [`superstep_ir::machine`]: a compute set lasts as long as its busiest tile, an
 //! exchange as long as its busiest tile or pair of tiles, a transfer between IPUs as long as its busiest link.
 //! A sync serves the step that it precedes and is accounted to the same graph op. Why a step takes as long as it does is in the [`Ledger`].
 
@@ -133,8 +133,10 @@ pub struct Timeline {
     pub clock_hz: f64,
     /// Of the whole run.
     pub cycles: KindCycles,
-    /// The same cycles by cause.
+    /// The same cycles by cause. Of procedures that run side by side, the longest counts.
     pub ledger: Ledger,
+    /// Of them, those in which no single IPU is at work: transfers between IPUs, and barriers over all of them.
+    pub shared_cycles: u64,
     /// Entry `i` is about IPU `i`.
     pub ipus: Vec<IpuTime>,
     /// In the program's order.
@@ -155,7 +157,7 @@ pub struct ProcedureTime {
     pub cycles: KindCycles,
 }
 
-/// One IPU, over the whole run of the entry. IPUs take turns in program order: what is left of the run, it waits for another.
+/// One IPU, over the whole run of the entry. What is left of the run, it waits for another, or takes part in what they do together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct IpuTime {
     /// Cycles of the steps that run on this IPU alone.
@@ -175,6 +177,9 @@ pub struct OriginTime {
     pub cycles: KindCycles,
     /// The same cycles by cause.
     pub ledger: Ledger,
+    /// Of the cycles, those that the run waits for: not what an IPU does while another one takes longer. They sum to the run's cycles over all
+    /// ops.
+    pub critical: u64,
     /// Floating-point operations of all executions.
     pub flops: u64,
     /// Bytes that tiles received from other tiles or IPUs, in all executions; a multicast counts at each tile.
@@ -214,12 +219,6 @@ impl Timeline {
     /// Seconds of one run of the entry.
     pub fn seconds(&self) -> f64 {
         self.cycles.total() as f64 / self.clock_hz
-    }
-
-    /// Cycles in which no single IPU is at work: transfers between IPUs, and barriers over all of them.
-    pub fn shared_cycles(&self) -> u64 {
-        let busy: u64 = self.ipus.iter().map(|ipu| ipu.busy).sum();
-        self.cycles.total().saturating_sub(busy)
     }
 
     /// Cycles of one run of a procedure, `micro_batch` or `update` for instance.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::generate::Continuation;
@@ -120,6 +121,8 @@ impl Options {
                 ..OptimiserSettings::hugging_face()
             },
             layers_per_ipu: None,
+            pipelined: false,
+            recompute: Recompute::Nothing,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,

@@ -1,10 +1,11 @@
 //! `ipu_config.json` as Optimum Graphcore writes it: the fields that say how a model is laid out over IPUs.
 //!
-//! Three fields are in force; other fields of that file are accepted and named as having no effect; anything else is reported.
+//! Four fields are in force; other fields of that file are accepted and named as having no effect; anything else is reported.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use superstep_passes::place::Recompute;
 
 use super::output::note;
 use crate::error::Error;
@@ -13,7 +14,7 @@ use crate::error::Error;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Fields of the file that superstep knows but does not act on.
-const WITHOUT_EFFECT: [&str; 33] = [
+const WITHOUT_EFFECT: [&str; 32] = [
     "auto_loss_scaling",
     "device_iterations",
     "embedding_serialization_factor",
@@ -39,7 +40,6 @@ const WITHOUT_EFFECT: [&str; 33] = [
     "parallelize_kwargs",
     "profile_dir",
     "projection_serialization_factor",
-    "recompute_checkpoint_every_layer",
     "replicated_tensor_sharding",
     "replication_factor",
     "seed",
@@ -54,6 +54,7 @@ const WITHOUT_EFFECT: [&str; 33] = [
 pub(super) struct IpuConfig {
     pub(super) layers_per_ipu: Option<Vec<u32>>,
     pub(super) gradient_accumulation_steps: Option<u32>,
+    pub(super) recompute: Recompute,
 }
 
 impl IpuConfig {
@@ -108,6 +109,7 @@ fn parse(map: &Map<String, Value>) -> Result<(IpuConfig, Vec<String>), String> {
         "layers_per_ipu",
         "gradient_accumulation_steps",
         "ipus_per_replica",
+        "recompute_checkpoint_every_layer",
     ];
     let others = map
         .keys()
@@ -126,6 +128,11 @@ fn parse(map: &Map<String, Value>) -> Result<(IpuConfig, Vec<String>), String> {
         IpuConfig {
             layers_per_ipu,
             gradient_accumulation_steps,
+            recompute: if flag(map, "recompute_checkpoint_every_layer")? {
+                Recompute::EveryLayer
+            } else {
+                Recompute::Nothing
+            },
         },
         remarks,
     ))
@@ -143,6 +150,16 @@ fn count(map: &Map<String, Value>, field: &str) -> Result<Option<u32>, String> {
                 format!("`{field}` is {value}, but it must be a whole number above 0")
             })
         }
+    }
+}
+
+fn flag(map: &Map<String, Value>, field: &str) -> Result<bool, String> {
+    match map.get(field) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(value) => Err(format!(
+            "`{field}` is {value}, but it must be true or false"
+        )),
     }
 }
 

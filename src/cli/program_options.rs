@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::ipu_config::{IpuConfig, LayerList, parse_layers};
@@ -36,6 +37,12 @@ pub(super) struct ProgramOptions {
     /// An ipu_config.json, or a folder that has one.
     #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
     pub(super) ipu_config_name: Option<PathBuf>,
+    /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
+    #[arg(long = "pipeline", value_name = "true|false")]
+    pub(super) pipeline: Option<bool>,
+    /// Layers that run forward again before their backward pass: all, none, or a list such as "[0 3]" [default: none].
+    #[arg(long = "recompute", value_name = "all|none|LIST", value_parser = parse_recompute)]
+    pub(super) recompute: Option<Recompute>,
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
@@ -98,6 +105,8 @@ impl ProgramOptions {
                 .clone()
                 .map(|list| list.0)
                 .or(ipu_config.layers_per_ipu),
+            pipelined: self.pipeline.unwrap_or(self.ipu_config_name.is_some()),
+            recompute: self.recompute.clone().unwrap_or(ipu_config.recompute),
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -132,6 +141,8 @@ impl ProgramOptions {
             ("ipu_config_name", self.ipu_config_name.is_some()),
             ("print_ir_after", self.print_ir_after.is_some()),
             ("matmul_plan", self.matmul_plan.is_some()),
+            ("pipeline", self.pipeline.is_some()),
+            ("recompute", self.recompute.is_some()),
         ] {
             if given {
                 return Err(Error::usage(format!(
@@ -204,6 +215,18 @@ fn contradiction(option: &str, given: &str, compiled: &str) -> Error {
 /// A style of execution by its name.
 pub(super) fn parse_style(text: &str) -> Result<PlanStyle, String> {
     PlanStyle::named(text).ok_or_else(|| "must be auto, gather or shift".into())
+}
+
+/// Which layers run forward again.
+fn parse_recompute(text: &str) -> Result<Recompute, String> {
+    match text {
+        "all" => Ok(Recompute::EveryLayer),
+        "none" => Ok(Recompute::Nothing),
+        list => match parse_layers(list) {
+            Ok(LayerList(layers)) => Ok(Recompute::Layers(layers.into_iter().collect())),
+            Err(_) => Err("must be all, none, or layer numbers as in \"[0 3]\"".into()),
+        },
+    }
 }
 
 /// A number that a check accepts, or what it must be.

@@ -1,6 +1,7 @@
 //! What would make a model fit that does not: each remedy is compiled, and only those that fit are named, with their cost.
 
 use superstep_ir::machine::Machine;
+use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::timeline;
 
 use super::{IrSink, compile_training};
@@ -36,7 +37,7 @@ impl std::fmt::Display for Remedy {
 /// Larger pods, in order of size.
 const LARGER: [&str; 3] = ["pod4", "pod16", "pod64"];
 
-/// Compiles with one change after another: layers placed by the compiler, more loss chunks, half the batch or the block, the next larger pod.
+/// Compiles with one change after another: layers placed by the compiler, recomputation, more loss chunks, half the batch or the block, the next larger pod.
 pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy> {
     let mut changes: Vec<(String, TrainingSettings)> = Vec::new();
     let mut change = |options: String, with: &dyn Fn(&mut TrainingSettings)| {
@@ -48,6 +49,11 @@ pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy>
     if settings.layers_per_ipu.is_some() {
         change("without --layers_per_ipu".into(), &|s| {
             s.layers_per_ipu = None
+        });
+    }
+    if settings.recompute != Recompute::EveryLayer {
+        change("--recompute all".into(), &|s| {
+            s.recompute = Recompute::EveryLayer
         });
     }
     if let Some(chunks) = settings.loss_chunks {

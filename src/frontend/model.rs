@@ -163,9 +163,10 @@ impl<'a> ModelBuilder<'a> {
             x = self.attention(layer, x)?;
             x = self.mlp(layer, x)?;
         }
-        self.b.place.layer = None;
         self.b.scope("");
+        // The last norm belongs to the IPU of the last layer: what leaves it is what the head needs.
         let x = self.layer_norm("ln_f", "ln_f", x)?;
+        self.b.place.layer = None;
         Ok((x, wte))
     }
 
@@ -173,11 +174,14 @@ impl<'a> ModelBuilder<'a> {
     fn embed(&mut self, wte: Value) -> Built {
         let GraphOptions { batch, seq, .. } = self.options;
         let (rows, width) = (self.rows, self.config.n_embd);
-        let wpe = self.weight("wpe.weight", &[self.config.n_positions, width])?;
         let b = &mut self.b;
         let tokens = b.input("tokens", TensorType::i32([batch, seq]))?;
         let ids = b.reshape("tokens.flat", tokens, [rows])?;
         let words = b.op("wte", Op::Gather, &[wte, ids])?;
+        // Positions belong to the IPU of the first layer.
+        b.place.layer = (self.config.n_layer > 0).then_some(0);
+        let wpe = self.weight("wpe.weight", &[self.config.n_positions, width])?;
+        let b = &mut self.b;
         let words = b.reshape("wte.by_sequence", words, [batch, seq, width])?;
         let positions = b.slice("wpe", wpe, 0, 0, seq)?;
         let sum = b.add("embed", words, positions)?;

@@ -20,6 +20,8 @@ pub struct OpClass {
     pub executions: u64,
     /// Of all executions and all kinds.
     pub cycles: u64,
+    /// Of them, those that the step waits for: not what an IPU does while another takes longer. They sum to the step's over all classes.
+    pub critical_cycles: u64,
     /// Of one execution, on average.
     pub cycles_each: u64,
     pub flops: u64,
@@ -120,6 +122,7 @@ pub(super) fn classes(program: &Program, timeline: &Timeline) -> Vec<OpClass> {
             phase,
             executions: time.times,
             cycles: time.cycles.total(),
+            critical_cycles: time.critical,
             cycles_each: time.cycles.total() / time.times.max(1),
             flops: time.flops,
             bytes_exchanged: time.bytes_exchanged,
@@ -137,6 +140,7 @@ fn add(sum: &mut OriginTime, time: &OriginTime) {
     sum.times += time.times;
     sum.cycles += time.cycles;
     sum.ledger += time.ledger;
+    sum.critical = sum.critical.saturating_add(time.critical);
     sum.flops = sum.flops.saturating_add(time.flops);
     sum.bytes_exchanged = sum.bytes_exchanged.saturating_add(time.bytes_exchanged);
     sum.bytes_read = sum.bytes_read.saturating_add(time.bytes_read);

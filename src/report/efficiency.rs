@@ -91,7 +91,7 @@ impl EfficiencyReport {
         let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
         let cycles = timeline.cycles.total();
         let arithmetic = timeline.ledger.get(Cause::Ideal);
-        let shared = timeline.shared_cycles();
+        let shared = timeline.shared_cycles;
         let busiest = timeline.ipus.iter().map(|ipu| ipu.busy).max().unwrap_or(0);
         EfficiencyReport {
             ledger: by_cause(&timeline.ledger),
@@ -131,7 +131,7 @@ fn ipu_efficiency(program: &Program, timeline: &Timeline, ipu: u32) -> IpuEffici
             .cycles
             .total()
             .saturating_sub(time.busy)
-            .saturating_sub(timeline.shared_cycles()),
+            .saturating_sub(timeline.shared_cycles),
         tile_cycles_least: time.tiles.iter().copied().min().unwrap_or(0),
         tile_cycles_mean: sum / (time.tiles.len() as u64).max(1),
         tile_cycles_most: time.tiles.iter().copied().max().unwrap_or(0),

@@ -125,7 +125,7 @@ pub(super) fn class_table(report: &Report, limit: usize) -> String {
             grouped(class.executions),
             grouped(class.cycles_each),
             grouped(class.cycles),
-            share(class.cycles, total),
+            share(class.critical_cycles, total),
             count(class.flops),
             bytes(class.bytes_exchanged),
             grouped(class.tiles.into()),

@@ -66,6 +66,19 @@ impl Golden {
         }
     }
 
+    /// The same steps, every row a micro-batch of its own.
+    pub fn by_rows(mut self) -> Golden {
+        for step in &mut self.tokens {
+            *step = step
+                .iter()
+                .flat_map(|rows| rows.chunks(self.seq))
+                .map(<[i32]>::to_vec)
+                .collect();
+        }
+        self.batch = 1;
+        self
+    }
+
     pub fn hyper(&self, section: &str) -> Hyper {
         let h = if section.is_empty() {
             &self.expected["hyper"]
@@ -74,7 +87,7 @@ impl Golden {
         };
         Hyper {
             steps: h["steps"].as_u64().expect("steps") as usize,
-            accumulation: h["accumulation"].as_u64().expect("accumulation") as u32,
+            accumulation: self.tokens[0].len() as u32,
             lr: h["lr"].as_f64().expect("lr"),
             warmup_ratio: h["warmup_ratio"].as_f64().expect("warmup"),
             weight_decay: h["weight_decay"].as_f64().expect("decay"),
@@ -185,6 +198,7 @@ pub fn compiled_in_style(
         layers_per_ipu: Some(layers_per_ipu.to_vec()),
         gradient_accumulation_steps: accumulation,
         matmul_plan,
+        ..CompileOptions::default()
     };
     compile(module, machine, &options, vec![]).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -222,10 +236,12 @@ pub fn state(engine: &Engine, name: &str, elements: usize) -> Vec<f32> {
     data
 }
 
-/// Feeds micro-batches in order and keeps what comes out.
+/// Feeds micro-batches in order, every stream at its own pace, and keeps what comes out.
 #[derive(Default)]
 pub struct Feed {
-    pub micro_batches: std::collections::VecDeque<Vec<i32>>,
+    pub micro_batches: Vec<Vec<i32>>,
+    /// How many micro-batches a stream has had.
+    fed: BTreeMap<String, usize>,
     pub seq: usize,
     pub learning_rate: f32,
     pub taken: BTreeMap<String, Vec<Vec<f32>>>,
@@ -242,11 +258,18 @@ impl Feed {
 
 impl Host for Feed {
     fn feed(&mut self, stream: &str, into: &mut [u8]) -> Result<(), HostError> {
+        let fed = self.fed.entry(stream.to_string()).or_default();
+        let next = *fed;
+        *fed += 1;
         match stream {
-            "tokens" => into.copy_from_slice(bytemuck::cast_slice(&self.micro_batches[0])),
+            "tokens" => into.copy_from_slice(bytemuck::cast_slice(&self.micro_batches[next])),
             "labels" => {
-                let labels = labels(&self.micro_batches[0], self.seq);
+                let labels = labels(&self.micro_batches[next], self.seq);
                 into.copy_from_slice(bytemuck::cast_slice(&labels));
+            }
+            "seed" => {
+                let seed = [next as u32, 7];
+                into.copy_from_slice(bytemuck::cast_slice(&seed));
             }
             "learning_rate" => into.copy_from_slice(&self.learning_rate.to_le_bytes()),
             other => panic!("unexpected stream {other}"),
@@ -263,9 +286,6 @@ impl Host for Feed {
             .entry(stream.to_string())
             .or_default()
             .push(values);
-        if stream == "loss" {
-            self.micro_batches.pop_front();
-        }
         Ok(())
     }
 }

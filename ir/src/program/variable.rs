@@ -78,17 +78,20 @@ pub enum Category {
     Activation,
     /// Made and used up inside the lowering of one op: received operands, partials.
     Temporary,
+    /// What a pipeline keeps for later stages: rings of activations, buffers of what comes from other IPUs, counters.
+    Stash,
     /// Host stream buffers.
     Stream,
 }
 
 impl Category {
-    pub const ALL: [Category; 6] = [
+    pub const ALL: [Category; 7] = [
         Category::Weight,
         Category::Accumulator,
         Category::OptimiserState,
         Category::Activation,
         Category::Temporary,
+        Category::Stash,
         Category::Stream,
     ];
 
@@ -99,6 +102,7 @@ impl Category {
             Category::OptimiserState => "optimiser_state",
             Category::Activation => "activation",
             Category::Temporary => "temporary",
+            Category::Stash => "stash",
             Category::Stream => "stream",
         }
     }

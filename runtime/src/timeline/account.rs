@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
+use rustc_hash::FxHashMap;
 use superstep_ir::ids::{IpuId, ProcId, TileId};
 use superstep_ir::program::cost::traffic::TileSums;
 use superstep_ir::program::{Procedure, Program, Step};
@@ -38,12 +39,14 @@ pub(super) fn account(program: &Program) -> Timeline {
         measured,
         times,
         known: vec![None; program.procedures.len()],
+        longest: FxHashMap::default(),
         index: 0,
         timeline: empty(program, load.into_ipus()),
     };
     let whole = walk.procedure(program.entry, 0);
     walk.timeline.cycles = whole.cycles;
     walk.timeline.ledger = whole.ledger;
+    walk.book_critical();
     walk.count_executions();
     walk.timeline
 }
@@ -129,6 +132,8 @@ struct Walk<'p> {
     times: Vec<u64>,
     /// Procedures that were met before.
     known: Vec<Option<Run>>,
+    /// Of the procedures that run side by side in a step, the one that the others wait for.
+    longest: FxHashMap<(ProcId, usize), ProcId>,
     /// Number of the next step in the order of [`Program::walk`].
     index: u32,
     timeline: Timeline,
@@ -156,14 +161,18 @@ impl Walk<'_> {
                 }
                 Step::Parallel(bodies) => {
                     // The others are done, and wait, when the longest ends; of equals the first counts.
-                    let mut longest = Run::default();
-                    for &body in bodies {
-                        let body = self.procedure(body, at);
-                        if body.cycles.total() > longest.cycles.total() {
-                            longest = body;
+                    let mut longest: Option<(ProcId, Run)> = None;
+                    for &id in bodies {
+                        let body = self.procedure(id, at);
+                        let total = body.cycles.total();
+                        if longest.is_none_or(|(_, other)| total > other.cycles.total()) {
+                            longest = Some((id, body));
                         }
                     }
-                    run.add(longest, 1);
+                    if let Some((body, longest)) = longest {
+                        self.longest.insert((id, i), body);
+                        run.add(longest, 1);
+                    }
                 }
                 step => {
                     if let Some(measured) = self.measured[id.index()][i] {
@@ -218,6 +227,29 @@ impl Walk<'_> {
             tile_cycles: measured.tile_cycles,
             bytes: measured.bytes,
         });
+    }
+
+    /// What the run waits for: the executions of every procedure that are in no shorter branch.
+    fn book_critical(&mut self) {
+        let program = self.program;
+        let is_critical = |caller: ProcId, index: usize, body: ProcId| {
+            let longest = self.longest.get(&(caller, index));
+            longest.is_none_or(|&longest| longest == body)
+        };
+        let times = program.executions_where(is_critical);
+        for (steps, times) in self.measured.iter().zip(times) {
+            for step in steps.iter().flatten() {
+                let cycles = step.cycles.saturating_mul(times);
+                if let Some(id) = step.origin {
+                    let critical = &mut self.timeline.origins[id.index()].critical;
+                    *critical = critical.saturating_add(cycles);
+                }
+                if step.ipu.is_none() {
+                    let shared = &mut self.timeline.shared_cycles;
+                    *shared = shared.saturating_add(cycles);
+                }
+            }
+        }
     }
 
     /// An op is executed as often as the procedure that its steps are in.

@@ -54,7 +54,7 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
 struct Summary<'p> {
     /// Reads of what the procedure has not written before, by variable.
     carried: BTreeMap<VarId, Vec<Read<'p>>>,
-    written: FxHashMap<VarId, Coverage>,
+    written: BTreeMap<VarId, Coverage>,
 }
 
 /// A read that something outside of the procedure must have made possible.

@@ -1,0 +1,162 @@
+//! Recomputation: the forward ops of a layer run again just before its backward pass, instead of keeping what they made.
+//!
+//! Precondition: layers are marked ([`Place::layer`]) and the backward ops are there; nothing that would join equal ops runs after this.
+//! Postcondition: between forward and backward pass of a chosen layer only what enters the layer is alive (its checkpoint). Values are the
+//! same to the bit: dropout masks are a function of seed, key and element, so that they come out again.
+
+use rustc_hash::FxHashMap;
+use superstep_ir::graph::{Graph, Phase, Place, Use, Value};
+use superstep_ir::ids::OpId;
+use superstep_ir::op::infer::TypeError;
+
+/// Recomputes in every layer that `chosen` accepts. Returns how many ops run twice.
+///
+/// # Errors
+/// A copy of an op does not type, which is a bug.
+pub fn recompute(graph: &mut Graph, chosen: impl Fn(u32) -> bool) -> Result<usize, TypeError> {
+    let kept_ops: Vec<OpId> = graph.topological();
+    let mut again: FxHashMap<OpId, OpId> = FxHashMap::default();
+    for op in kept_ops {
+        let Some(layer) = forward_layer(graph, op).filter(|&l| chosen(l)) else {
+            continue;
+        };
+        for result in 0..graph.node(op).results().len() as u32 {
+            let value = Value { op, result };
+            let users: Vec<Use> = graph.uses(value);
+            for user in users {
+                let place = graph.node(user.op).place;
+                if place.phase == Phase::Backward && place.layer == Some(layer) {
+                    let copy = run_again(graph, op, layer, &mut again)?;
+                    graph.set_operand(user, Value { op: copy, result });
+                }
+            }
+        }
+    }
+    Ok(again.len())
+}
+
+/// The layer of a forward op that computes something.
+fn forward_layer(graph: &Graph, op: OpId) -> Option<u32> {
+    let node = graph.node(op);
+    let computes = !node.operands().is_empty() && node.place.phase == Phase::Forward;
+    node.place.layer.filter(|_| computes)
+}
+
+/// A copy of a forward op of `layer`, and of what it needs from the same layer.
+fn run_again(
+    graph: &mut Graph,
+    op: OpId,
+    layer: u32,
+    again: &mut FxHashMap<OpId, OpId>,
+) -> Result<OpId, TypeError> {
+    if let Some(&known) = again.get(&op) {
+        return Ok(known);
+    }
+    let mut operands = graph.node(op).operands().to_vec();
+    for v in &mut operands {
+        if forward_layer(graph, v.op) == Some(layer) {
+            v.op = run_again(graph, v.op, layer, again)?;
+        }
+    }
+    let node = graph.node(op);
+    let place = Place {
+        phase: Phase::Recompute,
+        ..node.place
+    };
+    let (kind, name) = (node.op.clone(), format!("{}.again", node.name));
+    let copy = graph.insert(kind, &operands, name, place)?;
+    again.insert(op, copy);
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use superstep_ir::graph::build::Builder;
+    use superstep_ir::interpret::{Tensor, run};
+    use superstep_ir::op::{Op, StateKind, UnaryOp};
+    use superstep_ir::types::{DType, Real, TensorType};
+
+    use super::*;
+    use crate::testing::random_environment;
+    use crate::training::{Optimiser, TrainingOptions, training_module};
+
+    /// Two layers of a product, dropout and tanh, and a sum as the loss.
+    fn micro_batch() -> Graph {
+        let mut forward = Graph::new("forward");
+        let mut b = Builder::new(&mut forward);
+        let seed = b.input("seed", TensorType::new(DType::U32, [2])).unwrap();
+        let mut x = b.input("x", TensorType::f32([7, 5])).unwrap();
+        for layer in 0..2 {
+            b.place.layer = Some(layer);
+            let w = format!("w.{layer}");
+            let w = b
+                .parameter(&w, StateKind::Weight, TensorType::f32([5, 5]))
+                .unwrap();
+            let y = b.matmul(&format!("h.{layer}"), x, w, false, false).unwrap();
+            let drop = Op::Dropout {
+                p: Real(0.25),
+                key: layer,
+            };
+            let y = b.op(&format!("drop.{layer}"), drop, &[y, seed]).unwrap();
+            x = b.unary(&format!("tanh.{layer}"), UnaryOp::Tanh, y).unwrap();
+        }
+        b.place.layer = None;
+        let loss = b
+            .reduce("loss", superstep_ir::op::ReduceKind::Sum, 2, x)
+            .unwrap();
+        b.output("loss", loss).unwrap();
+        let options = TrainingOptions {
+            optimiser: Optimiser::Sgd {
+                momentum: 0.0,
+                weight_decay: 0.0,
+            },
+            gradient_accumulation_steps: 1,
+            max_grad_norm: None,
+            decayed: Default::default(),
+        };
+        let module = training_module(&forward, &options).unwrap();
+        module.graph("micro_batch").unwrap().clone()
+    }
+
+    #[test]
+    fn nothing_changes_but_what_is_kept() {
+        let before = micro_batch();
+        let mut after = before.clone();
+        assert!(recompute(&mut after, |_| true).unwrap() > 0);
+        superstep_ir::verify::verify_graph(&after).unwrap();
+        let run_it = |graph: &Graph| -> (BTreeMap<String, Tensor>, BTreeMap<String, Tensor>) {
+            let (mut states, inputs) = random_environment(graph, 3);
+            let outputs = run(graph, &mut states, &inputs).unwrap();
+            (outputs, states)
+        };
+        assert_eq!(run_it(&before), run_it(&after));
+        // What a layer made reaches its own backward ops no more.
+        for op in after.ops() {
+            let node = after.node(op);
+            if node.place.phase != Phase::Backward {
+                continue;
+            }
+            for v in node.operands() {
+                assert!(
+                    forward_layer(&after, v.op).is_none_or(|l| node.place.layer != Some(l)),
+                    "{}",
+                    node.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn layers_are_chosen_one_by_one() {
+        let mut graph = micro_batch();
+        recompute(&mut graph, |layer| layer == 1).unwrap();
+        let again: Vec<u32> = graph
+            .ops()
+            .filter(|&op| graph.node(op).place.phase == Phase::Recompute)
+            .filter_map(|op| graph.node(op).place.layer)
+            .collect();
+        assert!(!again.is_empty() && again.iter().all(|&l| l == 1));
+    }
+}

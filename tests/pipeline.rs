@@ -1,0 +1,174 @@
+//! Pipelines over IPUs: the same training as on one IPU, with and without recomputation, whatever the stages.
+
+mod support;
+
+use superstep_ir::program::{Codelet, Program, Step};
+use superstep_passes::place::{PlacementError, Recompute};
+use superstep_passes::{CompileError, CompileOptions, compile};
+use superstep_runtime::timeline::timeline;
+use superstep_runtime::{Engine, EngineOptions};
+use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state, tensors};
+
+const THREADS: [usize; 2] = [1, 2];
+
+fn pipelined(golden: &Golden, layers: &[u32], recompute: Recompute, tiles: u32) -> Program {
+    let hyper = golden.hyper("");
+    let options = CompileOptions {
+        layers_per_ipu: Some(layers.to_vec()),
+        gradient_accumulation_steps: hyper.accumulation,
+        pipelined: true,
+        recompute,
+        ..CompileOptions::default()
+    };
+    let module = golden.training_module(&hyper, 1);
+    let compiled = compile(
+        module,
+        &machine(layers.len() as u32, tiles),
+        &options,
+        vec![],
+    );
+    compiled.unwrap_or_else(|e| panic!("{e}")).program
+}
+
+/// Runs the first steps; loss and gradient norm of each must be those expected.
+fn train(golden: &Golden, program: Program, options: EngineOptions, steps: usize) -> Engine {
+    let hyper = golden.hyper("");
+    let mut engine = engine_with(program, &golden.weights, &options);
+    let mut feed = Feed::new(golden.seq);
+    for (step, micro_batches) in golden.tokens.iter().take(steps).enumerate() {
+        feed.micro_batches.extend(micro_batches.iter().cloned());
+        feed.learning_rate = hyper.lr_at(step) as f32;
+        feed.taken.clear();
+        engine.run(&mut feed).expect("step");
+        let losses = &feed.taken["loss"];
+        assert_eq!(losses.len(), hyper.accumulation as usize);
+        let loss = losses.iter().map(|l| f64::from(l[0])).sum::<f64>() / losses.len() as f64;
+        let want = golden.expected["train"]["loss"][step]
+            .as_f64()
+            .expect("loss");
+        assert!(
+            (loss - want).abs() <= 1e-5,
+            "step {step}: {loss}, expected {want}"
+        );
+        let norm = f64::from(feed.taken["grad_norm"][0][0]);
+        let want = golden.expected["train"]["grad_norm"][step]
+            .as_f64()
+            .expect("norm");
+        assert!(
+            (norm / want - 1.0).abs() <= 1e-5,
+            "step {step}: {norm}, expected {want}"
+        );
+    }
+    engine
+}
+
+const FAST: EngineOptions = EngineOptions {
+    threads: 2,
+    portable: false,
+    poison: false,
+};
+
+#[test]
+fn tiny_trains_to_the_golden_weights_through_pipelines() {
+    let golden = Golden::load("tiny").by_rows();
+    let steps = golden.hyper("").steps;
+    for (layers, recompute, tiles) in [
+        (&[0, 1, 1][..], Recompute::EveryLayer, 1472),
+        (&[0, 1, 1], Recompute::Nothing, 64),
+        (&[1, 1], Recompute::Layers([1].into()), 101),
+        (&[0, 2], Recompute::EveryLayer, 1472),
+    ] {
+        let program = pipelined(&golden, layers, recompute, tiles);
+        let engine = train(&golden, program, FAST, steps);
+        for (name, want) in tensors(&golden.folder.join("weights_final.safetensors")) {
+            let got = state(&engine, &name, want.len());
+            let off = relative_l2(&judged(&name, &got), &judged(&name, &want));
+            assert!(off <= 1e-5, "{layers:?}: {name} is off by {off:e}");
+        }
+    }
+}
+
+#[test]
+fn bits_depend_on_neither_threads_nor_poison() {
+    let golden = Golden::load("tiny").by_rows();
+    let weights = |options: EngineOptions| {
+        let program = pipelined(&golden, &[0, 1, 1], Recompute::EveryLayer, 48);
+        let engine = train(&golden, program, options, 3);
+        state(&engine, "h.1.mlp.c_fc.weight", 32 * 128)
+    };
+    let reference = weights(FAST);
+    for threads in THREADS {
+        for poison in [false, true] {
+            let options = EngineOptions {
+                threads,
+                poison,
+                ..FAST
+            };
+            assert_eq!(weights(options), reference, "{options:?}");
+        }
+    }
+}
+
+/// Entries of every ring, by the name of what it keeps.
+fn ring_depths(program: &Program) -> Vec<(String, usize)> {
+    let mut rings = Vec::new();
+    program.walk(&mut |step, _| {
+        if let Step::Compute(set) = step {
+            for group in set.groups.iter().filter(|g| g.codelet == Codelet::Stash) {
+                let ring = program.variable(group.outputs[0].variable);
+                let depth = ring.ty.shape[0];
+                rings.push((ring.name.trim_end_matches(".ring").to_string(), depth));
+            }
+        }
+    });
+    rings
+}
+
+#[test]
+fn rings_are_as_deep_as_their_stages_are_apart() {
+    let golden = Golden::load("tiny").by_rows();
+    // Five stages forward and back: embedding, layer 0, layer 1, head; then layer 1, layer 0, embedding.
+    let program = pipelined(&golden, &[0, 1, 1], Recompute::EveryLayer, 64);
+    let depth = |name: &str| -> Option<usize> {
+        let rings = ring_depths(&program);
+        let mut found = rings.iter().filter(|(n, _)| n.ends_with(name));
+        found.next().map(|r| r.1)
+    };
+    assert_eq!(depth("tokens"), Some(7));
+    assert_eq!(depth(".on_1"), Some(5), "{:?}", ring_depths(&program));
+    assert_eq!(depth(".on_2"), Some(3));
+    assert_eq!(ring_depths(&program).len(), 3);
+    // Micro-batches fill the stages, run through all of them, and leave them.
+    let cycles: u64 = {
+        let t = timeline(&program);
+        let of = |part: &str| {
+            let named = t.procedures.iter().filter(|p| p.name.starts_with(part));
+            named
+                .filter(|p| !p.name.contains(".on_"))
+                .map(|p| p.times)
+                .sum::<u64>()
+        };
+        of("micro_batch.fill") + of("micro_batch.main") + of("micro_batch.flush")
+    };
+    assert_eq!(cycles, 8 + 7 - 1);
+}
+
+#[test]
+fn a_pipeline_needs_a_micro_batch_for_every_stage() {
+    let golden = Golden::load("tiny");
+    let options = CompileOptions {
+        layers_per_ipu: Some(vec![0, 1, 1]),
+        gradient_accumulation_steps: 4,
+        pipelined: true,
+        ..CompileOptions::default()
+    };
+    let module = golden.training_module(&golden.hyper(""), 1);
+    let error = compile(module, &machine(3, 64), &options, vec![]).unwrap_err();
+    let CompileError::Placement(PlacementError::TooFewMicroBatches {
+        stages: 7,
+        given: 4,
+    }) = error
+    else {
+        panic!("{error}");
+    };
+}
