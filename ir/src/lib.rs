@@ -5,6 +5,7 @@
 
 pub mod executable;
 pub mod graph;
+pub mod half;
 pub mod ids;
 pub mod interpret;
 pub mod machine;

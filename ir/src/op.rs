@@ -121,10 +121,12 @@ pub enum Op {
 
     // --- products ----------------------------------------------------------------------------------------------
     /// `(a, b[, acc])`: `a·b [+ acc]`. Rank 2 `[m,k]·[k,n]`, or rank 3 with equal leading extents (a batch).
-    /// `transpose_a`: `a` is stored `[.., k, m]`; `transpose_b`: `b` is stored `[.., n, k]`.
+    /// `transpose_a`: `a` is stored `[.., k, m]`; `transpose_b`: `b` is stored `[.., n, k]`. Operands have one element type; `out` is that
+    /// of the result and of `acc` where it is another one (f32 for f16 operands: "f16.32").
     Matmul {
         transpose_a: bool,
         transpose_b: bool,
+        out: Option<DType>,
     },
 
     // --- elementwise -------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ pub enum Op {
     /// trailing axes of the other's.
     Binary(BinaryOp),
     /// A whole elementwise expression as one op, one result per output of the expression; operands broadcast as in
-    /// [`Op::Binary`] to the shape of the largest.
+    /// [`Op::Binary`] to the shape of the largest. Their element types may differ when the expression states those of its results.
     Map(MapExpr),
     /// Convert the element type. `(x)`
     Cast {
@@ -148,13 +150,13 @@ pub enum Op {
 
     // --- rows --------------------------------------------------------------------------------------------------
     /// `(x, scale, shift)` over the last axis with biased variance: results `y`, `mean`, `rstd = 1/√(var + ε)`
-    /// (both with the last axis dropped).
+    /// (both with the last axis dropped, f32). `y` has the type of `x`; `scale` and `shift` may be f32 or f16.
     LayerNorm {
         epsilon: Real,
     },
     /// `(g, x, scale, mean, rstd)`: gradient for `x`.
     LayerNormGrad,
-    /// `(g, x, mean, rstd)`: gradients for `scale` and `shift`, summed over all rows.
+    /// `(g, x, mean, rstd)`: gradients for `scale` and `shift`, summed over all rows, of the element type of `g`.
     LayerNormParamGrad,
     /// `(x)`: `x` where `column ≤ row`, else `−∞`; row and column are the last two axes.
     CausalMask,
@@ -167,22 +169,25 @@ pub enum Op {
     SoftmaxGrad {
         scale: Real,
     },
-    /// `(logits: [n, v], labels: i32[n])`: results `loss[n]` and `logsumexp[n]`; a negative label gives loss 0.
+    /// `(logits: [n, v], labels: i32[n])`: results `loss[n]` and `logsumexp[n]`, f32; a negative label gives loss 0.
     CrossEntropy,
-    /// `(logits, labels, logsumexp, g: [n])`: `(softmax(logits) − onehot) · g`, 0 in rows with a negative label.
+    /// `(logits, labels, logsumexp, g: f32[n])`: `(softmax(logits) − onehot) · g`, 0 in rows with a negative label.
     CrossEntropyGrad,
 
     // --- tables ------------------------------------------------------------------------------------------------
     /// `(table: [v, d], ids: i32[n])`: rows `[n, d]`.
     Gather,
-    /// `(base: [v, d], ids: i32[n], updates: [n, d])`: `base` with every update row added at its id, in row order.
+    /// `(base: [v, d], ids: i32[n], updates: [n, d])`: `base` with every update row added at its id, in row order. The result has the
+    /// element type of `base`; the updates may have the other float type.
     ScatterAdd,
 
     // --- reductions --------------------------------------------------------------------------------------------
-    /// `(x)`: reduces the first `leading` axes away (all of them when `leading` is the rank: a scalar).
+    /// `(x)`: reduces the first `leading` axes away (all of them when `leading` is the rank: a scalar). `out`: the element type of the
+    /// result where it is not that of `x`.
     Reduce {
         kind: ReduceKind,
         leading: usize,
+        out: Option<DType>,
     },
 
     // --- views -------------------------------------------------------------------------------------------------

@@ -245,6 +245,7 @@ fn apply(step: &mut Step<'_>, gradients: &[Option<Value>]) -> Result<(), Differe
         Op::Matmul {
             transpose_a,
             transpose_b,
+            ..
         } => matmul::matmul(step, g, transpose_a, transpose_b),
 
         Op::Unary(op) => elementwise::unary(step, g, op),

@@ -396,6 +396,7 @@ impl OpLowering<'_, '_, '_> {
             Op::Matmul {
                 transpose_a,
                 transpose_b,
+                ..
             } => self.matmul(*transpose_a, *transpose_b),
             Op::Unary(_)
             | Op::Binary(_)
@@ -411,7 +412,7 @@ impl OpLowering<'_, '_, '_> {
             Op::CrossEntropyGrad => self.cross_entropy_grad(),
             Op::Gather => self.gather(),
             Op::ScatterAdd => self.scatter_add(),
-            Op::Reduce { kind, leading } => self.reduce(*kind, *leading),
+            Op::Reduce { kind, leading, .. } => self.reduce(*kind, *leading),
             Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),
             Op::Concat { axis } => self.concat(*axis),
         }

@@ -129,6 +129,7 @@ impl<'g> Builder<'g> {
             Op::Matmul {
                 transpose_a,
                 transpose_b,
+                out: None,
             },
             &[a, b],
         )
@@ -158,7 +159,12 @@ impl<'g> Builder<'g> {
     }
 
     pub fn reduce(&mut self, name: &str, kind: ReduceKind, leading: usize, x: Value) -> Built {
-        self.op(name, Op::Reduce { kind, leading }, &[x])
+        let op = Op::Reduce {
+            kind,
+            leading,
+            out: None,
+        };
+        self.op(name, op, &[x])
     }
 
     pub fn reshape(&mut self, name: &str, x: Value, shape: impl Into<Shape>) -> Built {

@@ -4,6 +4,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 use super::Tensor;
 use super::erf::erf;
+use crate::half;
 use crate::op::{BinaryOp, MapExpr, MapNode, UnaryOp};
 use crate::types::{DType, Shape, TensorType};
 
@@ -50,11 +51,12 @@ pub fn binary(op: BinaryOp, a: f64, b: f64) -> f64 {
     }
 }
 
-/// A value converted to an element type. Floats keep their value (this interpreter does not round them); integers are cut
-/// toward zero and clamped to the type's range; a boolean is 0 or 1.
+/// A value converted to an element type. An f16 is rounded to nearest even, an f32 keeps its value (this interpreter does not round to
+/// f32); integers are cut toward zero and clamped to the type's range; a boolean is 0 or 1.
 pub fn cast(to: DType, x: f64) -> f64 {
     match to {
-        DType::F32 | DType::F16 => x,
+        DType::F32 => x,
+        DType::F16 => half::nearest(x),
         DType::I32 => f64::from(x as i32),
         DType::U32 => f64::from(x as u32),
         DType::U16 => f64::from(x as u16),

@@ -1,5 +1,7 @@
 //! Hand-computed cases, the numpy-like laws of the views, and every error.
 
+mod halves;
+
 use std::collections::BTreeMap;
 
 use smallvec::smallvec;
@@ -90,6 +92,7 @@ fn matmul_in_every_orientation() {
         let op = Op::Matmul {
             transpose_a: ta,
             transpose_b: tb,
+            out: None,
         };
         let operands = [a[usize::from(ta)].clone(), b[usize::from(tb)].clone()];
         assert_eq!(result(op.clone(), &operands), want, "{ta} {tb}");
@@ -106,6 +109,7 @@ fn matmul_of_a_batch_is_a_batch_of_matmuls() {
     let op = Op::Matmul {
         transpose_a: false,
         transpose_b: true,
+        out: None,
     };
     assert_eq!(result(op, &[a, b]), [17.0, 53.0]);
 }
@@ -137,6 +141,7 @@ fn a_map_is_its_ops_one_by_one() {
             MapNode::Binary(BinaryOp::Add, 3, 4),
         ],
         outputs: vec![2, 5],
+        types: vec![],
     };
     let both = results(
         Op::Map(expr),
@@ -230,7 +235,16 @@ fn tables_read_and_add_rows_by_id() {
 #[test]
 fn reductions_take_leading_axes() {
     let x = f32(&[2, 1, 2], &[1.0, -2.0, 3.0, -4.0]);
-    let reduce = |kind, leading| result(Op::Reduce { kind, leading }, std::slice::from_ref(&x));
+    let reduce = |kind, leading| {
+        result(
+            Op::Reduce {
+                kind,
+                leading,
+                out: None,
+            },
+            std::slice::from_ref(&x),
+        )
+    };
     assert_eq!(reduce(ReduceKind::Sum, 2), [4.0, -6.0]);
     assert_eq!(reduce(ReduceKind::SumSquares, 3), [30.0]);
     assert_eq!(reduce(ReduceKind::Max, 1), [3.0, -2.0]);
@@ -291,13 +305,15 @@ fn dropout_scales_what_it_keeps() {
 }
 
 #[test]
-fn casts_cut_to_integers_and_keep_floats() {
+fn casts_cut_to_integers_and_round_to_halves() {
     let x = f32(&[4], &[1.7, -1.7, 0.0, 3e9]);
     let cast = |to| result(Op::Cast { to }, std::slice::from_ref(&x));
     assert_eq!(cast(DType::I32), [1.0, -1.0, 0.0, f64::from(i32::MAX)]);
     assert_eq!(cast(DType::U16), [1.0, 0.0, 0.0, 65535.0]);
     assert_eq!(cast(DType::Bool), [1.0, 1.0, 0.0, 1.0]);
-    assert_eq!(cast(DType::F16), x.data);
+    // The nearest half has ten bits of fraction: 1.7 · 1024 = 1740.8.
+    let near = 1741.0 / 1024.0;
+    assert_eq!(cast(DType::F16), [near, -near, 0.0, f64::INFINITY]);
 }
 
 /// `w ← w + x; v ← w`: the second assignment sees the value from before the run.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Op, ReduceKind};
+use super::Op;
 use crate::types::{DType, Shape, TensorType};
 
 /// Why operands do not fit an op.
@@ -81,14 +81,15 @@ impl Infer<'_> {
             Op::Matmul {
                 transpose_a,
                 transpose_b,
-            } => self.matmul(*transpose_a, *transpose_b),
+                out,
+            } => self.matmul(*transpose_a, *transpose_b, *out),
             Op::Unary(_) => {
                 self.count(1)?;
                 Ok(vec![self.float(0)?.clone()])
             }
             Op::Binary(_) => {
                 self.count(2)?;
-                Ok(vec![self.elementwise()?])
+                Ok(vec![self.elementwise(true)?])
             }
             Op::Map(expr) => {
                 self.count(expr.operands as usize)?;
@@ -96,8 +97,17 @@ impl Infer<'_> {
                 self.need(expr.operands > 0, || {
                     "an expression needs an operand".into()
                 })?;
-                let ty = self.elementwise()?;
-                Ok(vec![ty; expr.outputs.len()])
+                let ty = self.elementwise(expr.types.is_empty())?;
+                if expr.types.is_empty() {
+                    return Ok(vec![ty; expr.outputs.len()]);
+                }
+                let typed = |&dtype: &DType| {
+                    self.need(dtype.is_float(), || {
+                        format!("{dtype} is no type of an expression")
+                    })?;
+                    Ok(TensorType::new(dtype, ty.shape.clone()))
+                };
+                expr.types.iter().map(typed).collect()
             }
             Op::Cast { to } => {
                 self.count(1)?;
@@ -137,7 +147,7 @@ impl Infer<'_> {
             }
             Op::CrossEntropy | Op::CrossEntropyGrad => self.cross_entropy(),
             Op::Gather | Op::ScatterAdd => self.table(),
-            Op::Reduce { kind, leading } => self.reduce(*kind, *leading),
+            Op::Reduce { leading, out, .. } => self.reduce(*leading, *out),
             Op::Reshape { .. }
             | Op::Transpose { .. }
             | Op::Slice { .. }
@@ -146,7 +156,7 @@ impl Infer<'_> {
         }
     }
 
-    fn matmul(&self, transpose_a: bool, transpose_b: bool) -> Types {
+    fn matmul(&self, transpose_a: bool, transpose_b: bool, out: Option<DType>) -> Types {
         self.need(matches!(self.operands.len(), 2 | 3), || {
             format!("takes 2 or 3 operands, got {}", self.operands.len())
         })?;
@@ -171,18 +181,26 @@ impl Infer<'_> {
         self.need(k == k2, || format!("contracts {k} with {k2}"))?;
         let mut dims = groups.to_vec();
         dims.extend([m, n]);
-        let result = TensorType::new(a.dtype, &dims[..]);
+        let result = TensorType::new(self.result_dtype(a, out)?, &dims[..]);
         if self.operands.len() == 3 {
             self.has(2, &result)?;
         }
         Ok(vec![result])
     }
 
-    fn elementwise(&self) -> Result<TensorType, TypeError> {
+    /// The element type of a result that is `out` where that is stated, else that of operand `x`.
+    fn result_dtype(&self, x: &TensorType, out: Option<DType>) -> Result<DType, TypeError> {
+        let dtype = out.unwrap_or(x.dtype);
+        self.need(dtype.is_float(), || format!("the result cannot be {dtype}"))?;
+        Ok(dtype)
+    }
+
+    /// The widest operand; with `alike` they must all have its element type.
+    fn elementwise(&self, alike: bool) -> Result<TensorType, TypeError> {
         let mut widest = self.float(0)?;
         for i in 1..self.operands.len() {
             let t = self.float(i)?;
-            self.need(t.dtype == widest.dtype, || {
+            self.need(!alike || t.dtype == widest.dtype, || {
                 format!("operand types differ: {widest} and {t}")
             })?;
             let Some(shape) = broadcast(&widest.shape, &t.shape) else {
@@ -204,17 +222,23 @@ impl Infer<'_> {
         })?;
         let x = self.float(x_at)?;
         self.need(x.shape.rank() >= 1, || "needs rows".into())?;
-        let row = TensorType::new(x.dtype, [x.shape.last()]);
+        let row = |i: usize| {
+            let shape = Shape::new(&[x.shape.last()]);
+            let t = self.float(i)?;
+            self.need(t.shape == shape, || {
+                format!("operand {i} is {t}, expected extents {shape}")
+            })
+        };
         let stats = TensorType::new(DType::F32, &x.shape.dims()[..x.shape.rank() - 1]);
         match self.op {
             Op::LayerNorm { .. } => {
-                self.has(1, &row)?;
-                self.has(2, &row)?;
+                row(1)?;
+                row(2)?;
                 Ok(vec![x.clone(), stats.clone(), stats])
             }
             Op::LayerNormGrad => {
                 self.has(0, x)?;
-                self.has(2, &row)?;
+                row(2)?;
                 self.has(3, &stats)?;
                 self.has(4, &stats)?;
                 Ok(vec![x.clone()])
@@ -223,6 +247,7 @@ impl Infer<'_> {
                 self.has(0, x)?;
                 self.has(2, &stats)?;
                 self.has(3, &stats)?;
+                let row = TensorType::new(x.dtype, [x.shape.last()]);
                 Ok(vec![row.clone(), row])
             }
         }
@@ -260,20 +285,24 @@ impl Infer<'_> {
         })?;
         let rows = TensorType::new(table.dtype, [ids.shape[0], table.shape[1]]);
         if scatter {
-            self.has(2, &rows)?;
+            let updates = self.float(2)?;
+            self.need(updates.shape == rows.shape, || {
+                format!("updates are {updates}, expected extents {}", rows.shape)
+            })?;
             Ok(vec![table.clone()])
         } else {
             Ok(vec![rows])
         }
     }
 
-    fn reduce(&self, _kind: ReduceKind, leading: usize) -> Types {
+    fn reduce(&self, leading: usize, out: Option<DType>) -> Types {
         self.count(1)?;
         let x = self.float(0)?;
         self.need(leading <= x.shape.rank(), || {
             format!("cannot reduce {leading} axes of {x}")
         })?;
-        Ok(vec![TensorType::new(x.dtype, &x.shape.dims()[leading..])])
+        let dtype = self.result_dtype(x, out)?;
+        Ok(vec![TensorType::new(dtype, &x.shape.dims()[leading..])])
     }
 
     fn view(&self) -> Types {

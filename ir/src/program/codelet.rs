@@ -5,6 +5,11 @@
 //!
 //! `r` rows and `c` columns mean: `c` is the last extent, `r` the product of all others (so `[.., r, c]` blocks of any rank will do, with row
 //! vectors `[r]` of as many elements). Leading extents of 1 do not matter anywhere.
+//!
+//! Storage decides element types: a float operand, input or output, may be f32 or f16, each by itself. Loads widen f16 to f32, which is
+//! exact; all arithmetic and every chain of sums is f32; a store to f16 rounds once, to nearest even, or stochastically where the program
+//! says so. What is added onto an f16 output is widened first. Infinities and NaN pass as IEEE 754 has them. The two operands of a product
+//! have the same type: f16 operands with an f16 output are the matrix unit's f16.16, with an f32 output f16.32.
 
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +122,7 @@ impl Codelet {
         )
     }
 
-    /// True when an output block may lie exactly on an input block of the same extents.
+    /// True when an output block may lie exactly on an input block of the same extents and element type.
     pub const fn may_run_in_place(&self) -> bool {
         matches!(
             self,

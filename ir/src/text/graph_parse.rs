@@ -281,9 +281,15 @@ impl<'s> Parser<'s> {
             self.advance();
             return Ok(AttributeValue::Whole(whole));
         }
+        if let Token::Word(word) = *self.peek()
+            && let Some(dtype) = DType::from_name(word)
+        {
+            self.advance();
+            return Ok(AttributeValue::DType(dtype));
+        }
         match self.take_real()? {
             Some(real) => Ok(AttributeValue::Real(real)),
-            None => self.expected("a number or a list"),
+            None => self.expected("a number, a list or an element type"),
         }
     }
 

@@ -108,9 +108,11 @@ fn attributes(op: &Op) -> String {
         Op::Matmul {
             transpose_a,
             transpose_b,
+            out,
         } => {
             list.extend(transpose_a.then(|| "transpose_a".into()));
             list.extend(transpose_b.then(|| "transpose_b".into()));
+            list.extend(out.map(|out| format!("out: {out}")));
         }
         Op::Map(expr) => list.push(map_expr::print(expr)),
         Op::Dropout { p, key } => {
@@ -123,7 +125,10 @@ fn attributes(op: &Op) -> String {
             list.extend(causal.then(|| "causal".into()));
         }
         Op::SoftmaxGrad { scale } => list.extend(scaled(*scale)),
-        Op::Reduce { leading, .. } => list.push(format!("leading: {leading}")),
+        Op::Reduce { leading, out, .. } => {
+            list.push(format!("leading: {leading}"));
+            list.extend(out.map(|out| format!("out: {out}")));
+        }
         Op::Transpose { perm } => list.push(format!("perm: {perm:?}")),
         Op::Slice { axis, start, len } => {
             list.push(format!("axis: {axis}, start: {start}, len: {len}"));

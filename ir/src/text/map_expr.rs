@@ -1,7 +1,8 @@
 //! Elementwise expressions in the text: nested calls where that gives back the same nodes in the same order, named terms elsewhere.
 //!
 //! The parser numbers nodes in the order in which their calls close. So a node can be written inside its only user exactly when the
-//! nodes between the two are those of the user's later arguments; every other node becomes a term `tN = …;` of its own.
+//! nodes between the two are those of the user's later arguments; every other node becomes a term `tN = …;` of its own. Where the
+//! expression states the types of its results, each output ends in `as f16`.
 
 use rustc_hash::FxHashMap;
 
@@ -68,7 +69,10 @@ impl Plan {
             plan.text.push(text);
         }
         let outputs: Vec<usize> = expr.outputs.iter().map(|&o| o as usize).collect();
-        let (terms, _, _) = plan.take(len, &outputs);
+        let (mut terms, _, _) = plan.take(len, &outputs);
+        for (term, dtype) in terms.iter_mut().zip(&expr.types) {
+            term.push_str(&format!(" as {dtype}"));
+        }
         plan.outputs = terms.join(", ");
         plan
     }
@@ -130,7 +134,13 @@ pub(super) fn parse(p: &mut Parser<'_>, operands: usize) -> Parse<MapExpr> {
     }
     loop {
         let node = terms.term(p, 0)?;
+        let typed = terms.expr.types.len() == terms.expr.outputs.len();
         terms.expr.outputs.push(node);
+        match p.take_result_type()? {
+            Some(dtype) if typed => terms.expr.types.push(dtype),
+            None if terms.expr.types.is_empty() => {}
+            _ => return p.expected("`as` and a type after every output or after none"),
+        }
         if !p.take_sign(',') {
             break;
         }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::error::ParseErrorKind;
 use crate::op::{BinaryOp, MapExpr, Op, ReduceKind, StateKind, UnaryOp};
-use crate::types::{Real, TensorType};
+use crate::types::{DType, Real, TensorType};
 
 /// What a statement says beside mnemonic, operands, name and place.
 #[derive(Default)]
@@ -28,6 +28,7 @@ pub(super) enum AttributeValue {
     Whole(usize),
     Real(Real),
     List(Vec<usize>),
+    DType(DType),
 }
 
 /// What is wrong, and where if not at the mnemonic.
@@ -139,6 +140,7 @@ impl OpBuilder<'_> {
             "matmul" => Op::Matmul {
                 transpose_a: self.flag("transpose_a")?,
                 transpose_b: self.flag("transpose_b")?,
+                out: self.out()?,
             },
             "map" => match &self.parts.expression {
                 Some(expression) => Op::Map(expression.clone()),
@@ -247,6 +249,7 @@ impl OpBuilder<'_> {
         Ok(Op::Reduce {
             kind,
             leading: self.whole("leading")?,
+            out: self.out()?,
         })
     }
 
@@ -289,6 +292,17 @@ impl OpBuilder<'_> {
         match a.value {
             AttributeValue::Whole(n) => Ok(n),
             _ => wrong_kind(a, "a whole number after the attribute"),
+        }
+    }
+
+    /// The element type of a result, where it is stated.
+    fn out(&mut self) -> Built<Option<DType>> {
+        match self.attribute("out") {
+            None => Ok(None),
+            Some(a) => match a.value {
+                AttributeValue::DType(dtype) => Ok(Some(dtype)),
+                _ => wrong_kind(a, "an element type after the attribute"),
+            },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::error::{ParseError, ParseErrorKind};
 use super::lexer::{Placed, Token, lex};
-use crate::types::Real;
+use crate::types::{DType, Real};
 
 pub(super) type Parse<T> = Result<T, ParseError>;
 
@@ -103,6 +103,22 @@ impl<'s> Parser<'s> {
         self.advance();
         self.advance();
         Some(word)
+    }
+
+    /// `as f16`, if it is next.
+    pub(super) fn take_result_type(&mut self) -> Parse<Option<DType>> {
+        if *self.peek() != Token::Word("as") {
+            return Ok(None);
+        }
+        self.advance();
+        let at = self.position();
+        let Some(word) = self.take_word() else {
+            return self.expected("an element type");
+        };
+        match DType::from_name(word) {
+            Some(dtype) => Ok(Some(dtype)),
+            None => self.fail_at(at, ParseErrorKind::UnknownDType(word.into())),
+        }
     }
 
     /// A number without sign or fraction.

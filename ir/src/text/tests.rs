@@ -37,6 +37,7 @@ fn adam() -> MapExpr {
         operands: 2,
         nodes: node.to_vec(),
         outputs: vec![6, 7, 6, 8],
+        types: vec![],
     }
 }
 
@@ -82,11 +83,31 @@ fn sources_and_products(b: &mut Builder<'_>) {
     let both = Op::Matmul {
         transpose_a: true,
         transpose_b: true,
+        out: None,
     };
     let d = b.input("d", TensorType::f32([7, 3])).unwrap();
     let e = b.input("e", TensorType::f32([2, 7])).unwrap();
     let tt = b.op("tt", both.clone(), &[d, e]).unwrap();
     b.op("tt.acc", both, &[d, e, tt]).unwrap();
+    let half = |dims: &[usize]| TensorType::new(DType::F16, dims);
+    let h = b.input("h", half(&[7, 3])).unwrap();
+    let wide = Op::Matmul {
+        transpose_a: true,
+        transpose_b: false,
+        out: Some(DType::F32),
+    };
+    b.op("f16.32", wide, &[h, h]).unwrap();
+    let sum = Op::Reduce {
+        kind: ReduceKind::Sum,
+        leading: 2,
+        out: Some(DType::F32),
+    };
+    b.op("sum", sum, &[h]).unwrap();
+    let typed = MapExpr {
+        types: vec![DType::F16, DType::F32, DType::F16, DType::F32],
+        ..adam()
+    };
+    b.results("mixed", Op::Map(typed), &[h, d]).unwrap();
 }
 
 fn elementwise(b: &mut Builder<'_>, x: Value) {

@@ -48,6 +48,7 @@ fn product(
     let op = Op::Matmul {
         transpose_a,
         transpose_b,
+        out: None,
     };
     step.emit(what, op, &[a, b])
 }

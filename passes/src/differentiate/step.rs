@@ -142,6 +142,14 @@ impl<'g> Step<'g> {
             return Ok(g);
         }
         let kind = ReduceKind::Sum;
-        self.emit(&format!("{what}.sum"), Op::Reduce { kind, leading }, &[g])
+        self.emit(
+            &format!("{what}.sum"),
+            Op::Reduce {
+                kind,
+                leading,
+                out: None,
+            },
+            &[g],
+        )
     }
 }

@@ -53,6 +53,7 @@ fn expression(graph: &Graph, group: &[OpId]) -> (MapExpr, Vec<Value>, Vec<Value>
         operands: build.operands.len() as u32,
         outputs: outputs.iter().map(|v| build.at[v]).collect(),
         nodes: build.nodes.into_iter().collect(),
+        types: vec![],
     };
     (expr, build.operands.into_iter().collect(), outputs)
 }

@@ -80,8 +80,11 @@ impl OpLowering<'_, '_, '_> {
                 operands: 1,
                 nodes: vec![MapNode::Operand(0)],
                 outputs: vec![0],
+                types: vec![],
             },
         };
+        // From here on the variables say what is stored as what.
+        expr.types.clear();
         let splat = |i: usize| match self.g.bindings[&self.operand(i)] {
             Binding::Splat(v) => Some(v),
             Binding::Held { .. } => None,

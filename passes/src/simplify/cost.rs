@@ -29,6 +29,7 @@ pub(super) fn op_cost(op: &Op, operands: &[&TensorType], results: &[TensorType])
         Op::Matmul {
             transpose_a,
             transpose_b,
+            ..
         } => {
             let turned = |flag: bool, i: usize| if flag { elements(operands[i]) / 4 } else { 0 };
             let depth = matmul_depth(operands[0], *transpose_a);

@@ -142,11 +142,14 @@ pub(super) fn attributes(op: &Op) -> Option<SmallVec<[Attr; 3]>> {
         Op::Matmul {
             transpose_a,
             transpose_b,
+            out: None,
         } => &[Attr::Flag(*transpose_a), Attr::Flag(*transpose_b)],
         Op::Unary(_) | Op::Binary(_) | Op::CausalMask => &[],
         Op::Softmax { scale, causal } => &[Attr::Number(*scale), Attr::Flag(*causal)],
         Op::SoftmaxGrad { scale } => &[Attr::Number(*scale)],
-        Op::Reduce { leading, .. } => &[Attr::Count(*leading)],
+        Op::Reduce {
+            leading, out: None, ..
+        } => &[Attr::Count(*leading)],
         Op::Reshape { shape } | Op::Broadcast { shape } => &[Attr::Shape(shape.clone())],
         Op::Transpose { perm } => &[Attr::Axes(perm.clone())],
         Op::Slice { axis, start, len } => {
@@ -174,6 +177,7 @@ pub(super) fn op_of(name: &str, attrs: &[&Attr]) -> Option<Op> {
     let reduce = |kind, leading: &usize| Op::Reduce {
         kind,
         leading: *leading,
+        out: None,
     };
     Some(match (name, attrs) {
         ("constant", [Attr::Number(value), Attr::Type(ty)]) => Op::Constant {
@@ -183,6 +187,7 @@ pub(super) fn op_of(name: &str, attrs: &[&Attr]) -> Option<Op> {
         ("matmul", [Attr::Flag(a), Attr::Flag(b)]) => Op::Matmul {
             transpose_a: *a,
             transpose_b: *b,
+            out: None,
         },
         ("softmax", [Attr::Number(scale), Attr::Flag(causal)]) => Op::Softmax {
             scale: *scale,
@@ -230,6 +235,7 @@ mod tests {
             Op::Matmul {
                 transpose_a: true,
                 transpose_b: false,
+                out: None,
             },
             Op::Softmax {
                 scale: Real(2.0),
@@ -240,6 +246,7 @@ mod tests {
             Op::Reduce {
                 kind: ReduceKind::SumSquares,
                 leading: 1,
+                out: None,
             },
             Op::Reshape {
                 shape: shape.clone(),

@@ -427,6 +427,7 @@ fn forged_programs_are_refused_when_they_are_loaded() {
                     operands: 1,
                     nodes: vec![],
                     outputs: vec![3],
+                    types: vec![],
                 });
             }),
         ),

@@ -39,6 +39,21 @@ fn wrong_statements_are_pointed_at() {
         "frobnicate",
     );
     check("%y = neg %z", "`%z` is not defined above", "%z");
+    check(
+        "%y, %z = map %x {neg($0) as f16, $0}",
+        "expected `as` and a type after every output or after none, found `}`",
+        "}",
+    );
+    check(
+        "%y = map %x {neg($0) as g16}",
+        "unknown element type `g16`",
+        "g16",
+    );
+    check(
+        "%y = matmul %x, %x {transpose_a, out: 3}",
+        "expected an element type after the attribute, found `out`",
+        "out",
+    );
     check("%x = neg %x", "`%x` is defined twice", "%x =");
     check("%y = neg %x : g32[2]", "unknown element type `g32`", "g32");
     check("%y = neg %x : f32[0]", "an extent is 0", "f32[0]");

@@ -20,8 +20,9 @@ fn expressions() -> impl Strategy<Value = MapExpr> {
         any::<prop::sample::Index>(),
         reals(),
     );
-    let outputs = prop::collection::vec(any::<prop::sample::Index>(), 1..4);
-    (prop::collection::vec(node, 1..24), outputs).prop_map(|(nodes, outputs)| {
+    let outputs = prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4);
+    let nodes = prop::collection::vec(node, 1..24);
+    (nodes, outputs, any::<bool>()).prop_map(|(nodes, outputs, is_typed)| {
         let mut expr = MapExpr {
             operands: 2,
             ..MapExpr::default()
@@ -44,7 +45,11 @@ fn expressions() -> impl Strategy<Value = MapExpr> {
             expr.nodes.push(node);
         }
         let len = expr.nodes.len();
-        expr.outputs = outputs.iter().map(|o| o.index(len) as u32).collect();
+        expr.outputs = outputs.iter().map(|o| o.0.index(len) as u32).collect();
+        if is_typed {
+            let dtype = |is_half| [DType::F32, DType::F16][usize::from(is_half)];
+            expr.types = outputs.iter().map(|o| dtype(o.1)).collect();
+        }
         expr
     })
 }

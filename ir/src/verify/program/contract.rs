@@ -210,9 +210,7 @@ impl Vertex<'_> {
 
     fn transpose(&self) -> Check {
         let (x, out) = (&self.inputs[0], &self.outputs[0]);
-        need(x.dtype == out.dtype, || {
-            format!("the input is {}, the output {}", x.text(), out.text())
-        })?;
+        self.floats(&[0])?;
         let (batch, rows, columns) = matrix(x, true)?;
         let (out_batch, out_rows, out_columns) = matrix(out, false)?;
         need(batch == out_batch, || {
@@ -224,13 +222,12 @@ impl Vertex<'_> {
 
     fn map(&self) -> Check {
         let out = &self.outputs[0];
+        let all: Vec<usize> = (0..self.inputs.len()).collect();
+        self.floats(&all)?;
         for other in &self.outputs[1..] {
             same_block("another output", out, other)?;
         }
         for (i, operand) in self.inputs.iter().enumerate() {
-            need(operand.dtype == out.dtype, || {
-                format!("input {i} is {}, the output {}", operand.text(), out.text())
-            })?;
             broadcasts(i, operand, out)?;
         }
         Ok(())
@@ -298,9 +295,7 @@ impl Vertex<'_> {
             _ => (&self.outputs[0], 0, &self.inputs[1]),
         };
         self.dtype(ids, DType::I32)?;
-        need(table.dtype == rows.dtype, || {
-            format!("table {} and rows {}", table.text(), rows.text())
-        })?;
+        self.floats(&[if ids == 0 { 1 } else { 0 }])?;
         agree("widths of table and rows", table.columns(), rows.columns())?;
         per_row("ids", rows, &self.inputs[ids])
     }

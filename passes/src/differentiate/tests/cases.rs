@@ -23,6 +23,7 @@ fn matmul_in_every_orientation() {
             let op = Op::Matmul {
                 transpose_a,
                 transpose_b,
+                out: None,
             };
             case(&[&a, &b]).check(|builder, p| builder.op("y", op.clone(), p));
             case(&[&a, &b, &[m, n]]).check(|builder, p| builder.op("y", op.clone(), p));

@@ -52,6 +52,7 @@ fn backward_ops_inherit_place_and_name() {
     let transposed = Op::Matmul {
         transpose_a: true,
         transpose_b: false,
+        out: None,
     };
     assert_eq!(node.op, transposed);
     // Nobody asked for the gradient of `x`: loss.sum, product with the weights, and the one matmul.

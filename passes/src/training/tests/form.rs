@@ -73,6 +73,7 @@ fn gradients_run_onto_the_accumulator() {
     let transposed = Op::Matmul {
         transpose_a: true,
         transpose_b: false,
+        out: None,
     };
     assert_eq!(*graph.op(product.op), transposed);
     // The tied embedding: the table rows go onto what the head has left.

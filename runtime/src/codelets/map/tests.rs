@@ -97,6 +97,7 @@ fn momentum() -> MapExpr {
             MapNode::Binary(BinaryOp::Sub, 0, 9),
         ],
         outputs: vec![10, 8, 0],
+        types: vec![],
     }
 }
 
@@ -136,6 +137,7 @@ fn registers_are_used_again() {
         operands: 1,
         nodes,
         outputs: vec![40],
+        types: vec![],
     });
     assert!(schedule.registers <= 3, "{schedule:?}");
 }

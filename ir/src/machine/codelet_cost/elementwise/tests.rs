@@ -28,6 +28,7 @@ fn two_ops() -> MapExpr {
             MapNode::Binary(BinaryOp::Mul, 2, 3),
         ],
         outputs: vec![4],
+        types: vec![],
     }
 }
 
@@ -129,6 +130,7 @@ fn scaled_additions_are_recognised() {
             MapNode::Binary(BinaryOp::Add, 0, 3),
         ],
         outputs: vec![4],
+        types: vec![],
     };
     let (x, y) = (block(DType::F32, &[3072]), block(DType::F16, &[3072]));
     assert_eq!(cycles(&expr, &[&x, &x], &x), 57 + 6 * (24 + 3 * 255));
@@ -198,6 +200,7 @@ fn adam_is_in_the_range_that_independent_estimates_give() {
         operands: 4,
         nodes,
         outputs: vec![7, 11, 20],
+        types: vec![],
     };
     let x = block(DType::F32, &[6000]);
     let outputs = vec![x.clone(); 3];
