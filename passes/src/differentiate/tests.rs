@@ -18,6 +18,9 @@ use superstep_ir::types::{DType, Shape, TensorType};
 
 use super::*;
 
+/// Step of the differences.
+const STEP: f64 = 1e-5;
+
 /// Numbers in [low, high), the same for the same seed.
 pub(crate) struct Numbers(u64);
 
@@ -48,6 +51,9 @@ struct Case<'a> {
     range: (f64, f64),
     /// Integer inputs by stream name.
     ids: &'a [(&'a str, &'a [i32])],
+    /// Step of the differences, and how far a gradient may be from them.
+    step: f64,
+    tolerance: f64,
 }
 
 fn case<'a>(shapes: &'a [&'a [usize]]) -> Case<'a> {
@@ -55,6 +61,8 @@ fn case<'a>(shapes: &'a [&'a [usize]]) -> Case<'a> {
         shapes,
         range: (-1.5, 1.5),
         ids: &[],
+        step: STEP,
+        tolerance: 2e-7,
     }
 }
 
@@ -68,6 +76,15 @@ impl<'a> Case<'a> {
 
     fn with_ids(self, ids: &'a [(&'a str, &'a [i32])]) -> Case<'a> {
         Case { ids, ..self }
+    }
+
+    /// Values on the way are halves: differences over many of them, compared to a few of their units.
+    fn through_halves(self) -> Case<'a> {
+        Case {
+            step: 0.0625,
+            tolerance: 0.04,
+            ..self
+        }
     }
 
     /// Compares the gradients of all parameters with finite differences.
@@ -111,11 +128,11 @@ impl<'a> Case<'a> {
         let inputs = self.inputs(&forward, &mut numbers);
         let outputs = interpret::run(&graph, &mut states, &inputs).unwrap();
         for i in 0..types.len() {
-            let want = slopes(&forward, &mut states, &inputs, &name(i));
+            let want = differences(self.step, &forward, &mut states, &inputs, &name(i));
             for (e, (got, want)) in outputs[&name(i)].data.iter().zip(want).enumerate() {
                 let want = 0.7 * want;
                 assert!(
-                    (got - want).abs() <= 2e-7 * (1.0 + want.abs()),
+                    (got - want).abs() <= self.tolerance * (1.0 + want.abs()),
                     "parameter {i}, element {e}: {got} but finite differences say {want}"
                 );
             }
@@ -157,7 +174,16 @@ pub(crate) fn slopes(
     inputs: &BTreeMap<String, Tensor>,
     state: &str,
 ) -> Vec<f64> {
-    let step = 1e-5;
+    differences(STEP, forward, states, inputs, state)
+}
+
+fn differences(
+    step: f64,
+    forward: &Graph,
+    states: &mut BTreeMap<String, Tensor>,
+    inputs: &BTreeMap<String, Tensor>,
+    state: &str,
+) -> Vec<f64> {
     (0..states[state].data.len())
         .map(|e| {
             let before = states[state].data[e];

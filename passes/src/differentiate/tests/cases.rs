@@ -104,7 +104,7 @@ fn gradient_ops_in_their_second_operand() {
 
 #[test]
 fn casts_between_float_types() {
-    case(&[&[3]]).check(|b, p| {
+    case(&[&[3]]).through_halves().check(|b, p| {
         let half = b.op("half", Op::Cast { to: DType::F16 }, p)?;
         let square = b.unary("square", UnaryOp::Square, half)?;
         b.op("y", Op::Cast { to: DType::F32 }, &[square])
