@@ -20,6 +20,7 @@ mod ipu_config;
 mod model_options;
 mod opt;
 mod output;
+mod precision_options;
 mod program_options;
 mod progress;
 mod report;

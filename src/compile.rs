@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
 use crate::manifest::{Manifest, PassTime};
+use crate::precision::Precision;
 use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 
 mod cache;
@@ -59,6 +60,7 @@ pub fn compile_training(
         per_device_train_batch_size: settings.batch_size,
         gradient_accumulation_steps: settings.accumulation,
         optimiser: settings.optimiser,
+        precision: settings.precision,
         layers_per_ipu: placed.layers_per_ipu.clone(),
         pipelined: settings.pipelined && placed.layers_per_ipu.len() > 1,
         recompute: settings.recompute.clone(),
@@ -81,7 +83,10 @@ fn fit(
     let rows = settings.batch_size.saturating_mul(settings.block_size);
     let mut chunks = match settings.loss_chunks {
         Some(asked) => return Ok((compile_with(config, settings, asked, sink)?, asked)),
-        None => loss_chunks(rows, config.vocab_size, &settings.machine),
+        None => {
+            let precision = settings.precision.precision;
+            loss_chunks(rows, config.vocab_size, &settings.machine, precision)
+        }
     };
     let mut outcome = compile_with(config, settings, chunks, sink);
     for _ in 0..CHUNK_DOUBLINGS {
@@ -111,7 +116,11 @@ fn compile_with(
         dropout: true,
         loss_chunks,
     };
-    let forward = gpt2_graph(config, options)?;
+    let mut forward = gpt2_graph(config, options)?;
+    let precision = settings.precision;
+    precision
+        .precision
+        .apply(&mut forward, precision.master_weights)?;
     let module = training_module(&forward, &training_options(config, settings))?;
     run_passes(module, settings, sink)
 }
@@ -120,10 +129,12 @@ fn compile_with(
 pub fn compile_evaluation(
     config: &Gpt2Config,
     machine: &Machine,
+    precision: Precision,
     batch: usize,
     seq: usize,
 ) -> Result<Program, Error> {
-    let loss_chunks = loss_chunks(batch.saturating_mul(seq), config.vocab_size, machine);
+    let rows = batch.saturating_mul(seq);
+    let loss_chunks = loss_chunks(rows, config.vocab_size, machine, precision);
     let options = GraphOptions {
         batch,
         seq,
@@ -132,21 +143,29 @@ pub fn compile_evaluation(
         dropout: false,
         loss_chunks,
     };
-    compile_forward(gpt2_graph(config, options)?, machine)
+    compile_forward(gpt2_graph(config, options)?, machine, precision)
 }
 
 /// Compiles a forward pass over one text of `length` positions that gives the logits of one of them.
 pub fn compile_generation(
     config: &Gpt2Config,
     machine: &Machine,
+    precision: Precision,
     length: usize,
 ) -> Result<Program, Error> {
-    compile_forward(gpt2_next_token_graph(config, 1, length)?, machine)
+    let graph = gpt2_next_token_graph(config, 1, length)?;
+    compile_forward(graph, machine, precision)
 }
 
-fn compile_forward(graph: Graph, machine: &Machine) -> Result<Program, Error> {
+fn compile_forward(
+    mut graph: Graph,
+    machine: &Machine,
+    precision: Precision,
+) -> Result<Program, Error> {
+    precision.apply(&mut graph, false)?;
     let options = CompileOptions {
         gradient_accumulation_steps: 1,
+        half_partials: precision.has_half_partials(),
         ..CompileOptions::default()
     };
     let compiled = compile(
@@ -172,6 +191,8 @@ fn run_passes(
         recompute: settings.recompute.clone(),
         gradient_accumulation_steps: settings.accumulation,
         matmul_plan: settings.matmul_plan,
+        half_partials: settings.precision.precision.has_half_partials(),
+        stochastic_rounding: settings.precision.stochastic_rounding,
     };
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {
@@ -217,6 +238,7 @@ fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> Trainin
             .filter(|p| p.decayed)
             .map(|p| p.name)
             .collect(),
+        numerics: settings.precision.numerics(),
     }
 }
 
@@ -226,6 +248,7 @@ fn optimiser(settings: &OptimiserSettings) -> Optimiser {
         beta1: settings.beta1,
         beta2: settings.beta2,
         epsilon: settings.epsilon,
+        bias_correction: settings.bias_correction,
     };
     match settings.kind {
         OptimiserKind::Adamw => Optimiser::AdamW {
@@ -243,11 +266,11 @@ fn optimiser(settings: &OptimiserSettings) -> Optimiser {
     }
 }
 
-/// Fewest row chunks whose f32 logits stay within their share of memory; equal ones if the rows can be divided so, which saves plans
+/// Fewest row chunks whose logits stay within their share of memory; equal ones if the rows can be divided so, which saves plans
 /// and lets rows be sliced further.
-fn loss_chunks(rows: usize, vocab_size: usize, machine: &Machine) -> usize {
+fn loss_chunks(rows: usize, vocab_size: usize, machine: &Machine, precision: Precision) -> usize {
     let memory = f64::from(machine.tiles_per_ipu) * f64::from(machine.tile_memory);
-    let logits = rows as f64 * vocab_size as f64 * 4.0;
+    let logits = rows as f64 * vocab_size as f64 * precision.elements().bytes() as f64;
     let fewest = ((logits / (memory * LOGITS_SHARE)).ceil() as usize).clamp(1, rows.max(1));
     let equal = (fewest..=2 * fewest).find(|&chunks| rows.is_multiple_of(chunks));
     equal.unwrap_or(fewest)

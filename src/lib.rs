@@ -11,6 +11,7 @@ pub mod explain;
 pub mod frontend;
 pub mod generate;
 pub mod manifest;
+pub mod precision;
 pub mod report;
 pub mod session;
 pub mod settings;

@@ -6,6 +6,7 @@ use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlannedProduct;
 
 use crate::frontend::{FrontendError, Gpt2Config};
+use crate::precision::PrecisionSettings;
 use crate::settings::OptimiserSettings;
 
 /// The manifest section of a training executable, readable JSON.
@@ -22,6 +23,7 @@ pub struct Manifest {
     pub per_device_train_batch_size: usize,
     pub gradient_accumulation_steps: u32,
     pub optimiser: OptimiserSettings,
+    pub precision: PrecisionSettings,
     pub layers_per_ipu: Vec<u32>,
     pub pipelined: bool,
     pub recompute: Recompute,

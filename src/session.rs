@@ -10,7 +10,7 @@ use superstep_ir::types::{DType, TensorType};
 use superstep_runtime::{Engine, EngineOptions, Host};
 
 use crate::error::Error;
-use crate::frontend::{Gpt2Config, Tensor, Weights};
+use crate::frontend::{Gpt2Config, SaveDtype, Tensor, Weights};
 
 /// A program on its simulated machine. Weights come from the host; all other state starts as zero.
 pub struct Session {
@@ -117,6 +117,14 @@ impl Session {
     /// Sets a state from the whole tensor, row-major.
     pub fn write(&mut self, state: &StateTensor, bytes: &[u8]) -> Result<(), Error> {
         Ok(self.engine.write_state(&state.name, bytes)?)
+    }
+
+    /// The type that saves the weights without rounding them.
+    pub fn save_dtype(&self) -> SaveDtype {
+        match self.dtype("wte.weight") {
+            Some(DType::F16) => SaveDtype::Float16,
+            _ => SaveDtype::Float32,
+        }
     }
 
     /// The type the program keeps a state in.

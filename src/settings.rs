@@ -7,6 +7,8 @@ use superstep_ir::machine::Machine;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
+use crate::precision::PrecisionSettings;
+
 /// Which update rule is compiled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +41,8 @@ pub struct OptimiserSettings {
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
+    /// Divide Adam's moments by `1 − βᵗ`.
+    pub bias_correction: bool,
     /// Clip the accumulated gradient to this L2 norm; absent: no clipping.
     pub max_grad_norm: Option<f64>,
 }
@@ -52,6 +56,7 @@ impl OptimiserSettings {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
+            bias_correction: true,
             max_grad_norm: None,
         }
     }
@@ -68,6 +73,7 @@ pub struct TrainingSettings {
     /// Micro-batches of an optimiser step.
     pub accumulation: u32,
     pub optimiser: OptimiserSettings,
+    pub precision: PrecisionSettings,
     /// Decoder layers on each IPU; absent: found by the compiler.
     pub layers_per_ipu: Option<Vec<u32>>,
     /// IPUs work at the same time, each on another micro-batch.

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod events;
 pub mod host;
 pub mod interrupt;
+pub mod loss_scale;
 pub mod meter;
 pub mod metrics;
 pub mod results;
@@ -21,8 +22,9 @@ use crate::data::{SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::session::Session;
 pub use cadence::Cadence;
-use host::StepHost;
+use host::{StepHost, StepScalars};
 pub use interrupt::Interrupt;
+pub use loss_scale::{Following, LossScale};
 pub use meter::Meter;
 pub use metrics::{MetricsFile, StepMetrics};
 pub use schedule::{LrScheduler, Schedule, Warmup};
@@ -38,8 +40,11 @@ pub struct TrainingRun<'a> {
     pub batch_size: usize,
     /// Weight updates of a step.
     pub device_iterations: usize,
-    /// Seed of dropout masks.
+    /// Seed of dropout masks and stochastic rounding.
     pub seed: u64,
+    /// Of the next update, where the program asks for one.
+    pub loss_scale: LossScale,
+    pub following: Following,
     /// Seconds of one optimiser step on the simulated machine.
     pub simulated_seconds: f64,
 }
@@ -73,8 +78,10 @@ impl TrainingRun<'_> {
         let updates = (first..).zip(samples.chunks_exact(per_update));
         updates
             .map(|(update, samples)| {
-                let metrics = self.update(session, step, update, samples)?;
-                finite(&metrics)?;
+                let mut metrics = self.update(session, step, update, samples)?;
+                let finite = metrics.grad_norm.is_finite();
+                metrics.overflow = self.loss_scale.observe(finite, self.following)?;
+                check_finite(&metrics)?;
                 Ok(metrics)
             })
             .collect()
@@ -89,14 +96,13 @@ impl TrainingRun<'_> {
     ) -> Result<StepMetrics, Error> {
         let start = Instant::now();
         let learning_rate = self.schedule.rate(step);
-        let mut host = StepHost::new(
-            self.blocks,
-            samples,
-            self.batch_size,
+        let scalars = StepScalars {
             learning_rate,
-            self.seed,
-            update,
-        )?;
+            loss_scale: self.loss_scale.value,
+            seed: self.seed,
+            step: update,
+        };
+        let mut host = StepHost::new(self.blocks, samples, self.batch_size, scalars)?;
         session.run(&mut host)?;
         let (loss, grad_norm) = host.results().map_err(Error::failed)?;
         let step_seconds = start.elapsed().as_secs_f64();
@@ -107,6 +113,8 @@ impl TrainingRun<'_> {
             loss,
             learning_rate,
             grad_norm,
+            loss_scale: self.loss_scale.value,
+            overflow: false,
             step_seconds,
             tokens_per_second: (samples.len() * self.blocks.block_size()) as f64 / step_seconds,
             simulated_seconds: self.simulated_seconds,
@@ -115,14 +123,20 @@ impl TrainingRun<'_> {
     }
 }
 
-fn finite(metrics: &StepMetrics) -> Result<(), Error> {
-    let measured = [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)];
-    match measured.into_iter().find(|(_, value)| !value.is_finite()) {
-        None => Ok(()),
-        Some((what, value)) => {
-            let message = format!("the {what} is {value} at step {}", metrics.step);
-            let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
-            Err(Error::failed(message).with_hint(hint))
-        }
+fn check_finite(metrics: &StepMetrics) -> Result<(), Error> {
+    let at = metrics.step;
+    if !metrics.loss.is_finite() {
+        let message = format!("the loss is {} at step {at}", metrics.loss);
+        let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
+        return Err(Error::failed(message).with_hint(hint));
     }
+    if !metrics.grad_norm.is_finite() && !metrics.overflow {
+        let message = format!("the gradient norm is {} at step {at}", metrics.grad_norm);
+        let hint = match metrics.loss_scale {
+            1.0 => "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm",
+            _ => "lower --loss_scaling, or give --auto_loss_scaling",
+        };
+        return Err(Error::failed(message).with_hint(hint));
+    }
+    Ok(())
 }

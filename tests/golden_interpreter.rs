@@ -15,7 +15,7 @@ use superstep_ir::op::StateKind;
 use superstep_ir::types::{DType, TensorType};
 use superstep_passes::manager::PassManager;
 use superstep_passes::pipeline;
-use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
+use superstep_passes::training::{Moments, Numerics, Optimiser, TrainingOptions, training_module};
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -66,12 +66,14 @@ impl Training {
                     beta1: betas[0],
                     beta2: betas[1],
                     epsilon: number("eps"),
+                    bias_correction: true,
                 },
                 weight_decay: number("weight_decay"),
             },
             gradient_accumulation_steps: number("accumulation") as u32,
             max_grad_norm: hyper["clip"].as_f64(),
             decayed: decayed.map(|p| p.name).collect(),
+            numerics: Numerics::default(),
         };
         let module = training_module(&forward, &options).unwrap();
         let mut states = Tensors::new();

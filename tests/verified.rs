@@ -11,7 +11,9 @@ use superstep_ir::program::{Program, Step};
 use superstep_ir::verify::{verify_graph, verify_program};
 use superstep_passes::instrument::Verify;
 use superstep_passes::plan::matmul::PlanStyle;
-use superstep_passes::training::{Moments, Optimiser, TrainingOptions, matrices, training_module};
+use superstep_passes::training::{
+    Moments, Numerics, Optimiser, TrainingOptions, matrices, training_module,
+};
 use superstep_passes::{CompileOptions, Compiled, compile};
 use support::{Golden, machine};
 
@@ -114,12 +116,14 @@ fn gpt2_small_compiles_for_a_pod_and_is_valid() {
                 beta1: 0.9,
                 beta2: 0.999,
                 epsilon: 1e-8,
+                bias_correction: true,
             },
             weight_decay: 0.01,
         },
         gradient_accumulation_steps: 1,
         max_grad_norm: None,
         decayed: matrices(&forward),
+        numerics: Numerics::default(),
     };
     let module = training_module(&forward, &options).expect("module");
     let machine = Machine::preset("pod16").expect("preset");

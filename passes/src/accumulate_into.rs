@@ -5,11 +5,13 @@
 //! Needs    sums that run onto their accumulator, `((accum + g₁) + g₂)`, as differentiation makes them. Goes before
 //!          `fuse_elementwise`, which would take the additions.
 //! Leaves   the same sums; the product starts its chain from `acc` instead of from 0, so rounding may differ.
+//!          An f16 product that was widened to be added onto an f32 sum is made in f32 instead, and rounded once less.
 //! Example  the gradient of a weight is never stored: `matmul %x, %g, %accum {transpose_a}`.
 
 use superstep_ir::graph::{Graph, Node, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::{BinaryOp, Op, StateKind};
+use superstep_ir::types::DType;
 
 use crate::fold_constants::splat;
 use crate::order::Order;
@@ -37,10 +39,16 @@ impl Pass for AccumulateInto {
                 Op::ScatterAdd => [&[acc], &node.operands()[1..]].concat(),
                 _ => [node.operands(), &[acc]].concat(),
             };
-            let new = graph.insert(node.op, &operands, node.name, node.place)?;
+            let made = made_in(&node, graph.ty(acc).dtype);
+            let new = graph.insert(made, &operands, node.name, node.place)?;
             order.put(new, op);
             graph.replace_uses(graph.value(op), graph.value(new));
+            let widened = graph.node(op).operands().iter().find(|v| v.op != acc.op);
+            let widened = widened.map(|v| v.op).filter(|&v| v != product);
             graph.erase(op);
+            if let Some(cast) = widened {
+                graph.erase(cast);
+            }
             graph.erase(product);
             cx.count("sums absorbed", 1);
         }
@@ -61,8 +69,43 @@ fn sum_onto(graph: &Graph, op: OpId) -> Option<(Value, OpId)> {
     // The running sum comes first by custom; where both operands are products, the second is added onto the first.
     [(a, b), (b, a)]
         .into_iter()
+        .map(|(acc, product)| (acc, before_widening(graph, product)))
         .find(|&(acc, product)| absorbs(graph, node, acc, product))
         .map(|(acc, product)| (acc, product.op))
+}
+
+/// What a product was before a cast to f32 that nobody else reads.
+fn before_widening(graph: &Graph, value: Value) -> Value {
+    let node = graph.node(value.op);
+    match node.op {
+        Op::Cast { to: DType::F32 } if graph.use_count(value.op) == 1 => {
+            let x = node.operands()[0];
+            match (graph.op(x.op), graph.ty(x).dtype) {
+                (Op::Matmul { .. }, DType::F16) => x,
+                _ => value,
+            }
+        }
+        _ => value,
+    }
+}
+
+/// The op of a product whose result has this type.
+fn made_in(product: &Node, dtype: DType) -> Op {
+    match product.op {
+        Op::Matmul {
+            transpose_a,
+            transpose_b,
+            out,
+        } => Op::Matmul {
+            transpose_a,
+            transpose_b,
+            out: match product.results()[0].dtype == dtype {
+                true => out,
+                false => Some(dtype),
+            },
+        },
+        ref other => other.clone(),
+    }
 }
 
 fn absorbs(graph: &Graph, sum: &Node, acc: Value, product: Value) -> bool {
@@ -98,9 +141,10 @@ mod tests {
     use superstep_ir::graph::build::Builder;
     use superstep_ir::graph::{Graph, Value};
     use superstep_ir::op::{Op, StateKind};
-    use superstep_ir::types::TensorType;
+    use superstep_ir::types::{DType, TensorType};
 
     use super::AccumulateInto;
+    use crate::pass::{Pass, PassContext};
     use crate::testing::{check, ops_named, output};
 
     fn product(b: &mut Builder<'_>, name: &str) -> Value {
@@ -138,6 +182,31 @@ mod tests {
         assert_eq!(after.node(matmuls[0]).operands()[2], accum);
         assert_eq!(after.node(matmuls[0]).name, "first");
         assert_eq!(after.node(matmuls[1]).operands()[2].op, matmuls[0]);
+    }
+
+    #[test]
+    fn half_products_are_made_in_the_type_of_their_accumulator() {
+        let mut graph = Graph::new("g");
+        let mut b = Builder::new(&mut graph);
+        let ty = TensorType::f32([3, 5]);
+        let accum = b.parameter("accum.w", StateKind::Accumulator, ty).unwrap();
+        let half = |dims: [usize; 2]| TensorType::new(DType::F16, dims);
+        let (x, g) = (
+            b.input("x", half([7, 3])).unwrap(),
+            b.input("g", half([7, 5])).unwrap(),
+        );
+        let product = b.matmul("product", x, g, true, false).unwrap();
+        let to = DType::F32;
+        let wide = b.op("wide", Op::Cast { to }, &[product]).unwrap();
+        let sum = b.add("sum", accum, wide).unwrap();
+        b.assign("accum.w", sum).unwrap();
+        AccumulateInto
+            .run(&mut graph, &mut PassContext::new())
+            .unwrap();
+        let matmul = graph.node(ops_named(&graph, "matmul")[0]);
+        assert_eq!(matmul.operands()[2], accum);
+        assert_eq!(matmul.results()[0].dtype, DType::F32);
+        assert!(ops_named(&graph, "cast").is_empty() && ops_named(&graph, "add").is_empty());
     }
 
     #[test]

@@ -73,9 +73,23 @@ pub fn differentiate(
     wrt.iter().map(|&v| reverse.gradient(v)).collect()
 }
 
-/// Like [`differentiate`], but each contribution is added to a running sum that starts at the given base, as soon as there
-/// is one: for `(w, accum)` the result is `((accum + g₁) + g₂) + …`, with the running sum always the first operand. So no
-/// gradient of a whole weight has to exist beside its accumulator.
+/// How the gradient of a value joins its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// `((base + g₁) + g₂) + …`, each contribution as soon as there is one, with the running sum always the first operand. So no gradient
+    /// of a whole weight has to exist beside its accumulator.
+    Sum,
+    /// `keep · base + take · (g₁ + g₂ + …)`, computed in f32 and rounded once to the type of the base: the mean over micro-batches so far,
+    /// with the f32 scalars `k / (k + 1)` and `1 / (k + 1)` in micro-batch `k`. The rows of a table that is looked up join a sum that is
+    /// there already, perhaps much later; what belongs to such a value is taken `share` times, `1 / micro-batches`, and needs no order.
+    RunningMean {
+        keep: Value,
+        take: Value,
+        share: Value,
+    },
+}
+
+/// Like [`differentiate`], but every gradient joins a base: for `(w, accum)` the result is the new value of `accum`.
 ///
 /// A base has the shape of its value; contributions are cast to its element type.
 ///
@@ -86,6 +100,7 @@ pub fn differentiate_onto(
     loss: Value,
     seed: Value,
     wrt: &[(Value, Value)],
+    joining: Joining,
 ) -> Result<Vec<Option<Value>>, DifferentiateError> {
     for &(value, base) in wrt {
         let node = graph.node(value.op);
@@ -106,7 +121,11 @@ pub fn differentiate_onto(
     let bases: BTreeMap<Value, Value> = wrt.iter().copied().collect();
     let mut reverse = Reverse::new(graph, bases.keys().copied());
     reverse.running = bases.clone();
+    reverse.joining = joining;
     reverse.walk(loss, seed)?;
+    for &(value, _) in wrt {
+        reverse.join_waiting(value)?;
+    }
     let changed = |(value, _): &(Value, Value)| {
         Some(reverse.running[value]).filter(|sum| *sum != bases[value])
     };
@@ -124,6 +143,7 @@ struct Reverse<'g> {
     summed: BTreeMap<Value, Value>,
     /// The sums of [`differentiate_onto`] so far.
     running: BTreeMap<Value, Value>,
+    joining: Joining,
 }
 
 impl<'g> Reverse<'g> {
@@ -141,6 +161,7 @@ impl<'g> Reverse<'g> {
             pending: BTreeMap::new(),
             summed: BTreeMap::new(),
             running: BTreeMap::new(),
+            joining: Joining::Sum,
         }
     }
 
@@ -184,14 +205,44 @@ impl<'g> Reverse<'g> {
         if !self.active.contains(&value) {
             return Ok(());
         }
-        if let Some(&base) = self.running.get(&value) {
-            let sum = self
-                .sum(value, "accumulate")
-                .onto(base, vec![contribution])?;
-            self.running.insert(value, sum);
-        } else {
-            self.pending.entry(value).or_default().push(contribution);
+        match (self.running.get(&value), self.joining) {
+            (Some(&base), Joining::Sum) => {
+                let sum = self
+                    .sum(value, "accumulate")
+                    .onto(base, vec![contribution])?;
+                self.running.insert(value, sum);
+            }
+            (Some(_), Joining::RunningMean { share, .. }) if contribution.is_rows() => {
+                self.join_waiting(value)?;
+                let base = self.running[&value];
+                let sum = self
+                    .sum(value, "accumulate")
+                    .rows_onto(base, contribution, share)?;
+                self.running.insert(value, sum);
+            }
+            _ => self.pending.entry(value).or_default().push(contribution),
         }
+        Ok(())
+    }
+
+    /// Joins the contributions that wait for each other with the base of a running mean.
+    fn join_waiting(&mut self, value: Value) -> Result<(), DifferentiateError> {
+        let Joining::RunningMean { keep, take, share } = self.joining else {
+            return Ok(());
+        };
+        let Some(contributions) = self.pending.remove(&value) else {
+            return Ok(());
+        };
+        let is_lookup = |op: OpId| matches!(self.graph.op(op), Op::Gather);
+        let looked_up = self.graph.uses(value).iter().any(|u| is_lookup(u.op));
+        let base = self.running[&value];
+        let gradient = self.sum(value, "grad").of(contributions)?;
+        let mut sum = self.sum(value, "accumulate");
+        let joined = match looked_up {
+            true => sum.scaled_onto(base, None, gradient, share)?,
+            false => sum.scaled_onto(base, Some(keep), gradient, take)?,
+        };
+        self.running.insert(value, joined);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub mod instrument;
 pub mod lower;
 pub mod manager;
 pub mod memory;
+pub mod mixed_precision;
 mod order;
 pub mod pass;
 pub mod pipeline;

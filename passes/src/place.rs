@@ -29,6 +29,10 @@ pub struct PlacementOptions {
     /// All IPUs work at the same time, each on another micro-batch; else one after the other on the same.
     pub pipelined: bool,
     pub recompute: Recompute,
+    /// Partial sums of products of f16 operands are f16, else f32.
+    pub half_partials: bool,
+    /// Stores to f16 round at random; the seed is stream `rounding_seed`.
+    pub stochastic_rounding: bool,
 }
 
 /// Layers whose forward ops run again before their backward pass.
@@ -102,7 +106,7 @@ pub fn place(
     options: &PlacementOptions,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
-    let mut plans = MatmulPlans::new(options.matmul_plan);
+    let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
     if let Some(given) = &options.layers_per_ipu {
         let given = stage::check(given, layers, machine)?;
         return place_on(module, machine, given, options, &mut plans);

@@ -115,6 +115,7 @@ mod tests {
             gradient_accumulation_steps: 1,
             max_grad_norm: None,
             decayed: Default::default(),
+            numerics: Default::default(),
         };
         let module = training_module(&forward, &options).unwrap();
         module.graph("micro_batch").unwrap().clone()

@@ -5,6 +5,7 @@
 //! optimiser, and zeroes the accumulators. The two meet in state alone, and all of it is ordinary ops.
 
 mod micro_batch;
+mod numerics;
 mod optimiser;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use superstep_ir::types::TensorType;
 use thiserror::Error;
 
 use crate::differentiate::DifferentiateError;
+pub use numerics::Numerics;
 
 /// The rule by which weights follow their gradients, and its constants. The learning rate is no constant: it is streamed in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +40,8 @@ pub struct Moments {
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
+    /// Divide by `1−βᵗ`; without, the moments are taken as they are.
+    pub bias_correction: bool,
 }
 
 /// What a training module is made with.
@@ -50,6 +54,7 @@ pub struct TrainingOptions {
     pub max_grad_norm: Option<f64>,
     /// Weights that decay, by state name; [`matrices`] is the usual choice.
     pub decayed: BTreeSet<String>,
+    pub numerics: Numerics,
 }
 
 /// Why there is no training module for a graph and these options.
@@ -74,6 +79,9 @@ pub enum TrainingError {
     #[error(transparent)]
     Type(#[from] TypeError),
 }
+
+/// The stream that both graphs read the loss scale from.
+const LOSS_SCALE: &str = "loss_scale";
 
 /// A weight that gets a gradient.
 struct Trained {
@@ -101,9 +109,9 @@ pub fn matrices(forward: &Graph) -> BTreeSet<String> {
 /// The training module of a forward graph with a scalar output `loss`.
 ///
 /// Streams and state of `forward` stay as they are. New state: `accum.<weight>`, `exp_avg.<weight>` and `exp_avg_sq.<weight>`
-/// (Adam) or `momentum.<weight>` (SGD with momentum), all f32 in the weight's shape, and the counter `step`. New streams:
-/// `learning_rate` into `update`, `grad_norm` (before clipping) out of it. A weight that the loss does not depend on is not
-/// trained and has none of these.
+/// (Adam) or `momentum.<weight>` (SGD with momentum), in the weight's shape and the types that [`Numerics`] says, and the counter `step`
+/// (and `micro_batches`, for running means). New streams: `learning_rate` into `update`, `grad_norm` (before clipping) out of it,
+/// `loss_scale` into both graphs. A weight that the loss does not depend on is not trained and has none of these.
 ///
 /// # Errors
 /// No usable loss, an option out of its range, or an op of the forward graph without a gradient.
@@ -112,7 +120,7 @@ pub fn training_module(
     options: &TrainingOptions,
 ) -> Result<Module, TrainingError> {
     check(forward, options)?;
-    let (micro_batch, trained) = micro_batch::build(forward, options.gradient_accumulation_steps)?;
+    let (micro_batch, trained) = micro_batch::build(forward, options)?;
     let update = update::build(&trained, options)?;
     Ok(Module {
         graphs: vec![micro_batch, update],

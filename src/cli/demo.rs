@@ -21,11 +21,12 @@ use crate::frontend::{
     Gpt2Config, SaveDtype, Tokenizer, Weights, init_weights, preset, save_pretrained,
 };
 use crate::generate::Sampling;
+use crate::precision::{Precision, PrecisionSettings};
 use crate::report::Report;
 use crate::report::terminal::{pass_table, summary};
 use crate::session::Session;
 use crate::settings::{OptimiserSettings, TrainingSettings};
-use crate::train::{LrScheduler, Schedule, TrainingRun, Warmup};
+use crate::train::{Following, LossScale, LrScheduler, Schedule, TrainingRun, Warmup};
 
 mod vocabulary;
 
@@ -120,6 +121,7 @@ impl Options {
                 max_grad_norm: Some(1.0),
                 ..OptimiserSettings::hugging_face()
             },
+            precision: PrecisionSettings::default(),
             layers_per_ipu: None,
             pipelined: false,
             recompute: Recompute::Nothing,
@@ -151,6 +153,8 @@ impl Options {
             batch_size: BATCH_SIZE,
             device_iterations: 1,
             seed: SEED,
+            loss_scale: LossScale::starting_at(1.0),
+            following: Following::Fixed,
             simulated_seconds: report.time.seconds_per_update,
         };
         let mut session = Session::load(
@@ -179,6 +183,7 @@ impl Options {
             tokenizer,
             machine: Some(&self.machine),
             threads: self.threads,
+            precision: Precision::F32,
             max_new_tokens: 60,
             block_size: None,
             sampling: Sampling::Draw {

@@ -18,6 +18,7 @@ use crate::data::dataset::Split;
 use crate::error::Error;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::frontend::{Gpt2Config, Weights};
+use crate::precision::Precision;
 use crate::session::Session;
 use crate::train::results;
 
@@ -51,6 +52,9 @@ pub(super) struct Options {
     /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
+    /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
+    #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
+    precision: Precision,
     /// Seed of the weights of a model that has a shape only.
     #[arg(long = "seed", value_name = "N", default_value_t = 42)]
     seed: u64,
@@ -81,6 +85,7 @@ impl Options {
         let machine = machine_named(self.machine.as_deref())?;
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
         evaluator.threads = self.threads;
+        evaluator.precision = self.precision;
         evaluator.cache.directory = self.executable_cache_dir.clone();
         let evaluation = evaluator.evaluate(&weights)?;
         say(evaluator.line(&evaluation));
@@ -111,6 +116,7 @@ pub(super) struct Evaluator<'a> {
     blocks: TokenBlocks,
     batch_size: usize,
     pub(super) threads: usize,
+    pub(super) precision: Precision,
     pub(super) cache: ExecutableCache,
     session: Option<Session>,
 }
@@ -128,6 +134,7 @@ impl<'a> Evaluator<'a> {
             batch_size: batch_size.min(blocks.len()),
             blocks,
             threads: 0,
+            precision: Precision::default(),
             cache: ExecutableCache::default(),
             session: None,
         }
@@ -142,9 +149,13 @@ impl<'a> Evaluator<'a> {
             }
             none => {
                 let length = self.blocks.block_size();
-                let (program, origin) =
-                    self.cache
-                        .evaluation(self.config, self.machine, self.batch_size, length)?;
+                let (program, origin) = self.cache.evaluation(
+                    self.config,
+                    self.machine,
+                    self.precision,
+                    self.batch_size,
+                    length,
+                )?;
                 if let Origin::MadeAnew(reason) = origin {
                     note(format_args!("the kept program cannot be used: {reason}"));
                 }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::frontend::tokenizer::END_OF_TEXT;
 use crate::frontend::{Gpt2Config, Tokenizer, Weights};
 use crate::generate::{Generation, Sampling, generate};
+use crate::precision::Precision;
 use crate::session::Session;
 
 #[derive(Debug, Args)]
@@ -43,6 +44,9 @@ pub(super) struct Options {
     /// Positions that the model sees [default: the prompt and what is to come, at most n_positions].
     #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
     block_size: Option<usize>,
+    /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
+    #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
+    precision: Precision,
     /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
@@ -62,6 +66,7 @@ impl Options {
             tokenizer: &tokenizer,
             machine: self.machine.as_deref(),
             threads: self.threads,
+            precision: self.precision,
             max_new_tokens: self.max_new_tokens,
             block_size: self.block_size,
             sampling: self.sampling(),
@@ -89,6 +94,7 @@ pub(super) struct Continuation<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) machine: Option<&'a str>,
     pub(super) threads: usize,
+    pub(super) precision: Precision,
     pub(super) max_new_tokens: usize,
     pub(super) block_size: Option<usize>,
     pub(super) sampling: Sampling,
@@ -118,7 +124,8 @@ impl Continuation<'_> {
         let length = self
             .config
             .block_size(Some(self.block_size.unwrap_or(wanted)))?;
-        let program = compile_generation(self.config, &machine_named(self.machine)?, length)?;
+        let machine = machine_named(self.machine)?;
+        let program = compile_generation(self.config, &machine, self.precision, length)?;
         let mut session = Session::load(Arc::new(program), self.weights, self.threads)?;
         let stop = self
             .config

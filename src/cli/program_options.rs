@@ -9,6 +9,7 @@ use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::ipu_config::{IpuConfig, LayerList, parse_layers};
+use super::precision_options::PrecisionOptions;
 use crate::compile::machine_named;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
@@ -52,6 +53,8 @@ pub(super) struct ProgramOptions {
     /// Print the graph after this pass, or after `all`.
     #[arg(long = "print_ir_after", value_name = "PASS|all")]
     pub(super) print_ir_after: Option<String>,
+    #[command(flatten)]
+    pub(super) precision: PrecisionOptions,
 }
 
 /// The update rule, which is compiled into the program.
@@ -73,6 +76,9 @@ pub(super) struct OptimiserOptions {
     /// Added to the root of the second moment [default: 1e-8].
     #[arg(long = "adam_epsilon", value_name = "X", value_parser = at_least_zero)]
     pub(super) adam_epsilon: Option<f64>,
+    /// Divide Adam's moments by 1 − βᵗ [default: true].
+    #[arg(long = "bias_correction", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) bias_correction: Option<bool>,
     /// Clip the gradient to this L2 norm [default: no clipping].
     #[arg(long = "max_grad_norm", value_name = "X", value_parser = above_zero)]
     pub(super) max_grad_norm: Option<f64>,
@@ -100,6 +106,7 @@ impl ProgramOptions {
             batch_size,
             accumulation,
             optimiser: optimiser.settings(),
+            precision: self.precision.settings()?,
             layers_per_ipu: self
                 .layers_per_ipu
                 .clone()
@@ -128,6 +135,9 @@ impl ProgramOptions {
         )?;
         agree("loss_chunks", self.loss_chunks, manifest.loss_chunks)?;
         agree("machine", self.machine.clone(), machine.to_owned())?;
+        for (option, given, compiled) in self.precision.given(&manifest.precision) {
+            agree(option, given, compiled)?;
+        }
         if let Some(LayerList(layers)) = &self.layers_per_ipu
             && *layers != manifest.layers_per_ipu
         {
@@ -163,6 +173,7 @@ impl OptimiserOptions {
             beta1: self.adam_beta1.unwrap_or(default.beta1),
             beta2: self.adam_beta2.unwrap_or(default.beta2),
             epsilon: self.adam_epsilon.unwrap_or(default.epsilon),
+            bias_correction: self.bias_correction.unwrap_or(default.bias_correction),
             max_grad_norm: self.max_grad_norm,
         }
     }
@@ -178,6 +189,11 @@ impl OptimiserOptions {
         agree("adam_beta1", self.adam_beta1, compiled.beta1)?;
         agree("adam_beta2", self.adam_beta2, compiled.beta2)?;
         agree("adam_epsilon", self.adam_epsilon, compiled.epsilon)?;
+        agree(
+            "bias_correction",
+            self.bias_correction,
+            compiled.bias_correction,
+        )?;
         match (self.max_grad_norm, compiled.max_grad_norm) {
             (Some(given), None) => Err(contradiction(
                 "max_grad_norm",

@@ -71,6 +71,7 @@ impl Options {
                 self.output.eval_batch_size,
             );
             evaluator.threads = self.output.threads;
+            evaluator.precision = compiled.manifest.precision.precision;
             evaluator.cache.directory = self.output.executable_cache_dir.clone();
             evaluator
         });
@@ -130,6 +131,7 @@ impl Options {
     fn compile(&self, model: &Model, block_size: usize) -> Result<Compiled, Error> {
         let mut settings = self.program.settings(&self.optimiser, &model.config)?;
         settings.block_size = block_size;
+        settings.precision.loss_scaling |= self.schedule.loss_scaling.is_some();
         let start = Instant::now();
         let cache = ExecutableCache {
             directory: self.output.executable_cache_dir.clone(),

@@ -13,6 +13,7 @@ use super::{Compiled, IrSink, compile_evaluation, compile_training, open, save};
 use crate::atomic_file;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
+use crate::precision::Precision;
 use crate::settings::TrainingSettings;
 
 /// Where executables are kept, if anywhere.
@@ -68,10 +69,12 @@ impl ExecutableCache {
         &self,
         config: &Gpt2Config,
         machine: &Machine,
+        precision: Precision,
         batch: usize,
         seq: usize,
     ) -> Result<(Program, Origin), Error> {
-        let entry = self.entry(&format!("evaluation {machine:?} {batch} {seq}"), config)?;
+        let what = format!("evaluation {machine:?} {precision} {batch} {seq}");
+        let entry = self.entry(&what, config)?;
         let mut origin = Origin::Compiled;
         if let Some(path) = entry.as_deref().filter(|path| path.exists()) {
             match read_program(path) {
@@ -79,7 +82,7 @@ impl ExecutableCache {
                 Err(reason) => origin = Origin::MadeAnew(format!("{}: {reason}", path.display())),
             }
         }
-        let program = compile_evaluation(config, machine, batch, seq)?;
+        let program = compile_evaluation(config, machine, precision, batch, seq)?;
         if let Some(path) = &entry {
             let executable = Executable {
                 manifest: r#"{"kind":"evaluation"}"#.into(),

@@ -5,6 +5,9 @@ use superstep_runtime::{Host, HostError};
 
 use crate::data::{DataError, TokenBlocks};
 
+/// The stream of seeds of stochastic rounding.
+const ROUNDING_SEED: &str = "rounding_seed";
+
 /// The label of a position that predicts nothing.
 pub const IGNORED: i32 = -100;
 
@@ -16,14 +19,23 @@ pub struct StepHost {
     block_size: usize,
     /// Tokens of a micro-batch.
     micro_batch: usize,
-    learning_rate: f32,
-    seed: u64,
-    step: u64,
+    scalars: StepScalars,
     tokens_fed: usize,
     labels_fed: usize,
     seeds_fed: u64,
+    rounding_seeds_fed: u64,
     losses: Vec<f32>,
     grad_norm: Option<f32>,
+}
+
+/// What a step is told besides its samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepScalars {
+    pub learning_rate: f64,
+    pub loss_scale: f64,
+    /// Seed of the run; what is random in a step is a function of it, of the step, and of how often it was asked for.
+    pub seed: u64,
+    pub step: u64,
 }
 
 impl StepHost {
@@ -31,20 +43,17 @@ impl StepHost {
         blocks: &TokenBlocks,
         samples: &[u32],
         batch_size: usize,
-        learning_rate: f64,
-        seed: u64,
-        step: u64,
+        scalars: StepScalars,
     ) -> Result<StepHost, DataError> {
         Ok(StepHost {
             tokens: blocks.gather(samples)?,
             block_size: blocks.block_size(),
             micro_batch: batch_size * blocks.block_size(),
-            learning_rate: learning_rate as f32,
-            seed,
-            step,
+            scalars,
             tokens_fed: 0,
             labels_fed: 0,
             seeds_fed: 0,
+            rounding_seeds_fed: 0,
             losses: Vec::new(),
             grad_norm: None,
         })
@@ -70,6 +79,11 @@ impl StepHost {
         all.nth(i).ok_or(HostError::End)
     }
 
+    fn fill_seed(&self, what: &str, block: u64, into: &mut [u8]) -> Result<(), HostError> {
+        let words = Stream::named(self.scalars.seed, what).block(block);
+        fill(into, [words[0], words[1]].into_iter())
+    }
+
     fn micro_batches(&self) -> u64 {
         (self.tokens.len() / self.micro_batch) as u64
     }
@@ -91,12 +105,19 @@ impl Host for StepHost {
             }
             "seed" => {
                 // A function of (seed, step, micro-batch), so that a step can be repeated on its own.
-                let block = self.step * self.micro_batches() + self.seeds_fed;
+                let block = self.scalars.step * self.micro_batches() + self.seeds_fed;
                 self.seeds_fed += 1;
-                let words = Stream::named(self.seed, "dropout").block(block);
-                fill(into, [words[0], words[1]].into_iter())
+                self.fill_seed("dropout", block, into)
             }
-            "learning_rate" => fill(into, std::iter::once(self.learning_rate)),
+            ROUNDING_SEED => {
+                // One for each micro-batch, and one for the update.
+                let block = self.scalars.step * (self.micro_batches() + 1);
+                let block = block + self.rounding_seeds_fed;
+                self.rounding_seeds_fed += 1;
+                self.fill_seed("rounding", block, into)
+            }
+            "learning_rate" => fill(into, std::iter::once(self.scalars.learning_rate as f32)),
+            "loss_scale" => fill(into, std::iter::once(self.scalars.loss_scale as f32)),
             _ => Err(HostError::UnknownStream),
         }
     }
@@ -160,6 +181,15 @@ mod tests {
         array.into_blocks(None, 3, 12).unwrap()
     }
 
+    fn scalars(step: u64) -> StepScalars {
+        StepScalars {
+            learning_rate: 0.5,
+            loss_scale: 1.0,
+            seed: 7,
+            step,
+        }
+    }
+
     fn words(bytes: &[u8]) -> Vec<i32> {
         bytes
             .chunks_exact(4)
@@ -170,7 +200,7 @@ mod tests {
     #[test]
     fn micro_batches_come_in_order_and_labels_are_shifted() {
         let blocks = blocks();
-        let mut host = StepHost::new(&blocks, &[3, 0, 1, 2], 2, 0.5, 7, 0).unwrap();
+        let mut host = StepHost::new(&blocks, &[3, 0, 1, 2], 2, scalars(0)).unwrap();
         let mut bytes = [0u8; 24];
         host.feed("tokens", &mut bytes).unwrap();
         assert_eq!(words(&bytes), [9, 10, 11, 0, 1, 2]);
@@ -195,7 +225,7 @@ mod tests {
     #[test]
     fn the_loss_is_the_mean_over_micro_batches() {
         let blocks = blocks();
-        let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, 0).unwrap();
+        let mut host = StepHost::new(&blocks, &[0, 1], 1, scalars(0)).unwrap();
         host.take("loss", &1f32.to_le_bytes()).unwrap();
         assert!(host.results().is_err());
         host.take("loss", &2f32.to_le_bytes()).unwrap();
@@ -207,7 +237,7 @@ mod tests {
     fn dropout_seeds_are_those_of_the_step_and_micro_batch() {
         let blocks = blocks();
         let seeds = |step: u64| -> Vec<[u8; 8]> {
-            let mut host = StepHost::new(&blocks, &[0, 1], 1, 0.5, 7, step).unwrap();
+            let mut host = StepHost::new(&blocks, &[0, 1], 1, scalars(step)).unwrap();
             let mut next = || {
                 let mut bytes = [0u8; 8];
                 host.feed("seed", &mut bytes).unwrap();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::atomic_file;
 use crate::error::Error;
@@ -17,8 +17,13 @@ pub struct StepMetrics {
     /// Mean over the step's micro-batches, before the update.
     pub loss: f64,
     pub learning_rate: f64,
-    /// L2 norm of the accumulated gradient, before clipping.
+    /// L2 norm of the accumulated gradient, before clipping; null in the file where it is not finite.
+    #[serde(deserialize_with = "null_is_not_finite")]
     pub grad_norm: f64,
+    /// What the gradient of the loss was multiplied with.
+    pub loss_scale: f64,
+    /// The gradient was not finite, so that the update changed nothing.
+    pub overflow: bool,
     /// Wall-clock seconds on this host.
     pub step_seconds: f64,
     /// Tokens per wall-clock second on this host.
@@ -26,6 +31,10 @@ pub struct StepMetrics {
     /// Seconds the step takes on the simulated machine.
     pub simulated_seconds: f64,
     pub simulated_samples_per_second: f64,
+}
+
+fn null_is_not_finite<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// A JSON-lines file that grows by a whole line at a time, so that a run that was killed leaves whole lines behind.

@@ -176,6 +176,7 @@ impl Trainer<'_> {
             identity: &records.identity,
             state: &self.state,
             meter: &self.meter,
+            loss_scale: self.run.loss_scale,
             steps_per_epoch: self.run.order.steps_per_epoch(),
         };
         let saved = checkpoint::write(records.output_dir, &out, &self.session)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use superstep::frontend::model::{GraphOptions, gpt2_graph};
 use superstep::frontend::{Gpt2Config, Weights, load_weights};
+use superstep::precision::PrecisionSettings;
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
@@ -113,19 +114,35 @@ impl Golden {
     }
 
     pub fn training_module(&self, hyper: &Hyper, loss_chunks: usize) -> Module {
-        let forward = self.forward(true, false, loss_chunks);
+        self.training_module_in(PrecisionSettings::default(), hyper, loss_chunks)
+    }
+
+    pub fn training_module_in(
+        &self,
+        precision: PrecisionSettings,
+        hyper: &Hyper,
+        loss_chunks: usize,
+    ) -> Module {
+        let mut forward = self.forward(true, false, loss_chunks);
+        let decayed = matrices(&forward);
+        precision
+            .precision
+            .apply(&mut forward, precision.master_weights)
+            .expect("mixed graph");
         let options = TrainingOptions {
             optimiser: Optimiser::AdamW {
                 moments: Moments {
                     beta1: 0.9,
                     beta2: 0.999,
                     epsilon: 1e-8,
+                    bias_correction: true,
                 },
                 weight_decay: hyper.weight_decay,
             },
             gradient_accumulation_steps: hyper.accumulation,
             max_grad_norm: hyper.clip,
-            decayed: matrices(&forward),
+            decayed,
+            numerics: precision.numerics(),
         };
         training_module(&forward, &options).expect("training module")
     }
@@ -244,6 +261,7 @@ pub struct Feed {
     fed: BTreeMap<String, usize>,
     pub seq: usize,
     pub learning_rate: f32,
+    pub loss_scale: f32,
     pub taken: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
@@ -251,6 +269,7 @@ impl Feed {
     pub fn new(seq: usize) -> Feed {
         Feed {
             seq,
+            loss_scale: 1.0,
             ..Feed::default()
         }
     }
@@ -267,11 +286,12 @@ impl Host for Feed {
                 let labels = labels(&self.micro_batches[next], self.seq);
                 into.copy_from_slice(bytemuck::cast_slice(&labels));
             }
-            "seed" => {
+            "seed" | "rounding_seed" => {
                 let seed = [next as u32, 7];
                 into.copy_from_slice(bytemuck::cast_slice(&seed));
             }
             "learning_rate" => into.copy_from_slice(&self.learning_rate.to_le_bytes()),
+            "loss_scale" => into.copy_from_slice(&self.loss_scale.to_le_bytes()),
             other => panic!("unexpected stream {other}"),
         }
         Ok(())

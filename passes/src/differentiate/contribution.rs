@@ -32,6 +32,12 @@ pub(super) enum Contribution {
     },
 }
 
+impl Contribution {
+    pub(super) fn is_rows(&self) -> bool {
+        matches!(self, Contribution::Rows { .. })
+    }
+}
+
 /// Slices of one axis that do not overlap: `(start, length, value)`.
 struct Joined {
     axis: usize,
@@ -90,6 +96,54 @@ impl Sum<'_> {
             sum = self.scatter(sum, update, dtype)?;
         }
         Ok(sum)
+    }
+
+    /// `keep · base + take · gradient`, or `base + take · gradient`: the factors are f32 scalars, the arithmetic f32, the sum of the type of
+    /// `base`.
+    pub(super) fn scaled_onto(
+        &mut self,
+        base: Value,
+        keep: Option<Value>,
+        gradient: Value,
+        take: Value,
+    ) -> Built {
+        let dtype = self.graph.ty(base).dtype;
+        let mut kept = self.cast(base, DType::F32)?;
+        if let Some(keep) = keep {
+            kept = self.emit("kept", Op::Binary(BinaryOp::Mul), &[kept, keep])?;
+        }
+        let taken = self.scaled(gradient, take)?;
+        let sum = self.add(kept, taken)?;
+        self.cast(sum, dtype)
+    }
+
+    /// `base` with the rows of a table, times `share`, added to it.
+    pub(super) fn rows_onto(mut self, base: Value, rows: Contribution, share: Value) -> Built {
+        let dtype = self.graph.ty(base).dtype;
+        let Contribution::Rows {
+            ids,
+            updates,
+            name,
+            place,
+        } = rows
+        else {
+            unreachable!("dense contributions are added, not scattered");
+        };
+        self.place = place;
+        let updates = self.scaled(updates, share)?;
+        let updates = self.cast(updates, dtype)?;
+        let rows = Contribution::Rows {
+            ids,
+            updates,
+            name,
+            place,
+        };
+        self.scatter(base, rows, dtype)
+    }
+
+    fn scaled(&mut self, value: Value, factor: Value) -> Built {
+        let wide = self.cast(value, DType::F32)?;
+        self.emit("taken", Op::Binary(BinaryOp::Mul), &[wide, factor])
     }
 
     /// Whole tensors in the order given, slices joined into as few as possible, and what is sparse.

@@ -5,7 +5,7 @@ use superstep_ir::graph::{Graph, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::infer::infer;
 use superstep_ir::op::{MapExpr, MapNode, Op};
-use superstep_ir::types::Real;
+use superstep_ir::types::{DType, Real};
 
 use crate::fold_constants::splat;
 use crate::pass::PassError;
@@ -16,8 +16,8 @@ pub(super) fn fuse(graph: &mut Graph, group: &[OpId]) -> Result<Option<OpId>, Pa
     let (expr, operands, outputs) = expression(graph, group);
     let types: Vec<_> = operands.iter().map(|&v| graph.ty(v)).collect();
     let op = Op::Map(expr);
-    let result = graph.ty(outputs[0]);
-    if !infer(&op, &types).is_ok_and(|types| types[0] == *result) {
+    let results: Vec<_> = outputs.iter().map(|&v| graph.ty(v).clone()).collect();
+    if !infer(&op, &types).is_ok_and(|types| types == results) {
         return Ok(None);
     }
     let root = graph.node(group[group.len() - 1]);
@@ -52,10 +52,21 @@ fn expression(graph: &Graph, group: &[OpId]) -> (MapExpr, Vec<Value>, Vec<Value>
     let expr = MapExpr {
         operands: build.operands.len() as u32,
         outputs: outputs.iter().map(|v| build.at[v]).collect(),
+        types: stated_types(graph, &build.operands, &outputs),
         nodes: build.nodes.into_iter().collect(),
-        types: vec![],
     };
     (expr, build.operands.into_iter().collect(), outputs)
+}
+
+/// Types of the results, if they do not follow from the operands.
+fn stated_types(graph: &Graph, operands: &IndexSet<Value>, outputs: &[Value]) -> Vec<DType> {
+    let of = |&v: &Value| graph.ty(v).dtype;
+    let types: Vec<DType> = outputs.iter().map(of).collect();
+    let alike = operands.iter().map(of).all(|t| t == types[0]);
+    match alike && types.iter().all(|&t| t == types[0]) {
+        true => vec![],
+        false => types,
+    }
 }
 
 fn results(graph: &Graph, op: OpId) -> impl Iterator<Item = Value> + use<> {
@@ -96,6 +107,8 @@ impl Build<'_> {
             Op::Unary(u) => vec![self.node(MapNode::Unary(*u, operands[0]))],
             Op::Binary(b) => vec![self.node(MapNode::Binary(*b, operands[0], operands[1]))],
             Op::Map(expr) => self.inline(expr, &operands),
+            // Arithmetic is f32: what is stored is rounded, nothing else.
+            Op::Cast { .. } => vec![operands[0]],
             _ => vec![],
         };
         for (value, at) in results(self.graph, op).zip(outputs) {

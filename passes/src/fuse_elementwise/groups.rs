@@ -8,13 +8,32 @@
 use superstep_ir::graph::{Graph, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::{MapNode, Op};
+use superstep_ir::types::DType;
 
 /// Expressions do not grow beyond this many nodes: registers and code space of a worker are few.
 const NODES_MAX: usize = 64;
 
 /// True for ops that a `map` can contain.
 pub(super) fn is_elementwise(graph: &Graph, op: OpId) -> bool {
-    matches!(graph.op(op), Op::Unary(_) | Op::Binary(_) | Op::Map(_))
+    match graph.op(op) {
+        Op::Unary(_) | Op::Binary(_) | Op::Map(_) => true,
+        Op::Cast { to } => to.is_float() && operand_type(graph, op).is_float(),
+        _ => false,
+    }
+}
+
+fn operand_type(graph: &Graph, op: OpId) -> DType {
+    graph.ty(graph.node(op).operands()[0]).dtype
+}
+
+/// True for a cast that loses digits: whoever reads it is to see the rounded value.
+fn rounds(graph: &Graph, op: OpId) -> bool {
+    matches!(graph.op(op), Op::Cast { to: DType::F16 }) && operand_type(graph, op) == DType::F32
+}
+
+/// True for a cast that loses nothing.
+pub(super) fn widens(graph: &Graph, op: OpId) -> bool {
+    matches!(graph.op(op), Op::Cast { to: DType::F32 }) && operand_type(graph, op) == DType::F16
 }
 
 /// Number of primitive ops in an elementwise op.
@@ -24,14 +43,15 @@ pub(super) fn primitives(op: &Op) -> usize {
             let leaf = |n: &&MapNode| !matches!(n, MapNode::Operand(_) | MapNode::Constant(_));
             expr.nodes.iter().filter(leaf).count()
         }
+        Op::Cast { .. } => 0,
         _ => 1,
     }
 }
 
-/// True when two elementwise ops may share a vertex: one result type, one place.
+/// True when two elementwise ops may share a vertex: results of one shape, one place.
 pub(super) fn compatible(graph: &Graph, a: OpId, b: OpId) -> bool {
     let (a, b) = (graph.node(a), graph.node(b));
-    a.results()[0] == b.results()[0] && a.place == b.place
+    a.results()[0].shape == b.results()[0].shape && a.place == b.place
 }
 
 /// Groups of two or more ops, each in topological order; earlier groups first.
@@ -102,7 +122,7 @@ impl<'g> Grouping<'g> {
         if from == to || self.nodes[from] + self.nodes[to] > NODES_MAX {
             return;
         }
-        if self.detour(from, to) {
+        if self.reads_rounded(from, to) || self.detour(from, to) {
             return;
         }
         let moved = std::mem::take(&mut self.members[to]);
@@ -113,6 +133,18 @@ impl<'g> Grouping<'g> {
         self.nodes[from] += self.nodes[to];
         let (a, b) = (self.span[from], self.span[to]);
         self.span[from] = (a.0.min(b.0), a.1.max(b.1));
+    }
+
+    /// True when one of two groups has a rounding cast that the other, joined with it, would read unrounded.
+    fn reads_rounded(&self, from: usize, to: usize) -> bool {
+        let members = self.members[from].iter().chain(&self.members[to]);
+        let mut casts = members.filter(|&&op| rounds(self.graph, op));
+        casts.any(|&op| {
+            let users = self.graph.uses(self.graph.value(op));
+            users
+                .iter()
+                .any(|u| [from, to].contains(&self.group[u.op.index()]))
+        })
     }
 
     /// True when a path leads from group `from` to group `to` through another group.

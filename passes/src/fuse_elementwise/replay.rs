@@ -3,12 +3,14 @@
 //! `gelu_grad(add(mm, bias), g)` in the backward phase keeps the sum alive since the forward phase. Computed again from `mm` and
 //! the bias, inside the same `map`, it keeps `mm` alive instead: as much memory, but one tensor less to write. So an op is
 //! copied when afterwards no more bytes have to live across the phases than before.
+//!
+//! A cast to f32 is not worth a tensor of its own: each reader gets one, and takes it in.
 
 use superstep_ir::graph::{Graph, Phase, Use, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::Op;
 
-use super::groups::{is_elementwise, primitives};
+use super::groups::{is_elementwise, primitives, widens};
 use crate::order::Order;
 use crate::pass::{PassContext, PassError};
 
@@ -34,6 +36,39 @@ pub(super) fn copy_cheap_producers(
         let copy = copy_for(graph, op, &late)?;
         order.put(copy, late[0].op);
         cx.count("cheap ops computed again", 1);
+    }
+    Ok(())
+}
+
+pub(super) fn copy_widening_casts(
+    graph: &mut Graph,
+    order: &mut Order,
+    cx: &mut PassContext,
+) -> Result<(), PassError> {
+    for op in graph.topological() {
+        if !widens(graph, op) {
+            continue;
+        }
+        let mut uses = graph.uses(graph.value(op));
+        uses.dedup_by_key(|u| u.op);
+        for u in uses.into_iter().skip(1) {
+            if !is_elementwise(graph, u.op) {
+                continue;
+            }
+            if !cx.may_rewrite(&graph.node(op).name) {
+                return Ok(());
+            }
+            let node = graph.node(op).clone();
+            let place = graph.node(u.op).place;
+            let operand = node.operands()[0];
+            let copy = graph.insert(node.op, &[operand], node.name, place)?;
+            let reads = graph.uses(graph.value(op)).into_iter();
+            for read in reads.filter(|read| read.op == u.op) {
+                graph.set_operand(read, graph.value(copy));
+            }
+            order.put(copy, u.op);
+            cx.count("casts copied to their readers", 1);
+        }
     }
     Ok(())
 }

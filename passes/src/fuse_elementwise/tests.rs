@@ -1,7 +1,7 @@
 use superstep_ir::graph::build::Builder;
 use superstep_ir::graph::{Graph, Phase, Value};
-use superstep_ir::op::{BinaryOp, StateKind, UnaryOp};
-use superstep_ir::types::{Shape, TensorType};
+use superstep_ir::op::{BinaryOp, Op, StateKind, UnaryOp};
+use superstep_ir::types::{DType, Shape, TensorType};
 
 use super::FuseElementwise;
 use crate::testing::{Random, assert_same_meaning, check, ops_named};
@@ -192,4 +192,69 @@ fn random_graphs_keep_their_meaning() {
         assert!(once.len() <= graph.len());
         assert_eq!(twice, once, "one run finds everything");
     }
+}
+
+fn half(b: &mut Builder<'_>, name: &str, dims: &[usize]) -> Value {
+    b.input(name, TensorType::new(DType::F16, dims)).unwrap()
+}
+
+fn cast(b: &mut Builder<'_>, name: &str, to: DType, x: Value) -> Value {
+    b.op(name, Op::Cast { to }, &[x]).unwrap()
+}
+
+/// `m = round(m · k + g · t)` and `v = v · k + g²`, with `m` and `g` f16 and `v` f32.
+#[test]
+fn casts_are_the_loads_and_stores_of_one_map() {
+    let mut graph = Graph::new("update");
+    let mut b = Builder::new(&mut graph);
+    let (m, g) = (half(&mut b, "m", &[3, 5]), half(&mut b, "g", &[3, 5]));
+    let (v, k) = (input(&mut b, "v", &[3, 5]), input(&mut b, "k", &[]));
+    let m = cast(&mut b, "m.wide", DType::F32, m);
+    let g = cast(&mut b, "g.wide", DType::F32, g);
+    let kept = b.mul("m.kept", m, k).unwrap();
+    let sum = b.add("m.sum", kept, g).unwrap();
+    let rounded = cast(&mut b, "m.rounded", DType::F16, sum);
+    b.output("m", rounded).unwrap();
+    let kept = b.mul("v.kept", v, k).unwrap();
+    let square = b.unary("square", UnaryOp::Square, g).unwrap();
+    let v = b.add("v.sum", kept, square).unwrap();
+    b.output("v", v).unwrap();
+    let after = check(&FuseElementwise, &graph);
+    assert!(ops_named(&after, "cast").is_empty());
+    let maps = ops_named(&after, "map");
+    assert_eq!(maps.len(), 2, "{}", superstep_ir::text::print_graph(&after));
+    let types: Vec<DType> = maps
+        .iter()
+        .map(|&m| after.node(m).results()[0].dtype)
+        .collect();
+    assert_eq!(types, [DType::F16, DType::F32]);
+    for map in maps {
+        let reads_half = |v: &Value| after.ty(*v).dtype == DType::F16;
+        assert!(after.node(map).operands().iter().any(reads_half));
+    }
+}
+
+/// What a cast has rounded is read rounded: the sum is stored before the product is made of it.
+#[test]
+fn a_rounding_ends_a_map() {
+    let mut graph = Graph::new("g");
+    let mut b = Builder::new(&mut graph);
+    let (x, y) = (input(&mut b, "x", &[7]), input(&mut b, "y", &[7]));
+    let sum = b.add("sum", x, y).unwrap();
+    let rounded = cast(&mut b, "rounded", DType::F16, sum);
+    let wide = cast(&mut b, "wide", DType::F32, rounded);
+    let product = b.mul("product", wide, x).unwrap();
+    // Another way from the sum to the product must not join them either.
+    let product = b.add("both", product, sum).unwrap();
+    b.output("product", product).unwrap();
+    let after = check(&FuseElementwise, &graph);
+    let maps = ops_named(&after, "map");
+    assert_eq!(maps.len(), 2);
+    assert!(
+        after
+            .node(maps[0])
+            .results()
+            .iter()
+            .any(|t| t.dtype == DType::F16)
+    );
 }

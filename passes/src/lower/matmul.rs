@@ -10,7 +10,7 @@ use superstep_ir::graph::Value;
 use superstep_ir::ids::VarId;
 use superstep_ir::op::{BinaryOp, MapExpr};
 use superstep_ir::program::{Codelet, Cut, Grid, Operand, View};
-use superstep_ir::types::{Shape, TensorType};
+use superstep_ir::types::{DType, Shape};
 use superstep_ir::units::Bytes;
 
 use super::{Binding, LowerError, Lowering, OpLowering};
@@ -77,15 +77,17 @@ impl Lowering<'_> {
     fn problem(
         &self,
         e: &Extents,
-        ty: &TensorType,
+        input: DType,
+        result: DType,
         transpose_a: bool,
         transpose_b: bool,
     ) -> MatmulProblem {
+        let partials = self.plans.partials(input, result);
         MatmulProblem {
             groups: e.groups.unwrap_or(1),
             transpose_a,
             transpose_b,
-            ..MatmulProblem::plain([e.m, e.k, e.n], ty.dtype, ty.dtype)
+            ..MatmulProblem::plain([e.m, e.k, e.n], input, partials)
         }
     }
 
@@ -110,7 +112,8 @@ impl OpLowering<'_, '_, '_> {
     ) -> Result<(), LowerError> {
         let (a, out) = (self.ty(0), self.result_ty(0));
         let extents = Extents::of(&a.shape, &out.shape, transpose_a);
-        let problem = self.g.lw.problem(&extents, &out, transpose_a, transpose_b);
+        let lw = &self.g.lw;
+        let problem = lw.problem(&extents, a.dtype, out.dtype, transpose_a, transpose_b);
         let accumulates = self.g.graph.node(self.id).operands().len() == 3;
         if accumulates && let Some(acc) = self.accumulator() {
             self.accumulate_into(acc, extents, problem);
@@ -249,7 +252,9 @@ impl OpLowering<'_, '_, '_> {
         let budget = self.budget();
         let stay_plan = self.g.lw.plan(&stay, budget);
         let travel_plan = self.g.lw.plan(&travel, budget);
-        let may_stay = self.g.lw.may_stay() || travel_plan.ring.is_none();
+        // What is multiplied straight into the accumulator has its type.
+        let alike = self.result_ty(0).dtype == stay.partials;
+        let may_stay = alike && (self.g.lw.may_stay() || travel_plan.ring.is_none());
         if may_stay && over_budget(&stay_plan, budget) <= over_budget(&travel_plan, budget) {
             self.record(&stay, &stay_plan);
             let roles = [Some(0), None, Some(1)];

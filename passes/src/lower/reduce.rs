@@ -3,7 +3,7 @@
 use superstep_ir::ids::VarId;
 use superstep_ir::op::ReduceKind;
 use superstep_ir::program::{Category, Codelet, Cut, Operand, View};
-use superstep_ir::types::{Shape, TensorType};
+use superstep_ir::types::{DType, Shape, TensorType};
 
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
@@ -18,14 +18,15 @@ impl OpLowering<'_, '_, '_> {
         let x = self.reducible(rest, leading, &ty);
         let (shape, layout) = (self.g.lw.shape_of(x), self.g.lw.layout_of(x));
         let split = leading_dims(&shape, rest).expect("reducible() gives such a shape");
-        let partial = self.reduce_own_tiles(kind, x, &shape, &layout, split, ty.dtype);
+        let dtype = self.result_ty(0).dtype;
+        let partial = self.reduce_own_tiles(kind, x, &shape, &layout, split, dtype);
         // What SumSquares squares is squared once.
         let join = if kind == ReduceKind::SumSquares {
             ReduceKind::Sum
         } else {
             kind
         };
-        let sum = self.reduce_leading(join, partial);
+        let sum = self.reduce_leading(join, partial, dtype);
         self.bind_reshaped(0, sum);
         Ok(())
     }
@@ -47,7 +48,7 @@ impl OpLowering<'_, '_, '_> {
         x
     }
 
-    /// One partial result for every part of the leading dimensions: `[parts, rest…]`.
+    /// One partial result for every part of the leading dimensions, `[parts, rest…]`, of a reduction to `dtype`.
     fn reduce_own_tiles(
         &mut self,
         kind: ReduceKind,
@@ -55,7 +56,7 @@ impl OpLowering<'_, '_, '_> {
         shape: &Shape,
         layout: &Layout,
         split: usize,
-        dtype: superstep_ir::types::DType,
+        dtype: DType,
     ) -> VarId {
         let grid = self.g.lw.grid_ref(layout.grid).clone();
         let parts: usize = layout.cuts[..split]
@@ -70,7 +71,7 @@ impl OpLowering<'_, '_, '_> {
         partial_layout
             .cuts
             .extend(layout.cuts[split..].iter().cloned());
-        let ty = TensorType::new(dtype, dims.as_slice());
+        let ty = TensorType::new(partial_dtype(kind, parts, dtype), dims.as_slice());
         let partial = self.make("partial", ty, partial_layout, Category::Temporary);
         let codelet = Codelet::Reduce {
             kind,
@@ -104,12 +105,12 @@ impl OpLowering<'_, '_, '_> {
         )
     }
 
-    /// Sums a variable `[parts, rest…]` over its leading dimension.
-    pub(super) fn sum_leading(&mut self, partial: VarId) -> VarId {
-        self.reduce_leading(ReduceKind::Sum, partial)
+    /// Sums a variable `[parts, rest…]` over its leading dimension; where there is one part only, it is the sum.
+    pub(super) fn sum_leading(&mut self, partial: VarId, dtype: DType) -> VarId {
+        self.reduce_leading(ReduceKind::Sum, partial, dtype)
     }
 
-    fn reduce_leading(&mut self, kind: ReduceKind, partial: VarId) -> VarId {
+    fn reduce_leading(&mut self, kind: ReduceKind, partial: VarId, dtype: DType) -> VarId {
         let shape = self.g.lw.shape_of(partial);
         let parts = shape[0];
         let first = (2..=parts)
@@ -123,17 +124,24 @@ impl OpLowering<'_, '_, '_> {
             let mut perm: smallvec::SmallVec<[usize; 4]> = (0..dims.len()).collect();
             perm.swap(0, 1);
             let views = vec![View::Reshape(dims.as_slice().into()), View::Transpose(perm)];
-            let stage = self.reduce_stage(kind, partial, views);
-            return self.reduce_leading(kind, stage);
+            let dtype_between = self.g.lw.program.variable(partial).ty.dtype;
+            let stage = self.reduce_stage(kind, partial, views, dtype_between);
+            return self.reduce_leading(kind, stage, dtype);
         }
         if parts == 1 {
             return partial;
         }
-        self.reduce_stage(kind, partial, vec![])
+        self.reduce_stage(kind, partial, vec![], dtype)
     }
 
-    /// Gathers `views(partial) = [p, rest…]` so that all `p` lie together, and reduces them: `[rest…]` in the default layout.
-    fn reduce_stage(&mut self, kind: ReduceKind, partial: VarId, views: Vec<View>) -> VarId {
+    /// Gathers `views(partial) = [p, rest…]` so that all `p` lie together, and reduces them: `[rest…]` of `dtype` in the default layout.
+    fn reduce_stage(
+        &mut self,
+        kind: ReduceKind,
+        partial: VarId,
+        views: Vec<View>,
+        dtype: DType,
+    ) -> VarId {
         let whole = super::views::viewed_shape(&self.g.lw.shape_of(partial), &views);
         let rest: Shape = whole.dims()[1..].into();
         let target = self.g.lw.spread(self.ipu, &rest);
@@ -144,7 +152,7 @@ impl OpLowering<'_, '_, '_> {
         let mut moves = Vec::new();
         let all = self.arrange(partial, views, &gathered, "partials", &mut moves);
         self.exchange("partials", moves);
-        let ty = TensorType::new(self.g.lw.program.variable(partial).ty.dtype, rest);
+        let ty = TensorType::new(dtype, rest);
         let out = self.make("sum", ty, target.clone(), Category::Activation);
         let codelet = Codelet::Reduce {
             kind,
@@ -166,6 +174,14 @@ impl OpLowering<'_, '_, '_> {
             Binding::Held { views, .. } => views.iter().all(|v| matches!(v, View::Reshape(_))),
             Binding::Splat(_) => false,
         }
+    }
+}
+
+/// Element type of the partial results of a reduction to `dtype`: sums go on in f32, whatever comes of them.
+pub(super) fn partial_dtype(kind: ReduceKind, parts: usize, dtype: DType) -> DType {
+    match kind {
+        ReduceKind::Sum | ReduceKind::SumSquares if parts > 1 => DType::F32,
+        _ => dtype,
     }
 }
 

@@ -1,10 +1,11 @@
 //! Ops on whole rows: layer norm and softmax, forward and backward. Rows are spread over the tiles, each whole on one tile.
 
 use superstep_ir::ids::VarId;
-use superstep_ir::op::Op;
+use superstep_ir::op::{Op, ReduceKind};
 use superstep_ir::program::{Category, Codelet, Operand};
-use superstep_ir::types::{DType, Shape, TensorType};
+use superstep_ir::types::{Shape, TensorType};
 
+use super::reduce::partial_dtype;
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
 use crate::plan::layout::row_parts;
@@ -120,7 +121,8 @@ impl OpLowering<'_, '_, '_> {
         let parts: usize = layout.cuts.iter().map(|c| c.parts(&grid)).product();
         let partial_layout = self.one_part_a_tile(&layout, &statistics, 1);
         let partials = ["dscale", "dshift"].map(|name| {
-            let ty = TensorType::new(DType::F32, [parts, ty.shape.last()]);
+            let dtype = partial_dtype(ReduceKind::Sum, parts, ty.dtype);
+            let ty = TensorType::new(dtype, [parts, ty.shape.last()]);
             self.make(name, ty, partial_layout.clone(), Category::Temporary)
         });
         let inputs = Self::operands(&[g, x, mean, rstd]);
@@ -132,7 +134,7 @@ impl OpLowering<'_, '_, '_> {
             &Self::operands(&partials),
         );
         for (r, partial) in partials.into_iter().enumerate() {
-            let sum = self.sum_leading(partial);
+            let sum = self.sum_leading(partial, ty.dtype);
             self.bind_reshaped(r as u32, sum);
         }
         Ok(())

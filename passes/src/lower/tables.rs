@@ -8,8 +8,8 @@ use superstep_ir::types::TensorType;
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
 
-/// Elements of a row that a tile keeps at least when a table is spread by columns: 32 bytes of f32.
-const ELEMENTS_PER_RUN: usize = 8;
+/// Bytes of a row that a tile keeps at least when a table is spread by columns.
+const BYTES_PER_RUN: usize = 32;
 
 impl OpLowering<'_, '_, '_> {
     /// The table, whole: in place, or brought into a layout with fewer entry parts when that costs less than summing a result for every
@@ -45,10 +45,11 @@ impl OpLowering<'_, '_, '_> {
         table
     }
 
-    /// A table layout that cuts rows into runs of `ELEMENTS_PER_RUN` and the entries over what tiles are left.
+    /// A table layout that cuts rows into runs of `BYTES_PER_RUN` and the entries over what tiles are left.
     fn wide_table_layout(&mut self, ty: &TensorType) -> Layout {
         let tiles = self.g.lw.tiles();
-        let columns = ty.shape[1].div_ceil(ELEMENTS_PER_RUN).min(tiles);
+        let run = BYTES_PER_RUN / ty.dtype.bytes();
+        let columns = ty.shape[1].div_ceil(run).min(tiles);
         let entries = (tiles / columns).clamp(1, ty.shape[0]);
         self.g.lw.layout_by_parts(self.ipu, 0, &[entries, columns])
     }
@@ -106,7 +107,7 @@ impl OpLowering<'_, '_, '_> {
                 &inputs,
                 &[Operand::whole(found)],
             );
-            sums.push(self.sum_leading(found));
+            sums.push(self.sum_leading(found, ty.dtype));
         }
         if let [only] = sums[..] {
             self.bind_reshaped(0, only);

@@ -92,7 +92,7 @@ pub struct MatmulProblem {
     pub transpose_a: bool,
     pub transpose_b: bool,
     pub input: DType,
-    /// Element type of partial sums and of the result.
+    /// Element type of partial sums; the result is rounded if it is narrower.
     pub partials: DType,
     pub b: Operand,
     pub out: Outcome,
@@ -233,19 +233,30 @@ pub struct PlannedProduct {
 #[derive(Default)]
 pub struct MatmulPlans {
     style: PlanStyle,
+    half_partials: bool,
     known: FxHashMap<MatmulProblem, Front>,
 }
 
 impl MatmulPlans {
-    pub fn new(style: PlanStyle) -> MatmulPlans {
+    /// Plans in a style; with `half_partials`, products of f16 operands with f16 results have f16 partial sums.
+    pub fn new(style: PlanStyle, half_partials: bool) -> MatmulPlans {
         MatmulPlans {
             style,
+            half_partials,
             known: FxHashMap::default(),
         }
     }
 
     pub const fn style(&self) -> PlanStyle {
         self.style
+    }
+
+    /// Element type of the partial sums of a product.
+    pub const fn partials(&self, input: DType, result: DType) -> DType {
+        match (input, result) {
+            (DType::F16, DType::F16) if self.half_partials => DType::F16,
+            _ => DType::F32,
+        }
     }
 
     /// The plans of a problem that none beats in both memory and cycles.

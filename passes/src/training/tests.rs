@@ -134,6 +134,7 @@ fn adam(moments: &Moments, t: i32, m: &mut f64, v: &mut f64, g: f64) -> f64 {
         beta1,
         beta2,
         epsilon,
+        ..
     } = *moments;
     *m = beta1 * *m + (1.0 - beta1) * g;
     *v = beta2 * *v + (1.0 - beta2) * g * g;
@@ -145,6 +146,7 @@ fn moments() -> Moments {
         beta1: 0.9,
         beta2: 0.99,
         epsilon: 1e-6,
+        bias_correction: true,
     }
 }
 

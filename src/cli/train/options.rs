@@ -69,7 +69,14 @@ pub(super) struct ScheduleOptions {
     /// Optimiser updates of a step, all at one learning rate; logs and --max_steps count steps.
     #[arg(long = "device_iterations", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     pub(super) device_iterations: usize,
-    /// Seed of initial weights, order of samples and dropout.
+    /// Factor on the gradient of the loss, taken out again before the update; --auto_loss_scaling starts with it
+    /// [default: 16384 where weights are f16, else 1].
+    #[arg(long = "loss_scaling", value_name = "X", value_parser = above_zero)]
+    pub(super) loss_scaling: Option<f64>,
+    /// Good updates in a row after which --auto_loss_scaling doubles the factor.
+    #[arg(long = "loss_scaling_growth_interval", value_name = "N", default_value_t = 2000, value_parser = at_least_one::<u64>)]
+    pub(super) loss_scaling_growth_interval: u64,
+    /// Seed of initial weights, order of samples, dropout and stochastic rounding.
     #[arg(long = "seed", value_name = "N", default_value_t = 42)]
     pub(super) seed: u64,
 }
@@ -118,14 +125,9 @@ pub(super) struct OutputOptions {
     /// Keep this many checkpoints and remove older ones [default: keep all].
     #[arg(long = "save_total_limit", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) save_total_limit: Option<usize>,
-    /// Type of the saved model's weights; checkpoints keep what the program has.
-    #[arg(
-        long = "save_dtype",
-        value_enum,
-        value_name = "TYPE",
-        default_value = "float32"
-    )]
-    pub(super) save_dtype: SaveDtype,
+    /// Type of the saved model's weights [default: what the program keeps, as checkpoints do].
+    #[arg(long = "save_dtype", value_enum, value_name = "TYPE")]
+    pub(super) save_dtype: Option<SaveDtype>,
     /// Go on from a checkpoint: its folder, or `latest` for the newest of --output_dir.
     #[arg(long = "resume_from_checkpoint", value_name = "DIR|latest", num_args = 0..=1, default_missing_value = "latest")]
     pub(super) resume_from_checkpoint: Option<String>,

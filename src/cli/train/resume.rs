@@ -87,6 +87,17 @@ impl Options {
         run.setting("adam_beta1", optimiser.beta1);
         run.setting("adam_beta2", optimiser.beta2);
         run.setting("adam_epsilon", optimiser.epsilon);
+        run.setting("bias_correction", optimiser.bias_correction);
+        let precision = &manifest.precision;
+        run.shape("precision", precision.precision);
+        run.shape("master_weights", precision.master_weights);
+        run.setting("stochastic_rounding", precision.stochastic_rounding);
+        run.setting("auto_loss_scaling", precision.auto_loss_scaling);
+        let scaling = self.schedule.loss_scaling;
+        let scaling = scaling.unwrap_or(precision.precision.default_loss_scale());
+        run.setting("loss_scaling", scaling);
+        let interval = self.schedule.loss_scaling_growth_interval;
+        run.setting("loss_scaling_growth_interval", interval);
         let clip = optimiser.max_grad_norm;
         run.setting(
             "max_grad_norm",

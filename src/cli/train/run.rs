@@ -15,6 +15,7 @@ use crate::data::TokenBlocks;
 use crate::error::Error;
 use crate::evaluate::Evaluation;
 use crate::frontend::{Gpt2Config, Weights, save_pretrained};
+use crate::manifest::Manifest;
 use crate::report::Report;
 use crate::report::terminal::summary;
 use crate::session::Session;
@@ -22,8 +23,8 @@ use crate::train::checkpoint::{Checkpoint, TRAINER_STATE_FILE};
 use crate::train::events::EventFile;
 use crate::train::state::rounded;
 use crate::train::{
-    Companion, Ending, Interrupt, Meter, MetricsFile, Records, StepMetrics, Trainer, TrainerState,
-    TrainingRun, results,
+    Companion, Ending, Following, Interrupt, LossScale, Meter, MetricsFile, Records, StepMetrics,
+    Trainer, TrainerState, TrainingRun, results,
 };
 
 /// What a run leaves.
@@ -56,6 +57,8 @@ impl Options {
             batch_size: manifest.per_device_train_batch_size,
             device_iterations: self.schedule.device_iterations,
             seed: self.schedule.seed,
+            loss_scale: self.loss_scale(manifest, checkpoint.as_ref())?,
+            following: self.following(manifest),
             simulated_seconds: report.time.seconds_per_update,
         };
         say(format_args!(
@@ -90,6 +93,38 @@ impl Options {
         };
         let trainer = self.trainer(run, session, records, &model.config, checkpoint)?;
         self.finish(trainer, model, evaluator)
+    }
+
+    /// The scale of the next update: that of the checkpoint where it follows the gradients.
+    fn loss_scale(
+        &self,
+        manifest: &Manifest,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<LossScale, Error> {
+        let precision = &manifest.precision;
+        let given = self.schedule.loss_scaling;
+        if given.is_some_and(|x| x != 1.0) && !precision.loss_scaling {
+            return Err(Error::failed(
+                "--loss_scaling has no place in this executable: it was compiled in f32 without one",
+            ));
+        }
+        if let Some(checkpoint) = checkpoint {
+            return Ok(checkpoint.content.loss_scale);
+        }
+        let default = match precision.loss_scaling {
+            true => precision.precision.default_loss_scale(),
+            false => 1.0,
+        };
+        Ok(LossScale::starting_at(given.unwrap_or(default)))
+    }
+
+    fn following(&self, manifest: &Manifest) -> Following {
+        match manifest.precision.auto_loss_scaling {
+            true => Following::Automatic {
+                growth_interval: self.schedule.loss_scaling_growth_interval,
+            },
+            false => Following::Fixed,
+        }
     }
 
     fn events(&self) -> Result<Option<EventFile>, Error> {
@@ -160,6 +195,13 @@ impl Options {
                 ));
             }
         }
+        let overflows = trainer.run.loss_scale.overflows;
+        if overflows > 0 {
+            say(format_args!(
+                "{overflows} updates skipped: their gradients overflowed; the loss scale is {} now",
+                trainer.run.loss_scale.value
+            ));
+        }
         say(format_args!(
             "{} steps in {:.1} s here, {:.4} s on the simulated machine",
             trainer.state.global_step,
@@ -169,7 +211,8 @@ impl Options {
         let weights = trainer.session.weights(&model.config)?;
         if let Some(directory) = &self.output.output_dir {
             let tokenizer = trainer.records.as_ref().and_then(|r| r.tokenizer);
-            let dtype = self.output.save_dtype;
+            let kept = trainer.session.save_dtype();
+            let dtype = self.output.save_dtype.unwrap_or(kept);
             save_pretrained(directory, &model.config, &weights, tokenizer, dtype)?;
             write_results(directory, &mut trainer)?;
             say(format_args!("saved the model in {}", directory.display()));

@@ -8,12 +8,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::identity::RunIdentity;
+use crate::train::loss_scale::LossScale;
 use crate::train::meter::Meter;
 
 /// Written last; a folder that has it is whole.
 pub const CONTENT_FILE: &str = "superstep_checkpoint.json";
 /// Version of the layout of checkpoints.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Where the run was, what it was, and what the other files must be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,7 @@ pub struct Content {
     pub epoch: u64,
     pub step_in_epoch: u64,
     pub meter: Meter,
+    pub loss_scale: LossScale,
     pub identity: RunIdentity,
     /// blake3 digests by file name.
     pub files: BTreeMap<String, String>,

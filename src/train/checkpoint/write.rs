@@ -13,8 +13,9 @@ use super::{OPTIMISER_FILE, TRAINER_STATE_FILE};
 use crate::atomic_file::{self, AtomicWriteError, StagedFolder};
 use crate::error::Error;
 use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
-use crate::frontend::{FrontendError, Gpt2Config, SaveDtype, Tokenizer, save_pretrained};
+use crate::frontend::{FrontendError, Gpt2Config, Tokenizer, save_pretrained};
 use crate::session::Session;
+use crate::train::loss_scale::LossScale;
 use crate::train::meter::Meter;
 use crate::train::state::TrainerState;
 
@@ -25,6 +26,7 @@ pub struct CheckpointOut<'a> {
     pub identity: &'a RunIdentity,
     pub state: &'a TrainerState,
     pub meter: &'a Meter,
+    pub loss_scale: LossScale,
     pub steps_per_epoch: u64,
 }
 
@@ -40,12 +42,8 @@ pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Resul
 
 fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error> {
     let step = out.state.global_step;
-    // Rounding would lose nothing only where the program itself keeps halves.
-    let dtype = match session.dtype("wte.weight") {
-        Some(DType::F16) => SaveDtype::Float16,
-        _ => SaveDtype::Float32,
-    };
     let weights = session.weights(out.config)?;
+    let dtype = session.save_dtype();
     save_pretrained(dir, out.config, &weights, out.tokenizer, dtype)?;
     drop(weights);
     write_optimiser(&dir.join(OPTIMISER_FILE), session)?;
@@ -60,6 +58,7 @@ fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error>
         epoch: step / out.steps_per_epoch,
         step_in_epoch: step % out.steps_per_epoch,
         meter: *out.meter,
+        loss_scale: out.loss_scale,
         identity: out.identity.clone(),
         files: digests(dir)?,
     };

@@ -83,7 +83,7 @@ fn contributions_run_onto_their_base() {
         .parameter("accum.wte", StateKind::Accumulator, table)
         .unwrap();
     let forward = b.graph.len();
-    let sums = differentiate_onto(&mut graph, loss, seed, &[(wte, accum)]).unwrap();
+    let sums = differentiate_onto(&mut graph, loss, seed, &[(wte, accum)], Joining::Sum).unwrap();
 
     let scatter = sums[0].unwrap();
     assert_eq!(*graph.op(scatter.op), Op::ScatterAdd);
@@ -143,7 +143,7 @@ fn what_the_loss_does_not_depend_on_has_no_gradient() {
     assert_eq!(gradients[0], None);
     assert_eq!(gradients[1], Some(seed));
     assert!(gradients[2].is_some());
-    let onto = differentiate_onto(&mut graph, y, seed, &[(unused, seed)]).unwrap();
+    let onto = differentiate_onto(&mut graph, y, seed, &[(unused, seed)], Joining::Sum).unwrap();
     assert_eq!(onto, [None]);
 }
 
@@ -182,7 +182,8 @@ fn contributions_are_cast_to_their_base() {
     let accum = b
         .parameter("accum.w", StateKind::Accumulator, TensorType::f32([5, 3]))
         .unwrap();
-    let sum = differentiate_onto(&mut graph, loss, seed, &[(w, accum)]).unwrap()[0].unwrap();
+    let sum = differentiate_onto(&mut graph, loss, seed, &[(w, accum)], Joining::Sum).unwrap()[0]
+        .unwrap();
     assert_eq!(graph.ty(sum).dtype, DType::F32);
 }
 
@@ -220,11 +221,12 @@ fn errors_name_the_op() {
     assert!(error(map, max).starts_with("map \"fused\" has no gradient"));
     assert!(error(mean, x).starts_with("layer_norm \"norm\" has no gradient"));
     assert_eq!(error(one, x), "the gradient of f32[3] is seeded with f32[]");
-    let not_a_source = differentiate_onto(&mut graph, map, seed, &[(max, seed)]).unwrap_err();
+    let not_a_source =
+        differentiate_onto(&mut graph, map, seed, &[(max, seed)], Joining::Sum).unwrap_err();
     assert!(matches!(
         not_a_source,
         DifferentiateError::NotASource { .. }
     ));
-    let base = differentiate_onto(&mut graph, map, seed, &[(x, seed)]).unwrap_err();
+    let base = differentiate_onto(&mut graph, map, seed, &[(x, seed)], Joining::Sum).unwrap_err();
     assert!(matches!(base, DifferentiateError::BaseType { .. }));
 }

@@ -37,16 +37,23 @@ impl OpLowering<'_, '_, '_> {
         } else {
             slice_shape.clone()
         };
-        let ty = TensorType::new(p.problem.partials, shape);
-        let out = self.make("", ty, layout, Category::Activation);
+        let dtype = self.result_ty(0).dtype;
+        let out = self.make(
+            "",
+            TensorType::new(dtype, shape),
+            layout,
+            Category::Activation,
+        );
         for slice in 0..plan.serial_m {
             let target = if serial {
                 Operand::entry(out, slice as u32)
             } else {
                 Operand::whole(out)
             };
-            if plan.k == 1 {
+            if plan.k == 1 && p.problem.partials == dtype {
                 self.multiply(p, &sides, slice, target);
+            } else if plan.k == 1 {
+                self.rounded_product(p, &sides, slice, target);
             } else {
                 let partial = self.partial_product(p, &sides, slice);
                 let gathered = grid.out(share, &[Cut::none()]);
@@ -67,6 +74,18 @@ impl OpLowering<'_, '_, '_> {
             variable: out,
             views,
         }
+    }
+
+    /// Multiplies with partial sums that are wider than `target`, and rounds them where they are.
+    fn rounded_product(&mut self, p: &Product, sides: &Sides, slice: usize, target: Operand) {
+        let rows = p.extents.m / p.plan.serial_m;
+        let shape = p.extents.dims([rows, p.extents.n]);
+        let layout = p.grid.out(Share::All, &[]);
+        let ty = TensorType::new(p.problem.partials, shape);
+        let wide = self.make("wide", ty, layout, Category::Temporary);
+        self.multiply(p, sides, slice, Operand::whole(wide));
+        let wide = [Operand::whole(wide)];
+        self.compute("round", Codelet::Cast, p.grid.id, &wide, &[target]);
     }
 
     /// The product of row slice `slice` as `[k parts, (g,) m, n]`, each part on its own tiles.

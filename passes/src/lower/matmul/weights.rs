@@ -52,7 +52,7 @@ impl Lowering<'_> {
             k: a.shape[usize::from(!transpose_a)],
             n: weight.shape[usize::from(!transpose_b)],
         };
-        let mut problem = self.problem(&extents, weight, transpose_a, transpose_b);
+        let mut problem = self.problem(&extents, a.dtype, weight.dtype, transpose_a, transpose_b);
         problem.b = Side::RestsHere;
         let budgets = ["", ".grad_x", ".grad_w"].map(|g| self.budgets.of(&format!("{reader}{g}")));
         let plan = if self.module.graph("update").is_some() {

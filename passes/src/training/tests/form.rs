@@ -14,6 +14,7 @@ fn options(forward: &Graph) -> TrainingOptions {
         gradient_accumulation_steps: 4,
         max_grad_norm: Some(1.0),
         decayed: matrices(forward),
+        numerics: Numerics::default(),
     }
 }
 

@@ -147,6 +147,7 @@ fn two_steps_of_adamw() {
         gradient_accumulation_steps: 2,
         max_grad_norm: Some(0.5),
         decayed: matrices(&forward),
+        numerics: Numerics::default(),
     };
     let module = training_module(&forward, &options).unwrap();
     let mut numbers = Numbers::new(8);

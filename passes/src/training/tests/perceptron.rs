@@ -97,6 +97,7 @@ fn check(optimiser: Optimiser, max_grad_norm: Option<f64>, accumulation: u32) {
         gradient_accumulation_steps: accumulation,
         max_grad_norm,
         decayed: matrices(&forward),
+        numerics: Numerics::default(),
     };
     assert_eq!(options.decayed, ["w1", "w2"].map(String::from).into());
     let module = training_module(&forward, &options).unwrap();
@@ -172,6 +173,7 @@ fn adam_adds_the_decay_to_the_gradient() {
         beta1: 0.0,
         beta2: 0.0,
         epsilon: 1e-2,
+        bias_correction: true,
     };
     let optimiser = Optimiser::Adam {
         moments: without_memory,
