@@ -7,6 +7,7 @@
 mod cast;
 mod dropout;
 mod fill;
+mod half;
 mod isa;
 mod lanes;
 mod layer_norm;
@@ -14,6 +15,7 @@ mod loss;
 mod map;
 mod math;
 mod matmul;
+mod mixed;
 mod reduce;
 mod ring;
 mod softmax;
@@ -38,6 +40,8 @@ pub(crate) use vertex_memory::{VertexMemory, apart};
 pub(crate) struct Scratch {
     pub(crate) floats: Vec<f32>,
     pub(crate) doubles: Vec<f64>,
+    /// Operands that are stored as halves.
+    pub(crate) wide: Vec<f32>,
 }
 
 /// A codelet made ready for the element types of one vertex group.
@@ -99,17 +103,37 @@ pub(crate) fn kernel(
     if let Codelet::Fill { value } = codelet {
         return fill::kernel(value.0, outputs[0]).ok_or_else(unsupported);
     }
-    if let Codelet::Cast = codelet {
-        return cast::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
-    }
     if let Some(kernel) = ring_kernel(codelet) {
         let fits = ring::takes_types(inputs, outputs);
         return fits.then_some(kernel).ok_or_else(unsupported);
     }
+    if let Codelet::Cast = codelet
+        && !(inputs[0].is_float() && outputs[0].is_float())
+    {
+        return cast::kernel(inputs[0], outputs[0]).ok_or_else(unsupported);
+    }
     if !takes_types(codelet, inputs, outputs) {
         return Err(unsupported());
     }
-    Ok(match codelet {
+    if let Codelet::Gather = codelet
+        && inputs[0] == outputs[0]
+    {
+        return Ok(tables::gather(inputs[0]));
+    }
+    let inner = float_kernel(codelet, isa).ok_or_else(unsupported)?;
+    if !inputs.iter().chain(outputs).any(|&d| d == DType::F16) {
+        return Ok(inner);
+    }
+    Ok(Box::new(mixed::Mixed {
+        inner,
+        reads_output: codelet.reads_output(),
+        isa,
+    }))
+}
+
+/// The kernel for operands whose floats are all `f32`.
+fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
+    Some(match codelet {
         Codelet::Matmul {
             transpose_a,
             transpose_b,
@@ -150,15 +174,14 @@ pub(crate) fn kernel(
         Codelet::PickLabel => Box::new(loss::PickLabel),
         Codelet::RowLoss => Box::new(loss::RowLoss),
         Codelet::CrossEntropyGrad => Box::new(loss::CrossEntropyGrad { isa }),
-        Codelet::Gather => Box::new(tables::Gather),
+        Codelet::Gather => tables::gather(DType::F32),
+        Codelet::Cast => cast::kernel(DType::F32, DType::F32)?,
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
         Codelet::Transpose => Box::new(transpose::Transpose),
-        Codelet::Fill { .. }
-        | Codelet::Cast
-        | Codelet::Stash
-        | Codelet::Restore
-        | Codelet::Advance => return Err(unsupported()),
+        Codelet::Fill { .. } | Codelet::Stash | Codelet::Restore | Codelet::Advance => {
+            return None;
+        }
     })
 }
 
@@ -221,14 +244,15 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
     })
 }
 
-/// Whether there is arithmetic for these element types: so far floats are `f32`, ids and labels `i32`, seeds `u32`.
+/// Whether there is arithmetic for these element types: ids and labels are `i32`, seeds `u32`, all others floats of either width. The two
+/// operands of a product have the same.
 fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
-    let integers = |i: usize| match (codelet, i) {
-        (Codelet::PickLabel | Codelet::CrossEntropyGrad | Codelet::Gather, 1) => DType::I32,
-        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd, 0) => DType::I32,
-        (Codelet::Dropout { .. }, 1) => DType::U32,
-        _ => DType::F32,
+    let fits = |(i, &d): (usize, &DType)| match (codelet, i) {
+        (Codelet::PickLabel | Codelet::CrossEntropyGrad | Codelet::Gather, 1) => d == DType::I32,
+        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd, 0) => d == DType::I32,
+        (Codelet::Dropout { .. }, 1) => d == DType::U32,
+        (Codelet::Matmul { .. }, _) => d == inputs[0] && d.is_float(),
+        _ => d.is_float(),
     };
-    inputs.iter().enumerate().all(|(i, &d)| d == integers(i))
-        && outputs.iter().all(|&d| d == DType::F32)
+    inputs.iter().enumerate().all(fits) && outputs.iter().all(|d| d.is_float())
 }

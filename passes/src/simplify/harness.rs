@@ -351,7 +351,8 @@ impl<'r> Sample<'r> {
     }
 }
 
-/// Equal up to the f32 precision of model constants, or to what halves lose where a rewrite stores other values on the way;
+/// Equal up to the f32 precision of model constants, or to what halves lose where a rewrite stores other values on
+/// the way; infinities and NaN at the same places.
 fn agree(a: &[Tensor], b: &[Tensor]) -> Result<(), String> {
     for (a, b) in a.iter().zip(b) {
         if a.ty != b.ty {

@@ -1,6 +1,5 @@
-//! `(x) → y`: element type conversion, to nearest even.
+//! `(x) → y`: element type conversion. Between floats it is a copy: loads widen and stores round.
 
-use half::f16;
 use superstep_ir::types::DType;
 
 use super::vertex::expect_elements;
@@ -12,15 +11,13 @@ struct Cast<F, T>(fn(F) -> T);
 
 /// `None` for pairs of types that have no conversion.
 pub(super) fn kernel(from: DType, to: DType) -> Option<Box<dyn Kernel>> {
-    use DType::{Bool, F16, F32, I32, U16, U32};
+    use DType::{Bool, F32, I32, U16, U32};
     Some(match (from, to) {
         (F32, F32) | (I32, I32) | (U32, U32) | (I32, U32) | (U32, I32) => {
             Box::new(Cast(|x: u32| x))
         }
-        (F16, F16) | (U16, U16) => Box::new(Cast(|x: u16| x)),
+        (U16, U16) => Box::new(Cast(|x: u16| x)),
         (Bool, Bool) => Box::new(Cast(|x: u8| x)),
-        (F32, F16) => Box::new(Cast(|x: f32| f16::from_f32(x).to_bits())),
-        (F16, F32) => Box::new(Cast(|x: u16| f16::from_bits(x).to_f32())),
         (I32, F32) => Box::new(Cast(|x: i32| x as f32)),
         (U32, F32) => Box::new(Cast(|x: u32| x as f32)),
         (F32, I32) => Box::new(Cast(|x: f32| x.round_ties_even() as i32)),

@@ -1,17 +1,24 @@
 //! `() → out`: every element becomes one value.
 
 use half::f16;
+use superstep_ir::half::nearest;
 use superstep_ir::types::DType;
 
 use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
 struct Fill<T>(T);
 
+/// The nearest half; constants are never rounded stochastically.
+fn half_bits(value: f64) -> u16 {
+    // A half is exact as an f32.
+    f16::from_f32_const(nearest(value) as f32).to_bits()
+}
+
 /// The value rounded to the element type.
 pub(super) fn kernel(value: f64, to: DType) -> Option<Box<dyn Kernel>> {
     Some(match to {
         DType::F32 => Box::new(Fill((value as f32).to_bits())),
-        DType::F16 => Box::new(Fill(f16::from_f64(value).to_bits())),
+        DType::F16 => Box::new(Fill(half_bits(value))),
         DType::I32 => Box::new(Fill(value as i32 as u32)),
         DType::U32 => Box::new(Fill(value as u32)),
         DType::U16 => Box::new(Fill(value as u16)),

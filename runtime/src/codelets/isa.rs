@@ -19,13 +19,15 @@ impl Isa {
     /// The best instruction set of this machine.
     pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]
-        let wide = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         #[cfg(not(target_arch = "x86_64"))]
         let wide = false;
         Isa { wide }
     }
 
-    /// True when AVX2 and FMA are there and may be used.
+    /// True when AVX2, FMA and F16C are there and may be used.
     pub(crate) const fn is_wide(self) -> bool {
         self.wide
     }

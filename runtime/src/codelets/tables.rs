@@ -1,5 +1,9 @@
 //! Rows of a table that is cut over tiles: every tile serves the ids that fall into its own entries.
 
+use std::marker::PhantomData;
+
+use superstep_ir::types::DType;
+
 use super::vertex::expect_rows;
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
@@ -12,9 +16,17 @@ fn row_of(id: i32, table: &Operand<'_>) -> Option<usize> {
 }
 
 /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of other tiles' ids are 0.
-pub(super) struct Gather;
+struct Gather<T>(PhantomData<T>);
 
-impl Kernel for Gather {
+/// The kernel for a table and rows of `dtype`, whose bits are all that matters.
+pub(super) fn gather(dtype: DType) -> Box<dyn Kernel> {
+    match dtype.bytes() {
+        2 => Box::new(Gather::<u16>(PhantomData)),
+        _ => Box::new(Gather::<u32>(PhantomData)),
+    }
+}
+
+impl<T: bytemuck::Pod + Send + Sync> Kernel for Gather<T> {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
         let (_, d) = vertex.inputs[0].rows();
         expect_rows(
@@ -33,7 +45,7 @@ impl Kernel for Gather {
         let operand = &vertex.inputs[0];
         let (_, d) = operand.rows();
         let ([table, ids], [out]) = memory.split();
-        let (table, ids, out): (&[f32], &[i32], &mut [f32]) =
+        let (table, ids, out): (&[T], &[i32], &mut [T]) =
             (numbers(table), numbers(ids), numbers_mut(out));
         if d == 0 {
             return;
@@ -41,7 +53,7 @@ impl Kernel for Gather {
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(d)) {
             match row_of(id, operand) {
                 Some(row) => out.copy_from_slice(&table[row * d..][..d]),
-                None => out.fill(0.0),
+                None => out.fill(T::zeroed()),
             }
         }
     }
@@ -84,8 +96,6 @@ impl Kernel for ScatterAdd {
 
 #[cfg(test)]
 mod tests {
-    use superstep_ir::types::DType;
-
     use super::*;
     use crate::codelets::testing::{block, integers, numbers as random, run, whole};
 
@@ -97,7 +107,11 @@ mod tests {
             block(&[24, 5], &[4, 0], &[3, 5], &table),
             integers(DType::I32, &[9], &ids),
         ];
-        let out = run(&Gather, &inputs, &[whole(&[1, 9, 5], &[7.0; 45])]);
+        let out = run(
+            &*gather(DType::F32),
+            &inputs,
+            &[whole(&[1, 9, 5], &[7.0; 45])],
+        );
         for (i, &id) in ids.iter().enumerate() {
             let row = &out[0][i * 5..][..5];
             match id {
@@ -128,7 +142,7 @@ mod tests {
     fn empty_blocks() {
         let ids = integers(DType::I32, &[2], &[0, 1]);
         let out = run(
-            &Gather,
+            &*gather(DType::F32),
             &[block(&[4, 3], &[4, 0], &[0, 3], &[]), ids.clone()],
             &[whole(&[1, 2, 3], &[7.0; 6])],
         );

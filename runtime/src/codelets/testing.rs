@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // a vertex on a tile of its own
 
+use half::f16;
 use smallvec::SmallVec;
 use superstep_ir::types::{DType, Shape};
 
@@ -15,7 +16,7 @@ pub(crate) fn isas() -> Vec<Isa> {
     isas
 }
 
-/// A block of a tensor with its data, any 4-byte element type.
+/// A block of a tensor with its data: the bits of each element, of 4 bytes or, in the lower half of the word, of 2.
 #[derive(Clone)]
 pub(crate) struct Data {
     pub(crate) layout: std::sync::Arc<Layout>,
@@ -25,6 +26,17 @@ pub(crate) struct Data {
 /// A tensor that lies whole on the tile.
 pub(crate) fn whole(dims: &[usize], data: &[f32]) -> Data {
     block(dims, &vec![0; dims.len()], dims, data)
+}
+
+/// The same block stored as halves, its floats rounded.
+pub(crate) fn halves(data: &Data) -> Data {
+    let half = |&word: &u32| u32::from(f16::from_f32_const(f32::from_bits(word)).to_bits());
+    let block = data.layout.blocks[0];
+    let usizes = |extents: &[u32]| extents.iter().map(|&e| e as usize).collect::<Vec<_>>();
+    let (start, extent) = (usizes(block.start()), usizes(block.extent()));
+    let words = data.words.iter().map(half).collect();
+    let dims = data.layout.shape.dims();
+    typed(DType::F16, dims, &start, &extent, words)
 }
 
 /// The block at `start` with `extent` of a tensor of `dims`.
@@ -56,7 +68,7 @@ fn typed(dtype: DType, dims: &[usize], start: &[usize], extent: &[usize], words:
         dtype,
         shape: Shape::new(dims),
         blocks: vec![Block::new(start, extent)],
-        max_block_bytes: words.len() * 4,
+        max_block_bytes: words.len() * dtype.bytes(),
         first_copies: vec![0],
         leading_uncut: true,
     };
@@ -66,7 +78,33 @@ fn typed(dtype: DType, dims: &[usize], start: &[usize], extent: &[usize], words:
     }
 }
 
-/// Runs one vertex and gives the outputs' words. `outputs` say shapes and old contents. Bytes around the operands must not change.
+impl Data {
+    fn bytes(&self) -> Vec<u8> {
+        let element = self.layout.dtype.bytes();
+        let bytes = self.words.iter().map(|w| w.to_le_bytes());
+        bytes.flat_map(|b| b.into_iter().take(element)).collect()
+    }
+
+    /// The elements in `bytes` as floats: halves widened, others by their bits.
+    fn floats(&self, bytes: &[u8]) -> Vec<f32> {
+        match self.layout.dtype {
+            DType::F16 => {
+                let halves = bytes
+                    .chunks_exact(2)
+                    .map(|b| u16::from_le_bytes([b[0], b[1]]));
+                halves.map(|h| f16::from_bits(h).to_f32_const()).collect()
+            }
+            _ => {
+                let words = bytes.chunks_exact(4);
+                words
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Runs one vertex and gives the outputs' elements. `outputs` say shapes and old contents. Bytes around the operands must not change.
 pub(crate) fn run(kernel: &dyn Kernel, inputs: &[Data], outputs: &[Data]) -> Vec<Vec<f32>> {
     let apart: Vec<usize> = (0..outputs.len()).map(|_| usize::MAX).collect();
     run_in_place(kernel, inputs, outputs, &apart)
@@ -79,32 +117,33 @@ pub(crate) fn run_in_place(
     outputs: &[Data],
     on: &[usize],
 ) -> Vec<Vec<f32>> {
-    const GUARD: u32 = 0xdead_beef;
+    const GUARD: u8 = 0xde;
     let mut tile: Vec<u128> = Vec::new();
-    let words_of = |data: &Data| data.words.len().next_multiple_of(4) + 4;
-    let total: usize = inputs.iter().chain(outputs).map(words_of).sum();
-    tile.resize(total / 4, 0);
-    let words: &mut [u32] = bytemuck::cast_slice_mut(&mut tile);
-    words.fill(GUARD);
+    let room = |data: &Data| data.bytes().len().next_multiple_of(16) + 16;
+    let total: usize = inputs.iter().chain(outputs).map(room).sum();
+    tile.resize(total / 16, 0);
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
+    bytes.fill(GUARD);
     let mut next = 0;
-    let mut place = |data: &Data, words: &mut [u32]| {
-        words[next..next + data.words.len()].copy_from_slice(&data.words);
-        next += words_of(data);
-        4 * (next - words_of(data))
+    let mut place = |data: &Data, bytes: &mut [u8]| {
+        let own = data.bytes();
+        bytes[next..next + own.len()].copy_from_slice(&own);
+        next += room(data);
+        next - room(data)
     };
-    let input_at: Vec<usize> = inputs.iter().map(|d| place(d, words)).collect();
+    let input_at: Vec<usize> = inputs.iter().map(|d| place(d, bytes)).collect();
     let output_at: Vec<usize> = outputs
         .iter()
         .zip(on)
         .map(|(d, &i)| {
             if i == usize::MAX {
-                place(d, words)
+                place(d, bytes)
             } else {
                 input_at[i]
             }
         })
         .collect();
-    let before = words.to_vec();
+    let before = bytes.to_vec();
     let operands = |data: &'_ [Data], at: &[usize]| -> Vec<(usize, std::sync::Arc<Layout>)> {
         data.iter()
             .zip(at)
@@ -127,22 +166,16 @@ pub(crate) fn run_in_place(
     // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
     let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), &vertex) };
     kernel.run(&mut memory, &mut Scratch::default());
-    let after: &[u32] = bytemuck::cast_slice(&tile);
-    let written = |w: usize| {
-        outputs
-            .iter()
-            .zip(&output_at)
-            .any(|(d, &at)| (at / 4..at / 4 + d.words.len()).contains(&w))
+    let after: &[u8] = bytemuck::cast_slice(&tile);
+    let range = |d: &Data, at: usize| at..at + d.words.len() * d.layout.dtype.bytes();
+    let written = |b: usize| {
+        let mut outputs = outputs.iter().zip(&output_at);
+        outputs.any(|(d, &at)| range(d, at).contains(&b))
     };
-    for w in 0..after.len() {
-        assert!(after[w] == before[w] || written(w), "word {w} is no output");
+    for b in 0..after.len() {
+        assert!(after[b] == before[b] || written(b), "byte {b} is no output");
     }
-    let output = |(d, &at): (&Data, &usize)| {
-        after[at / 4..][..d.words.len()]
-            .iter()
-            .map(|&w| f32::from_bits(w))
-            .collect()
-    };
+    let output = |(d, &at): (&Data, &usize)| d.floats(&after[range(d, at)]);
     outputs.iter().zip(&output_at).map(output).collect()
 }
 

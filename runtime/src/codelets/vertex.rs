@@ -3,14 +3,26 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
+use superstep_ir::types::DType;
 
 use crate::layout::{Block, Layout};
+
+/// Where an operand lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// In the memory of the vertex's tile.
+    Tile,
+    /// In work space that the kernel around this one has set up.
+    WorkSpace,
+}
 
 /// One operand on the vertex's tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a> {
-    /// First byte in tile memory.
+    /// First byte in its memory.
     pub(crate) offset: usize,
+    home: Home,
+    dtype: DType,
     layout: &'a Layout,
     block: &'a Block,
     /// 1 when the operand is one entry of the block's leading dimension, else 0.
@@ -28,6 +40,8 @@ impl<'a> Operand<'a> {
         let block = &layout.blocks[point];
         let mut operand = Operand {
             offset: address,
+            home: Home::Tile,
+            dtype: layout.dtype,
             layout,
             block,
             dropped: usize::from(entry.is_some()),
@@ -36,6 +50,25 @@ impl<'a> Operand<'a> {
             operand.offset += entry as usize * operand.bytes();
         }
         operand
+    }
+
+    /// The same block as `dtype` in work space, from byte `offset` on.
+    pub(crate) fn in_work_space(&self, offset: usize, dtype: DType) -> Operand<'a> {
+        Operand {
+            offset,
+            home: Home::WorkSpace,
+            dtype,
+            ..*self
+        }
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        self.home
+    }
+
+    /// Element type as stored.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Extents of the block.
@@ -58,10 +91,10 @@ impl<'a> Operand<'a> {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.elements() * self.layout.dtype.bytes()
+        self.elements() * self.dtype.bytes()
     }
 
-    /// The bytes in tile memory.
+    /// The bytes in its memory.
     pub(crate) fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.bytes()
     }

@@ -8,11 +8,13 @@
 
 use std::marker::PhantomData;
 
-use super::vertex::{Operand, Vertex};
+use super::vertex::{Home, Operand, Vertex};
 
 /// Access to the operands of one vertex.
 pub(crate) struct VertexMemory<'a, 'v> {
     tile: *mut u8,
+    /// Memory of the operands that are not on the tile, and its length in bytes.
+    work: (*mut u8, usize),
     vertex: &'a Vertex<'v>,
     tile_is_borrowed: PhantomData<&'a mut [u8]>,
 }
@@ -24,6 +26,34 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     pub(crate) unsafe fn new(tile: *mut u8, vertex: &'a Vertex<'v>) -> VertexMemory<'a, 'v> {
         VertexMemory {
             tile,
+            work: (std::ptr::null_mut(), 0),
+            vertex,
+            tile_is_borrowed: PhantomData,
+        }
+    }
+
+    /// The same vertex with some operands in work space: `vertex` has the operands of this one, each where it was or in `work`.
+    ///
+    /// # Panics
+    /// When an operand is not: a mistake of the caller.
+    pub(crate) fn with_work_space<'b>(
+        &'b mut self,
+        vertex: &'b Vertex<'v>,
+        work: &'b mut [f32],
+    ) -> VertexMemory<'b, 'v> {
+        let bytes = size_of_val(work);
+        let fits = |(own, other): (&Operand<'_>, &Operand<'_>)| match other.home() {
+            Home::Tile => own.home() == Home::Tile && own.range() == other.range(),
+            Home::WorkSpace => {
+                other.range().end <= bytes && other.offset.is_multiple_of(size_of::<f32>())
+            }
+        };
+        let inputs = self.vertex.inputs.iter().zip(&vertex.inputs);
+        let mut pairs = inputs.chain(self.vertex.outputs.iter().zip(&vertex.outputs));
+        assert!(pairs.all(fits), "operands stay where they are or move");
+        VertexMemory {
+            tile: self.tile,
+            work: (work.as_mut_ptr().cast(), bytes),
             vertex,
             tile_is_borrowed: PhantomData,
         }
@@ -79,17 +109,24 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     }
 
     fn at(&self, operand: &Operand<'_>) -> *mut u8 {
-        self.tile.wrapping_add(operand.offset)
+        match operand.home() {
+            Home::Tile => self.tile.wrapping_add(operand.offset),
+            Home::WorkSpace => {
+                assert!(operand.range().end <= self.work.1, "inside work space");
+                self.work.0.wrapping_add(operand.offset)
+            }
+        }
     }
 }
 
 /// True when two operands share no byte.
 pub(crate) fn apart(a: &Operand<'_>, b: &Operand<'_>) -> bool {
+    let elsewhere = a.home() != b.home();
     let (a, b) = (a.range(), b.range());
-    a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
+    elsewhere || a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
 }
 
-/// Tile bytes as numbers; operands are aligned to 16 bytes.
+/// Tile bytes as numbers; operands are aligned to 16 bytes, or to their elements where they are an entry.
 pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
     if bytes.is_empty() {
         return &[];
