@@ -260,7 +260,7 @@ fn infinities_and_nans_pass() {
         let out = results(
             &sub,
             &[infinite.clone(), infinite.clone()],
-            &[infinite.clone()],
+            std::slice::from_ref(&infinite),
             isa,
         );
         assert!(out[0][0].is_nan());
