@@ -3,7 +3,7 @@
 //! A file starts with a few lines of text, so `head` shows what it is and which model it holds, and ends with the program in binary:
 //!
 //! ```text
-//! superstep executable format 1 version 0.1.0
+//! superstep executable format 2 version 0.1.0
 //! section manifest      1843 e0c5…
 //! section program    2804112 91aa…
 //! header 77d2…
@@ -24,7 +24,7 @@ use crate::program::Program;
 use header::{Header, Section};
 
 /// Version of the file format. Files of another format are refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A compiled program and what its maker says about it.
 #[derive(Clone, Debug, PartialEq)]

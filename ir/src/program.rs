@@ -36,8 +36,24 @@ pub struct Program {
     pub procedures: Vec<Procedure>,
     /// The procedure that one host call runs (a whole optimiser step, or one inference).
     pub entry: ProcId,
+    /// How vertices round what they store as f16.
+    pub rounding: Rounding,
     /// The graph ops that steps serve, for reports.
     pub origins: Vec<Origin>,
+}
+
+/// How a vertex rounds a float that it stores as f16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Rounding {
+    /// To the nearest half, to even where two are as near.
+    #[default]
+    Nearest,
+    /// Up or down at random, so that the mean is the float: with the random numbers of the tile, which [`Step::SetSeed`] sets. A half stays
+    /// what it is. Beyond the largest finite half, and for constants that a program fills memory with, to nearest.
+    ///
+    /// The random number of an element is a function of the seed, the step, the vertex group, the output and the element's row-major index in
+    /// its variable: copies of a block on several tiles round alike, and a step that is repeated without a new seed rounds as before.
+    Stochastic,
 }
 
 /// A piece of state that survives a host call: its variable holds it all the time.
@@ -79,6 +95,12 @@ pub enum Step {
     /// One tensor of `streams[stream]` between host and its variable.
     Host {
         stream: u32,
+        origin: OriginId,
+    },
+    /// The random number generators of the tiles that hold `seed`, a `u32[2]` whole on each, start from it. They start from 0 in every run
+    /// of the entry.
+    SetSeed {
+        seed: VarId,
         origin: OriginId,
     },
     Repeat {

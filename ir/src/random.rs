@@ -8,6 +8,10 @@
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
+/// Blocks that are made side by side.
+const LANES: usize = 8;
+/// In the fourth word of the counter: these bits round. No other use of the generator with the same key has them.
+const ROUNDING: u32 = 0x726F_0000;
 
 /// One block of Philox4x32-10: 128 random bits for this counter under this key.
 #[inline]
@@ -60,6 +64,14 @@ impl Stream {
         }
     }
 
+    /// The stream that rounds what one store of a step writes: `store` tells the outputs of the step's vertices apart.
+    pub fn rounding(seed: [u32; 2], step: u32, store: u16) -> Self {
+        Self {
+            key: seed,
+            purpose: [step, ROUNDING | u32::from(store)],
+        }
+    }
+
     /// Random bits number `4 * block` to `4 * block + 3`, each word one 32-bit number.
     #[inline]
     pub fn block(&self, block: u64) -> [u32; 4] {
@@ -71,6 +83,59 @@ impl Stream {
     #[inline]
     pub fn bits(&self, element: u64) -> u32 {
         self.block(element / 4)[(element % 4) as usize]
+    }
+
+    /// Writes [`Stream::bits`] of elements `first`, `first + 1`, … to `out`. Compiled into its caller, for its instruction set.
+    #[inline(always)]
+    pub fn fill_bits(&self, first: u64, out: &mut [u32]) {
+        let skip = ((first % 4) as usize).min(out.len());
+        let head = (4 - skip).min(out.len()) * usize::from(skip > 0);
+        let (start, rest) = out.split_at_mut(head);
+        for (i, bits) in start.iter_mut().enumerate() {
+            *bits = self.bits(first + i as u64);
+        }
+        let mut block = (first + head as u64) / 4;
+        let mut many = rest.chunks_exact_mut(4 * LANES);
+        for chunk in &mut many {
+            let words = self.blocks(block);
+            for (lane, four) in chunk.chunks_exact_mut(4).enumerate() {
+                for (bits, word) in four.iter_mut().zip(&words) {
+                    *bits = word[lane];
+                }
+            }
+            block += LANES as u64;
+        }
+        for four in many.into_remainder().chunks_mut(4) {
+            four.copy_from_slice(&self.block(block)[..four.len()]);
+            block += 1;
+        }
+    }
+
+    /// Blocks `first .. first + LANES`, side by side: word `w` of block `first + i` is `[w][i]`.
+    #[inline(always)]
+    fn blocks(&self, first: u64) -> [[u32; LANES]; 4] {
+        let counter = |i: usize| halves(first + i as u64);
+        let mut x = [
+            std::array::from_fn(|i| counter(i)[0]),
+            std::array::from_fn(|i| counter(i)[1]),
+            [self.purpose[0]; LANES],
+            [self.purpose[1]; LANES],
+        ];
+        let [mut k0, mut k1] = self.key;
+        for _ in 0..ROUNDS {
+            let [a, b, c, d] = x;
+            for i in 0..LANES {
+                let ab = u64::from(MULTIPLIER[0]) * u64::from(a[i]);
+                let cd = u64::from(MULTIPLIER[1]) * u64::from(c[i]);
+                x[0][i] = (cd >> 32) as u32 ^ b[i] ^ k0;
+                x[1][i] = cd as u32;
+                x[2][i] = (ab >> 32) as u32 ^ d[i] ^ k1;
+                x[3][i] = ab as u32;
+            }
+            k0 = k0.wrapping_add(WEYL[0]);
+            k1 = k1.wrapping_add(WEYL[1]);
+        }
+        x
     }
 
     /// Uniform in [0, 1): a multiple of 2^-24.
@@ -224,6 +289,19 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_bits_are_the_bits_one_by_one() {
+        let stream = Stream::rounding([5, 9], 1472, 3);
+        for first in [0, 1, 2, 3, 4, 1 << 33] {
+            for length in [0, 1, 2, 3, 4, 5, 31, 32, 33, 101] {
+                let mut run = vec![0; length];
+                stream.fill_bits(first, &mut run);
+                let single: Vec<u32> = (0..length as u64).map(|i| stream.bits(first + i)).collect();
+                assert_eq!(run, single, "{length} from {first}");
+            }
+        }
+    }
+
+    #[test]
     fn streams_differ_by_seed_name_step_and_op() {
         let streams = [
             Stream::named(0, "a"),
@@ -233,6 +311,10 @@ mod tests {
             Stream::at(0, 0, 0),
             Stream::at(0, 0, 1),
             Stream::at(0, 1, 0),
+            Stream::rounding([0, 0], 0, 0),
+            Stream::rounding([0, 0], 0, 1),
+            Stream::rounding([0, 0], 1, 0),
+            Stream::rounding([0, 1], 0, 0),
         ];
         for (i, left) in streams.iter().enumerate() {
             for right in &streams[i + 1..] {

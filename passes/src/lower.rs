@@ -25,7 +25,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use superstep_ir::program::{
     Category, Codelet, ComputeSet, Cut, Exchange, Grid, Move, Operand, Origin, Procedure, Program,
-    Step, Sync, Variable, VertexGroup, View,
+    Rounding, Step, Sync, Variable, VertexGroup, View,
 };
 use superstep_ir::types::{Shape, TensorType};
 use superstep_ir::units::Bytes;
@@ -159,6 +159,7 @@ impl<'m> Lowering<'m> {
             streams: vec![],
             procedures: vec![],
             entry: ProcId(0),
+            rounding: Rounding::Nearest,
             origins: vec![],
         };
         Lowering {

@@ -264,6 +264,10 @@ fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> Strin
             touch(stream.variable);
             stream.name.clone()
         }
+        Step::SetSeed { seed, .. } => {
+            touch(*seed);
+            "set seed".into()
+        }
         Step::Sync(_) => "sync".into(),
         Step::Parallel(_) => "at once".into(),
         Step::Repeat { body, .. } | Step::Call(body) => program.procedure(*body).name.clone(),

@@ -4,6 +4,7 @@
 //! vertex is checked once. A kernel sees the bytes of its operands; the hot loops below it are free
 //! functions over slices. One file a family.
 
+mod at_random;
 mod cast;
 mod dropout;
 mod fill;
@@ -33,7 +34,7 @@ use superstep_ir::types::DType;
 pub use isa::Isa;
 pub use matmul::{Product, multiply};
 pub(crate) use vertex::{Mismatch, Operand, Vertex};
-pub(crate) use vertex_memory::{VertexMemory, apart};
+pub(crate) use vertex_memory::{AtRandom, VertexMemory, apart};
 
 /// Work space of one thread; contents mean nothing between two vertices.
 #[derive(Default)]

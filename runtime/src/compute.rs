@@ -11,6 +11,8 @@ pub(crate) struct Group {
     pub(crate) grid: Arc<GridTiles>,
     pub(crate) inputs: Vec<GroupOperand>,
     pub(crate) outputs: Vec<GroupOperand>,
+    /// Step and group, where stores to f16 round at random.
+    pub(crate) at_random: Option<(u32, u8)>,
     /// All vertices together on one thread, estimated.
     pub(crate) nanoseconds: f64,
 }

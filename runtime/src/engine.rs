@@ -108,6 +108,7 @@ impl Engine {
 
     /// Runs the entry procedure once. After an error of the host, state is what the steps before it have left.
     pub fn run(&mut self, host: &mut dyn Host) -> Result<(), EngineError> {
+        self.memory.clear_seeds();
         let mut run = Run {
             program: &self.program,
             loaded: &self.loaded,

@@ -8,6 +8,7 @@ mod groups;
 
 use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{ComputeSet, Exchange, Move, Program, Step};
+use superstep_ir::types::DType;
 
 use crate::codelets::Isa;
 use crate::compute::Group;
@@ -74,7 +75,7 @@ impl Loaded {
                 steps.next = number;
                 match step {
                     Step::Compute(set) => {
-                        let groups = groups::load(program, &layouts, &mut kernels, set)?;
+                        let groups = groups::load(program, &layouts, &mut kernels, set, number)?;
                         steps.add(computed(program, &layouts, set, groups));
                     }
                     Step::Exchange(exchange) => {
@@ -85,6 +86,7 @@ impl Loaded {
                     Step::Host { stream, .. } => steps.cut(LoadedStep::Host {
                         stream: *stream as usize,
                     }),
+                    Step::SetSeed { seed, .. } => steps.add(seeded(program, &layouts, *seed)?),
                     Step::Repeat { count, body } => {
                         steps.cut(LoadedStep::Repeat {
                             count: *count,
@@ -170,6 +172,27 @@ fn computed(program: &Program, layouts: &Layouts, set: &ComputeSet, groups: Vec<
     }
 }
 
+fn seeded(program: &Program, layouts: &Layouts, seed: VarId) -> Result<Actions, EngineError> {
+    let layout = layouts.layout(seed);
+    let is_seed = layout.dtype == DType::U32 && layout.blocks.iter().all(|b| b.elements() == 2);
+    if !is_seed {
+        return Err(EngineError::Variable {
+            variable: seed,
+            name: program.variable(seed).name.clone(),
+            reason: "is no u32[2] on each of its tiles, as a seed is".into(),
+        });
+    }
+    let variable = program.variable(seed);
+    let action = Action::SetSeed {
+        grid: layouts.grids[variable.grid.index()].clone(),
+        address: variable.address as usize,
+    };
+    Ok(Actions {
+        actions: vec![action],
+        ..Actions::default()
+    })
+}
+
 fn received(
     program: &Program,
     layouts: &Layouts,
@@ -241,6 +264,9 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
                 }
                 Step::Host { stream, .. } => {
                     (*stream as usize >= program.streams.len()).then(|| format!("stream {stream}"))
+                }
+                Step::SetSeed { seed, .. } => {
+                    (!has_variable(*seed)).then(|| format!("variable {seed}"))
                 }
                 Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => {
                     let mut bodies = step.bodies();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::codelets::{Scratch, VertexMemory};
+use crate::codelets::{AtRandom, Scratch, VertexMemory};
 use crate::compute::Group;
 use crate::exchange::LoadedMove;
 use crate::layout::GridTiles;
@@ -28,6 +28,11 @@ pub(crate) enum Action {
     Receive(LoadedMove),
     /// Runs its vertex of a group.
     Compute(Group),
+    /// Sets its random number generator from the two words at `address`.
+    SetSeed {
+        grid: Arc<GridTiles>,
+        address: usize,
+    },
 }
 
 /// The bytes of a variable on all its tiles.
@@ -109,7 +114,7 @@ impl Superstep {
     ///
     /// 1. all operands and all ends of copies lie inside their tile;
     /// 2. no byte that a move of the superstep reads is written by a move or a vertex of it;
-    /// 3. a tile is written only by its own turn, and every tile has one turn.
+    /// 3. a tile is written, and its seed used and set, only by its own turn, and every tile has one turn.
     ///
     /// So bytes that are written are touched by one thread only.
     pub(crate) fn run(&self, memory: &mut TileMemory) {
@@ -164,10 +169,26 @@ impl Superstep {
                         continue;
                     };
                     let vertex = group.vertex(point);
+                    // SAFETY: the seed is touched by the tile's own turn only (3).
+                    let at_random = group.at_random.map(|(step, group)| AtRandom {
+                        seed: unsafe { *memory.seed(ipu, tile) },
+                        step,
+                        group,
+                    });
                     // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
                     let mut operands =
-                        unsafe { VertexMemory::new(memory.tile(ipu, tile), &vertex) };
+                        unsafe { VertexMemory::new(memory.tile(ipu, tile), &vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| group.kernel.run(&mut operands, scratch));
+                }
+                Action::SetSeed { grid, address } => {
+                    if grid.ipu.0 != ipu || grid.point(tile).is_none() {
+                        continue;
+                    }
+                    // SAFETY: the variable lies in the tile (1) and nobody writes it now; the seed is touched by this turn only (3).
+                    unsafe {
+                        let words = memory.tile(ipu, tile).wrapping_add(*address);
+                        *memory.seed(ipu, tile) = words.cast::<[u32; 2]>().read_unaligned();
+                    }
                 }
             }
         }
@@ -179,6 +200,7 @@ impl Action {
         match self {
             Action::Receive(mv) => mv.expansion.bytes as f64 * 0.2,
             Action::Compute(group) => group.nanoseconds,
+            Action::SetSeed { grid, .. } => grid.tiles.len() as f64,
         }
     }
 
@@ -187,6 +209,7 @@ impl Action {
         let (ipu, tiles) = match self {
             Action::Receive(mv) => (mv.destination.ipu, &mv.expansion.tiles),
             Action::Compute(group) => (group.grid.ipu.0, &group.grid.tiles),
+            Action::SetSeed { grid, .. } => (grid.ipu.0, &grid.tiles),
         };
         let (first, last) = (tiles.iter().min()?, tiles.iter().max()?);
         Some((ipu, *first..last + 1))

@@ -27,6 +27,8 @@ pub(crate) struct TileMemory {
     /// Distance of two tiles, bytes.
     stride: usize,
     tiles_per_ipu: usize,
+    /// By tile number: what the tile's random number generator has been set to.
+    seeds: Vec<[u32; 2]>,
 }
 
 /// Fills memory in poison mode: a NaN as `f32` and as a pair of `f16`, an absurd index as `i32`.
@@ -62,6 +64,7 @@ impl TileMemory {
             tile_bytes,
             stride,
             tiles_per_ipu,
+            seeds: vec![[0; 2]; tiles],
         })
     }
 
@@ -78,6 +81,11 @@ impl TileMemory {
         &mut self.map[number * self.stride..][..self.tile_bytes]
     }
 
+    /// Sets the random number generators of all tiles to 0.
+    pub(crate) fn clear_seeds(&mut self) {
+        self.seeds.fill([0; 2]);
+    }
+
     /// Fills every tile with [`POISON`].
     pub(crate) fn poison(&mut self) {
         let tiles = self.map.par_chunks_mut(self.stride);
@@ -90,6 +98,7 @@ impl TileMemory {
             start: self.map.as_mut_ptr(),
             tiles_per_ipu: self.tiles_per_ipu,
             stride: self.stride,
+            seeds: self.seeds.as_mut_ptr(),
             memory: PhantomData,
         }
     }
@@ -101,6 +110,7 @@ pub(crate) struct SharedTiles<'a> {
     start: *mut u8,
     tiles_per_ipu: usize,
     stride: usize,
+    seeds: *mut [u32; 2],
     memory: PhantomData<&'a mut TileMemory>,
 }
 
@@ -112,8 +122,17 @@ unsafe impl Sync for SharedTiles<'_> {}
 impl SharedTiles<'_> {
     /// First byte of a tile.
     pub(crate) fn tile(self, ipu: u32, tile: u32) -> *mut u8 {
-        let number = ipu as usize * self.tiles_per_ipu + tile as usize;
-        self.start.wrapping_add(number * self.stride)
+        self.start
+            .wrapping_add(self.number(ipu, tile) * self.stride)
+    }
+
+    /// The seed of a tile.
+    pub(crate) fn seed(self, ipu: u32, tile: u32) -> *mut [u32; 2] {
+        self.seeds.wrapping_add(self.number(ipu, tile))
+    }
+
+    fn number(self, ipu: u32, tile: u32) -> usize {
+        ipu as usize * self.tiles_per_ipu + tile as usize
     }
 }
 

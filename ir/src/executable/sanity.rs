@@ -108,6 +108,10 @@ fn check_step(program: &Program, step: &Step) -> Result<(), String> {
             }
             Ok(())
         }
+        Step::SetSeed { seed, origin } => {
+            check_origin(program, *origin)?;
+            check_variable_id(program, *seed)
+        }
         Step::Repeat { body, .. } => check_procedure(program, *body),
         Step::Call(procedure) => check_procedure(program, *procedure),
         Step::Parallel(procedures) => procedures

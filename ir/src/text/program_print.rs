@@ -30,8 +30,8 @@ use super::program_names::ProgramNames;
 use crate::ids::{GridId, ProcId, VarId};
 use crate::op::ReduceKind;
 use crate::program::{
-    Codelet, Cut, Direction, Exchange, Grid, Move, Operand, Procedure, Program, Step, Sync,
-    Variable, VertexGroup, View,
+    Codelet, Cut, Direction, Exchange, Grid, Move, Operand, Procedure, Program, Rounding, Step,
+    Sync, Variable, VertexGroup, View,
 };
 use crate::types::{Shape, TensorType};
 
@@ -46,10 +46,14 @@ pub fn print_program(program: &Program) -> String {
     };
     let ipus = if program.ipus == 1 { "ipu" } else { "ipus" };
     let mut out = format!(
-        "program @{} on {}, {} {ipus}\n",
+        "program @{} on {}, {} {ipus}{}\n",
         graph_name(&program.name),
         program.machine.name,
-        program.ipus
+        program.ipus,
+        match program.rounding {
+            Rounding::Nearest => "",
+            Rounding::Stochastic => ", stochastic rounding",
+        }
     );
     for section in [p.grids(), p.states_and_streams(), p.variables()] {
         if !section.is_empty() {
@@ -229,6 +233,9 @@ impl Printer<'_> {
                 }
                 None => format!("transfer by unknown stream {stream}"),
             },
+            Step::SetSeed { seed, .. } => {
+                format!("set seed %{}", self.names.variable(*seed))
+            }
             Step::Repeat { count, body } => {
                 format!("repeat {count} times {}", self.names.procedure(*body))
             }

@@ -1,11 +1,12 @@
 //! Operands stored as halves: any kernel over floats, with f16 operands widened before it runs and narrowed after.
 //!
 //! Computed: what the inner kernel computes, in f32; the blocks of f16 operands lie in work space meanwhile.
-//! Rounding: once, when an output is stored; what an output held before is widened first where the kernel adds onto it.
+//! Rounding: once, when an output is stored, to nearest or at random as the program says; what an output held before is widened first where the kernel adds onto it.
 
 use smallvec::SmallVec;
 use superstep_ir::types::DType;
 
+use super::at_random::round_at_random;
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, half};
 
 /// Floats between the blocks of two operands in work space start at multiples of a cache line.
@@ -78,6 +79,12 @@ impl Kernel for Mixed {
         for (o, operand) in vertex.outputs.iter().enumerate() {
             if is_half(operand) {
                 let from = floats(&mut work, &wide.outputs[o]);
+                if let Some(at_random) = memory.at_random() {
+                    let numbers = at_random.numbers(o);
+                    operand.stretches(|at, index, len| {
+                        round_at_random(self.isa, numbers, index, &mut from[at..at + len]);
+                    });
+                }
                 half::narrow(self.isa, from, memory.output(o));
             }
         }

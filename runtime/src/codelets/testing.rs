@@ -6,7 +6,7 @@ use half::f16;
 use smallvec::SmallVec;
 use superstep_ir::types::{DType, Shape};
 
-use super::{Isa, Kernel, Operand, Scratch, Vertex, VertexMemory};
+use super::{AtRandom, Isa, Kernel, Operand, Scratch, Vertex, VertexMemory};
 use crate::layout::{Block, Layout};
 
 /// Both ways to compile a kernel, where the machine has both.
@@ -117,6 +117,17 @@ pub(crate) fn run_in_place(
     outputs: &[Data],
     on: &[usize],
 ) -> Vec<Vec<f32>> {
+    run_rounding(kernel, inputs, outputs, on, None)
+}
+
+/// As [`run_in_place`], with halves rounded at random.
+pub(crate) fn run_rounding(
+    kernel: &dyn Kernel,
+    inputs: &[Data],
+    outputs: &[Data],
+    on: &[usize],
+    at_random: Option<AtRandom>,
+) -> Vec<Vec<f32>> {
     const GUARD: u8 = 0xde;
     let mut tile: Vec<u128> = Vec::new();
     let room = |data: &Data| data.bytes().len().next_multiple_of(16) + 16;
@@ -164,7 +175,7 @@ pub(crate) fn run_in_place(
     kernel.check(&vertex).expect("operands fit");
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
     // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
-    let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), &vertex) };
+    let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), &vertex, at_random) };
     kernel.run(&mut memory, &mut Scratch::default());
     let after: &[u8] = bytemuck::cast_slice(&tile);
     let range = |d: &Data, at: usize| at..at + d.words.len() * d.layout.dtype.bytes();

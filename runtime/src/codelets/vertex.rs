@@ -27,6 +27,7 @@ pub(crate) struct Operand<'a> {
     block: &'a Block,
     /// 1 when the operand is one entry of the block's leading dimension, else 0.
     dropped: usize,
+    entry: u32,
 }
 
 impl<'a> Operand<'a> {
@@ -45,6 +46,7 @@ impl<'a> Operand<'a> {
             layout,
             block,
             dropped: usize::from(entry.is_some()),
+            entry: entry.unwrap_or(0),
         };
         if let Some(entry) = entry {
             operand.offset += entry as usize * operand.bytes();
@@ -136,6 +138,33 @@ impl<'a> Operand<'a> {
             stride *= tensor[d] as u64;
         }
         index
+    }
+
+    /// Row-major index, in the whole variable, of the first element of the tensor that the operand is: that of its entry.
+    fn entry_index(&self) -> u64 {
+        let each = self
+            .tensor_dims()
+            .iter()
+            .map(|&d| d as u64)
+            .product::<u64>();
+        u64::from(self.entry) * each
+    }
+
+    /// Calls `each(first element of the block, its row-major index in the whole variable, length)` for stretches of elements that lie one
+    /// after the other in both.
+    pub(crate) fn stretches(&self, mut each: impl FnMut(usize, u64, usize)) {
+        let (rows, c) = self.rows();
+        let base = self.entry_index();
+        let mut r = 0;
+        while r < rows && c > 0 {
+            let first = self.row_index(r);
+            let mut end = r + 1;
+            while end < rows && self.row_index(end) == first + ((end - r) * c) as u64 {
+                end += 1;
+            }
+            each(r * c, base + first, (end - r) * c);
+            r = end;
+        }
     }
 
     /// `(batch, r, c)`: the last two extents, and all others taken together.

@@ -8,13 +8,36 @@
 
 use std::marker::PhantomData;
 
+use superstep_ir::random::Stream;
+
 use super::vertex::{Home, Operand, Vertex};
+
+/// How a vertex rounds what it stores as f16 where it is not to nearest: see [`superstep_ir::program::Rounding::Stochastic`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtRandom {
+    /// What the tile's random number generator has been set to.
+    pub(crate) seed: [u32; 2],
+    pub(crate) step: u32,
+    pub(crate) group: u8,
+}
+
+impl AtRandom {
+    /// The random numbers of output `o`, by row-major index in its variable.
+    pub(crate) fn numbers(&self, o: usize) -> Stream {
+        Stream::rounding(
+            self.seed,
+            self.step,
+            u16::from_le_bytes([o as u8, self.group]),
+        )
+    }
+}
 
 /// Access to the operands of one vertex.
 pub(crate) struct VertexMemory<'a, 'v> {
     tile: *mut u8,
     /// Memory of the operands that are not on the tile, and its length in bytes.
     work: (*mut u8, usize),
+    at_random: Option<AtRandom>,
     vertex: &'a Vertex<'v>,
     tile_is_borrowed: PhantomData<&'a mut [u8]>,
 }
@@ -23,10 +46,15 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
     /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, are aligned for their element types, nobody
     /// else writes to them, and nobody else reads or writes the outputs.
-    pub(crate) unsafe fn new(tile: *mut u8, vertex: &'a Vertex<'v>) -> VertexMemory<'a, 'v> {
+    pub(crate) unsafe fn new(
+        tile: *mut u8,
+        vertex: &'a Vertex<'v>,
+        at_random: Option<AtRandom>,
+    ) -> VertexMemory<'a, 'v> {
         VertexMemory {
             tile,
             work: (std::ptr::null_mut(), 0),
+            at_random,
             vertex,
             tile_is_borrowed: PhantomData,
         }
@@ -54,9 +82,15 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         VertexMemory {
             tile: self.tile,
             work: (work.as_mut_ptr().cast(), bytes),
+            at_random: None,
             vertex,
             tile_is_borrowed: PhantomData,
         }
+    }
+
+    /// `None`: stores round to nearest.
+    pub(crate) fn at_random(&self) -> Option<AtRandom> {
+        self.at_random
     }
 
     pub(crate) fn vertex(&self) -> &'a Vertex<'v> {

@@ -185,6 +185,7 @@ fn program() -> Program {
             },
         ],
         entry: ProcId(0),
+        rounding: Default::default(),
         origins: vec![Origin {
             name: "toy".into(),
             kind: "matmul".into(),

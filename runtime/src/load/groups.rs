@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use superstep_ir::program::{Codelet, ComputeSet, Operand, Program, VertexGroup};
+use superstep_ir::program::{Codelet, ComputeSet, Operand, Program, Rounding, VertexGroup};
 use superstep_ir::types::DType;
 
 use crate::codelets::{self, Isa, Kernel, Vertex, apart, kernel};
@@ -31,17 +31,22 @@ impl Kernels {
     }
 }
 
-/// The groups of a compute set, all vertices checked.
+/// The groups of a compute set, step number `step`, all vertices checked.
 pub(super) fn load(
     program: &Program,
     layouts: &Layouts,
     kernels: &mut Kernels,
     set: &ComputeSet,
+    step: u32,
 ) -> Result<Vec<Group>, EngineError> {
-    set.groups
-        .iter()
-        .map(|group| load_group(program, layouts, kernels, &set.name, group))
-        .collect()
+    let load = |(i, group): (usize, &VertexGroup)| {
+        let mut loaded = load_group(program, layouts, kernels, &set.name, group)?;
+        if program.rounding == Rounding::Stochastic {
+            loaded.at_random = Some((step, i as u8));
+        }
+        Ok(loaded)
+    };
+    set.groups.iter().enumerate().map(load).collect()
 }
 
 fn load_group(
@@ -108,6 +113,7 @@ fn load_group(
         grid,
         inputs,
         outputs,
+        at_random: None,
         nanoseconds,
     };
     if !is_known {

@@ -1,6 +1,7 @@
 //! The length of one step by itself, and what it goes into.
 
 use superstep_ir::ids::{IpuId, OriginId, TileId};
+use superstep_ir::machine::codelet_cost::data::SET_SEED;
 use superstep_ir::machine::exchange_cost::exchange_cycles;
 use superstep_ir::machine::link_cost::host_cycles;
 use superstep_ir::program::cost::compute_set;
@@ -89,6 +90,17 @@ pub(super) fn measure<'p>(
         Step::Sync(Sync::Replica) if program.ipus == 1 => Measured::sync(machine.sync_cycles),
         Step::Sync(Sync::Replica) => Measured::sync(machine.global_sync_cycles),
         Step::Host { stream, origin } => host(program, *stream, *origin),
+        Step::SetSeed { seed, origin } => {
+            let grid = program.grid_of(*seed);
+            let tiles = grid.points() as u32;
+            Measured {
+                origin: Some(*origin),
+                ipu: Some(grid.ipu.0),
+                tiles,
+                tile_cycles: SET_SEED * u64::from(tiles),
+                ..Measured::new(Kind::Compute, Ledger::of(Cause::Overhead, SET_SEED))
+            }
+        }
         Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => return None,
     };
     Some(measured)

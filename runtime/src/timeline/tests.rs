@@ -28,6 +28,7 @@ fn program(ipus: u32) -> Program {
             steps: vec![],
         }],
         entry: ProcId(0),
+        rounding: Rounding::Nearest,
         origins: vec![],
     }
 }

@@ -3,6 +3,10 @@
 use super::super::Machine;
 use super::{Spent, Vectors, Work, vector};
 use crate::types::DType;
+use crate::units::Cycles;
+
+/// Cycles to set the random number generators of a tile: `14 + 162` (mk2.md §3.9).
+pub const SET_SEED: Cycles = 14 + 162;
 
 /// Cycles to set `elements`: `W·(⌈⌈n/W⌉/V⌉ + 5)` (PopLibs, zeroing of partials).
 /// f32 1200 → 630.

@@ -181,6 +181,7 @@ mod tests {
             streams: vec![],
             procedures: vec![],
             entry: ProcId(0),
+            rounding: Default::default(),
             origins: vec![],
         };
         let out = Operand {

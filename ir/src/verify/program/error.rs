@@ -72,6 +72,8 @@ pub enum ProgramErrorKind {
     TensorSize,
     #[error("a second {what} of this name")]
     Repeated { what: &'static str },
+    #[error("`{variable}` is no seed: a seed is u32[2], not cut")]
+    Seed { variable: String },
     #[error("its variable belongs to another state as well")]
     SharedState,
 
@@ -197,6 +199,7 @@ fn what(program: &Program, step: &Step) -> String {
             let stream = program.streams.get(*stream as usize);
             format!("transfer {:?}", stream.map_or("?", |s| s.name.as_str()))
         }
+        Step::SetSeed { .. } => "set seed".into(),
         Step::Repeat { count, body } => format!("repeat {count} times {}", called(*body)),
         Step::Call(body) => format!("call {}", called(*body)),
         Step::Parallel(bodies) => {

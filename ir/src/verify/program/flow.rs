@@ -195,6 +195,7 @@ impl<'p> Flow<'p> {
                     Direction::DeviceToHost => self.read_operand(frame, &whole),
                 }
             }
+            Step::SetSeed { seed, .. } => self.read_operand(frame, &Operand::whole(*seed)),
             Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => self.run(frame, step),
             Step::Sync(_) => {}
         }

@@ -7,7 +7,7 @@ use fixedbitset::FixedBitSet;
 use super::error::{ProgramError, ProgramErrorKind, ProgramPlace};
 use crate::ids::{GridId, IpuId, OriginId, ProcId, VarId};
 use crate::program::{Grid, Program, Step, Sync, Variable, VertexGroup};
-use crate::types::Shape;
+use crate::types::{DType, Shape, TensorType};
 
 /// Most steps that a walk of a program may visit.
 const STEPS_MAX: u64 = 1 << 22;
@@ -254,6 +254,11 @@ impl Structure<'_> {
                 self.count(&place, "stream", *stream, program.streams.len());
                 self.origin(&place, *origin);
             }
+            Step::SetSeed { seed, origin } => {
+                self.origin(&place, *origin);
+                self.variable_id(&place, *seed);
+                self.seed(&place, *seed);
+            }
             Step::Repeat { count, body } => {
                 self.count(&place, "procedure", body.0, procedures);
                 if *count == 0 {
@@ -266,6 +271,18 @@ impl Structure<'_> {
                     self.count(&place, "procedure", body.0, procedures);
                 }
             }
+        }
+    }
+
+    /// A seed is whole on each of its tiles.
+    fn seed(&mut self, place: &ProgramPlace, id: VarId) {
+        let Some(variable) = self.program.variables.get(id.index()) else {
+            return;
+        };
+        let is_whole = variable.cuts.iter().all(|cut| cut.axes.is_empty());
+        if variable.ty != TensorType::new(DType::U32, [2]) || !is_whole {
+            let variable = variable.name.clone();
+            self.fail(place, ProgramErrorKind::Seed { variable });
         }
     }
 

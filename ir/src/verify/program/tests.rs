@@ -153,6 +153,7 @@ fn sound() -> Program {
         ],
         procedures: vec![procedure("body", body), procedure("main", main)],
         entry: ProcId(MAIN as u32),
+        rounding: Default::default(),
         origins: vec![Origin {
             name: "fc".into(),
             kind: "matmul".into(),

@@ -4,8 +4,10 @@ use superstep_ir::op::{BinaryOp, MapExpr, MapNode, ReduceKind, UnaryOp};
 use superstep_ir::program::Codelet;
 use superstep_ir::types::{DType, Real};
 
-use crate::codelets::testing::{Data, bits, block, halves, integers, isas, numbers, run, whole};
-use crate::codelets::{CodeletError, Isa, kernel};
+use crate::codelets::testing::{
+    Data, bits, block, halves, integers, isas, numbers, run, run_rounding, whole,
+};
+use crate::codelets::{AtRandom, CodeletError, Isa, kernel};
 
 struct Case {
     codelet: Codelet,
@@ -277,4 +279,47 @@ fn products_take_operands_of_one_type() {
     let types = [DType::F16, DType::F32];
     let refused = kernel(&codelet, &types, &types[..1], Isa::PORTABLE);
     assert!(matches!(refused, Err(CodeletError::Types { .. })));
+}
+
+/// A block of a larger variable rounds its elements as the whole variable does, whatever lies where.
+#[test]
+fn random_rounding_goes_by_the_place_in_the_variable() {
+    let at_random = Some(AtRandom {
+        seed: [3, 4],
+        step: 11,
+        group: 0,
+    });
+    let (rows, columns) = (9, 70);
+    let all = numbers(rows * columns, 1);
+    let (start, extent) = ([2, 30], [5, 37]);
+    let part: Vec<f32> = (0..extent[0])
+        .flat_map(|r| (0..extent[1]).map(move |c| (r, c)))
+        .map(|(r, c)| all[(start[0] + r) * columns + start[1] + c])
+        .collect();
+    let cast = |isa, x: &Data| {
+        let types = [DType::F32, DType::F16];
+        let kernel = kernel(&Codelet::Cast, &types[..1], &types[1..], isa).expect("a kernel");
+        let out = [halves(x)];
+        run_rounding(
+            &*kernel,
+            std::slice::from_ref(x),
+            &out,
+            &[usize::MAX],
+            at_random,
+        )
+        .remove(0)
+    };
+    for isa in isas() {
+        let whole = cast(isa, &whole(&[rows, columns], &all));
+        let nearest = all
+            .iter()
+            .map(|&x| superstep_ir::half::nearest(f64::from(x)) as f32);
+        let differ = nearest.zip(&whole).filter(|(x, y)| x != *y).count();
+        assert!(differ > all.len() / 10, "rounds up and down: {differ}");
+        let block = cast(isa, &block(&[rows, columns], &start, &extent, &part));
+        for (i, &x) in block.iter().enumerate() {
+            let at = (start[0] + i / extent[1]) * columns + start[1] + i % extent[1];
+            assert_eq!(x.to_bits(), whole[at].to_bits());
+        }
+    }
 }
