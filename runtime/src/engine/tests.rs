@@ -1,5 +1,7 @@
 //! Whole programs by hand: `y = gelu(x·w)` over four tiles, streamed in and out, twice, with a running sum as state.
 
+mod halves;
+
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;

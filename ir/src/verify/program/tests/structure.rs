@@ -315,3 +315,33 @@ fn moves_of_one_exchange_do_not_meet() {
         ]
     );
 }
+
+#[test]
+fn a_seed_is_two_words_whole_on_each_tile() {
+    let set_seed = |seed| Step::SetSeed {
+        seed,
+        origin: OriginId(0),
+    };
+    let kinds = broken(|p| p.procedures[MAIN].steps.push(set_seed(W)));
+    assert_kinds!(kinds, [ProgramErrorKind::Seed { .. }]);
+    let seed = |p: &mut Program, cuts: &[&[u8]]| {
+        let mut v = variable("seed", &[2], FC, cuts, 0x7000, None);
+        v.ty.dtype = DType::U32;
+        p.states.push(State {
+            name: "seed".into(),
+            kind: StateKind::Counter,
+            variable: VarId(p.variables.len() as u32),
+        });
+        p.procedures[MAIN]
+            .steps
+            .push(set_seed(VarId(p.variables.len() as u32)));
+        p.variables.push(v);
+    };
+    assert_kinds!(
+        broken(|p| seed(p, &[&[0]])),
+        [ProgramErrorKind::Seed { .. }]
+    );
+    let mut whole = sound();
+    seed(&mut whole, &[&[]]);
+    assert_eq!(verify_program(&whole), Ok(()));
+}
