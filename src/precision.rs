@@ -104,7 +104,7 @@ impl PrecisionSettings {
         PrecisionSettings {
             precision,
             master_weights: false,
-            stochastic_rounding: false,
+            stochastic_rounding: precision.is_half(),
             loss_scaling: precision.is_half(),
             auto_loss_scaling: false,
         }

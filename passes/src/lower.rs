@@ -10,6 +10,7 @@ mod flops;
 mod loss;
 mod matmul;
 mod reduce;
+mod rounding;
 mod rows;
 mod staged;
 mod state;
@@ -79,17 +80,24 @@ pub fn lower(
     machine: &Machine,
     ipus: u32,
     order: MicroBatches,
+    rounding: Rounding,
     budgets: &Budgets,
     plans: &mut MatmulPlans,
 ) -> Result<Lowered, LowerError> {
     let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
+    if rounding == Rounding::Stochastic {
+        lowering.round_at_random();
+    }
     let graph = |name: &'static str| module.graph(name).ok_or(LowerError::MissingGraph(name));
     let entry_steps = if module.graph("update").is_some() {
         let micro_batches = match order {
-            MicroBatches::InTurn(count) => Step::Repeat {
-                count,
-                body: lowering.graph(graph("micro_batch")?)?,
-            },
+            MicroBatches::InTurn(count) => {
+                let body = lowering.graph(graph("micro_batch")?)?;
+                let seed = lowering.new_seed();
+                let steps = &mut lowering.program.procedures[body.index()].steps;
+                steps.splice(0..0, seed);
+                Step::Repeat { count, body }
+            }
             MicroBatches::Pipelined(micro_batches) => {
                 let schedule = Schedule::Pipeline { micro_batches };
                 Step::Call(lowering.staged(graph("micro_batch")?, schedule)?)
@@ -100,7 +108,10 @@ pub fn lower(
             1 => lowering.graph(update)?,
             _ => lowering.staged(update, Schedule::Levels)?,
         };
-        vec![micro_batches, Step::Call(update)]
+        std::iter::once(micro_batches)
+            .chain(lowering.new_seed())
+            .chain([Step::Call(update)])
+            .collect()
     } else {
         vec![Step::Call(lowering.graph(graph("forward")?)?)]
     };
@@ -134,6 +145,8 @@ struct Lowering<'m> {
     products: Vec<PlannedProduct>,
     /// What the weights rest for.
     resting: FxHashMap<VarId, Resting>,
+    /// The procedure that brings a seed of stochastic rounding.
+    seeding: Option<ProcId>,
     /// Tiles handed out to small tensors so far, by IPU: spreads them round the tiles.
     next_base: FxHashMap<IpuId, u32>,
 }
@@ -173,6 +186,7 @@ impl<'m> Lowering<'m> {
             joint: FxHashMap::default(),
             products: vec![],
             resting: FxHashMap::default(),
+            seeding: None,
             next_base: FxHashMap::default(),
         }
     }

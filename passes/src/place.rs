@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
 use superstep_ir::op::infer::TypeError;
-use superstep_ir::program::Program;
+use superstep_ir::program::{Program, Rounding};
 use thiserror::Error;
 
 use crate::budget::Budgets;
@@ -140,9 +140,13 @@ fn place_on(
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
     let order = micro_batches(options, &layers_per_ipu)?;
+    let rounding = match options.stochastic_rounding {
+        true => Rounding::Stochastic,
+        false => Rounding::Nearest,
+    };
     let mut lowered = |budgets: &Budgets, clock: &mut Clock| {
         clock.time("lower", || {
-            lower(&staged, machine, ipus, order, budgets, plans)
+            lower(&staged, machine, ipus, order, rounding, budgets, plans)
         })
     };
     let even = Budgets::proportion(machine, FIRST_SHARE);

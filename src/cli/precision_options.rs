@@ -15,7 +15,7 @@ pub(super) struct PrecisionOptions {
     /// Keep f32 weights and round them to f16 where they are read [default: false].
     #[arg(long = "master_weights", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub(super) master_weights: Option<bool>,
-    /// Round to f16 at random, in proportion to what is nearer, in training [default: false].
+    /// Round to f16 at random, in proportion to what is nearer, in training [default: true where weights are f16].
     #[arg(long = "stochastic_rounding", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub(super) stochastic_rounding: Option<bool>,
     /// Halve the loss scale and skip the update when a gradient overflows; double it after many good updates [default: false].
@@ -33,9 +33,6 @@ impl PrecisionOptions {
             return Err(Error::usage(format!(
                 "--master_weights needs --precision f16.16 or f16.32, not {precision}"
             )));
-        }
-        if self.stochastic_rounding == Some(true) && precision.is_half() {
-            return Err(Error::usage("--stochastic_rounding does nothing yet"));
         }
         if self.stochastic_rounding == Some(true) && !precision.is_half() {
             return Err(Error::usage(
@@ -104,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn halves_have_a_loss_scale() {
+    fn halves_have_a_loss_scale_and_round_at_random() {
         let options = PrecisionOptions {
             precision: Some(Precision::F16Partials16),
             ..PrecisionOptions::default()
         };
         let settings = options.settings().unwrap();
         assert_eq!(settings, PrecisionSettings::of(Precision::F16Partials16));
-        assert!(settings.loss_scaling);
+        assert!(settings.loss_scaling && settings.stochastic_rounding);
         let plain = PrecisionOptions::default().settings().unwrap();
         assert_eq!(plain, PrecisionSettings::default());
     }

@@ -8,6 +8,9 @@ use crate::data::{DataError, TokenBlocks};
 /// The stream of seeds of stochastic rounding.
 const ROUNDING_SEED: &str = "rounding_seed";
 
+/// A step asks for fewer seeds than two to the power of this: one a micro-batch or cycle of a pipeline, and one for the update.
+const SEEDS_OF_A_STEP_BITS: u32 = 33;
+
 /// The label of a position that predicts nothing.
 pub const IGNORED: i32 = -100;
 
@@ -110,9 +113,7 @@ impl Host for StepHost {
                 self.fill_seed("dropout", block, into)
             }
             ROUNDING_SEED => {
-                // One for each micro-batch, and one for the update.
-                let block = self.scalars.step * (self.micro_batches() + 1);
-                let block = block + self.rounding_seeds_fed;
+                let block = (self.scalars.step << SEEDS_OF_A_STEP_BITS) + self.rounding_seeds_fed;
                 self.rounding_seeds_fed += 1;
                 self.fill_seed("rounding", block, into)
             }

@@ -603,7 +603,8 @@ impl Assembly<'_, '_> {
             };
             bodies.push(body);
         }
-        let mut steps: Vec<Step> = Self::at_once(bodies).into_iter().collect();
+        let mut steps: Vec<Step> = self.lw.new_seed().into_iter().collect();
+        steps.extend(Self::at_once(bodies));
         steps.extend(self.copies(&format!("{name}.copies"), first, last));
         steps
     }

@@ -1,0 +1,320 @@
+//! Half precision through the tile program: losses in the bands of emulated f16 training, gradients with and without a loss scale, overflows.
+
+mod support;
+
+use std::sync::Arc;
+
+use superstep::precision::{Precision, PrecisionSettings};
+use superstep::session::Session;
+use superstep_ir::program::Program;
+use superstep_ir::types::DType;
+use superstep_passes::{CompileOptions, compile};
+use superstep_runtime::{Engine, EngineOptions};
+use support::{Feed, Golden, Hyper, json, judged, machine, relative_l2};
+
+/// The loss scale of the reference runs.
+const SCALE: f32 = 16384.0;
+
+fn settings(precision: Precision) -> PrecisionSettings {
+    PrecisionSettings {
+        stochastic_rounding: false,
+        ..PrecisionSettings::of(precision)
+    }
+}
+
+fn program(golden: &Golden, precision: PrecisionSettings, hyper: &Hyper, tiles: u32) -> Program {
+    let module = golden.training_module_in(precision, hyper, 1);
+    let options = CompileOptions {
+        layers_per_ipu: Some(vec![golden.config.n_layer as u32]),
+        gradient_accumulation_steps: hyper.accumulation,
+        half_partials: precision.precision.has_half_partials(),
+        stochastic_rounding: precision.stochastic_rounding,
+        ..CompileOptions::default()
+    };
+    compile(module, &machine(1, tiles), &options, vec![])
+        .unwrap_or_else(|e| panic!("{e}"))
+        .program
+}
+
+/// A step's feed: its micro-batches and its learning rate.
+fn feed(golden: &Golden, hyper: &Hyper, step: usize, scale: f32) -> Feed {
+    let mut feed = Feed::new(golden.seq);
+    let micro_batches = golden.tokens[step].iter().take(hyper.accumulation as usize);
+    feed.micro_batches = micro_batches.cloned().collect();
+    feed.learning_rate = hyper.lr_at(step) as f32;
+    feed.loss_scale = scale;
+    feed
+}
+
+fn mean_loss(feed: &Feed) -> f64 {
+    let losses = &feed.taken["loss"];
+    losses.iter().map(|l| f64::from(l[0])).sum::<f64>() / losses.len() as f64
+}
+
+/// Trains tiny to its end; every loss must lie in the band.
+fn in_band(precision: PrecisionSettings, band: &str, tiles: u32) -> Session {
+    let golden = Golden::load("tiny");
+    let hyper = golden.hyper("");
+    let program = program(&golden, precision, &hyper, tiles);
+    let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+    let mixed = json(&golden.folder.join("mixed.json"));
+    let band = &mixed[band];
+    for step in 0..hyper.steps {
+        let mut feed = feed(&golden, &hyper, step, SCALE);
+        session.run(&mut feed).expect("step");
+        let loss = mean_loss(&feed);
+        let bound = |end: &str| band[end][step].as_f64().expect("band");
+        let (low, high) = (bound("low"), bound("high"));
+        assert!(
+            (low..=high).contains(&loss),
+            "{precision:?}, step {step}: loss {loss} is not in {low}..{high}"
+        );
+        assert!(feed.taken["grad_norm"][0][0].is_finite());
+    }
+    session
+}
+
+#[test]
+fn f32_weights_rounded_where_they_are_read_follow_the_reference() {
+    for precision in [Precision::F16Partials16, Precision::F16Partials32] {
+        let precision = PrecisionSettings {
+            master_weights: true,
+            ..settings(precision)
+        };
+        let session = in_band(precision, "band_master32", 1472);
+        assert_eq!(session.dtype("wte.weight"), Some(DType::F32));
+    }
+}
+
+#[test]
+fn half_weights_follow_the_reference() {
+    for (precision, tiles) in [
+        (Precision::F16Partials16, 1472),
+        (Precision::F16Partials32, 1472),
+        (Precision::F16Partials16, 101),
+        (Precision::F16Partials32, 24),
+    ] {
+        let session = in_band(settings(precision), "band_fp16_weights", tiles);
+        assert_eq!(session.dtype("wte.weight"), Some(DType::F16));
+        assert_eq!(session.dtype("exp_avg.wte.weight"), Some(DType::F32));
+    }
+}
+
+#[test]
+fn the_recipe_follows_the_reference() {
+    for tiles in [1472, 64] {
+        let session = in_band(settings(Precision::Recipe), "band_fp16_weights", tiles);
+        for (state, dtype) in [
+            ("accum.wte.weight", DType::F16),
+            ("exp_avg.wte.weight", DType::F16),
+            ("exp_avg_sq.wte.weight", DType::F32),
+        ] {
+            assert_eq!(session.dtype(state), Some(dtype), "{state}");
+        }
+    }
+}
+
+#[test]
+fn rounding_at_random_follows_the_reference() {
+    for precision in [Precision::F16Partials16, Precision::Recipe] {
+        in_band(
+            PrecisionSettings::of(precision),
+            "band_fp16_stochastic",
+            1472,
+        );
+    }
+}
+
+/// With a small learning rate a step is less than half of what lies between two halves: to nearest, large weights stay for ever.
+#[test]
+fn small_steps_move_weights_only_when_rounding_is_random() {
+    let golden = Golden::load("tiny");
+    let mut hyper = golden.hyper("");
+    hyper.weight_decay = 0.0;
+    for stochastic_rounding in [false, true] {
+        let precision = PrecisionSettings {
+            stochastic_rounding,
+            ..settings(Precision::Recipe)
+        };
+        let program = program(&golden, precision, &hyper, 64);
+        let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+        let before = session.weights(&golden.config).expect("weights");
+        for step in 0..6 {
+            let mut feed = feed(&golden, &hyper, step, SCALE);
+            feed.learning_rate = 1e-5;
+            session.run(&mut feed).expect("step");
+        }
+        let after = session.weights(&golden.config).expect("weights");
+        let (mut large, mut moved) = (0u32, 0u32);
+        for ((_, before), (_, after)) in before.iter().zip(after.iter()) {
+            for (b, a) in before.data.iter().zip(&after.data) {
+                if b.abs() > 0.031_25 {
+                    large += 1;
+                    moved += u32::from(a != b);
+                }
+            }
+        }
+        assert!(large > 1000);
+        match stochastic_rounding {
+            // Every weight wants to go 1e-5 a step, a third of what lies between two halves at 1/32 and less further out.
+            true => assert!(moved * 4 > large, "{moved} of {large} weights have moved"),
+            false => assert_eq!(moved, 0, "of {large} weights"),
+        }
+    }
+}
+
+/// Gradients of the first micro-batch: a tenth of them is in the first moments after one step from zero.
+fn gradients(golden: &Golden, precision: PrecisionSettings, scale: f32) -> Vec<(String, Vec<f32>)> {
+    let mut hyper = golden.hyper("");
+    hyper.accumulation = 1;
+    let program = program(golden, precision, &hyper, 1472);
+    let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+    session
+        .run(&mut feed(golden, &hyper, 0, scale))
+        .expect("step");
+    let moments = session.optimiser_states();
+    let moments = moments.iter().filter(|s| s.name.starts_with("exp_avg."));
+    moments
+        .map(|state| {
+            let bytes = session.read(state).expect("state");
+            let values = bytes.chunks_exact(4);
+            let values = values.map(|b| 10.0 * f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            (state.name.replacen("exp_avg.", "", 1), values.collect())
+        })
+        .collect()
+}
+
+/// Median and largest relative error of the gradients of all tensors.
+fn errors(got: &[(String, Vec<f32>)], want: &[(String, Vec<f32>)]) -> (f64, f64) {
+    let mut errors: Vec<f64> = got
+        .iter()
+        .map(|(name, got)| {
+            let (_, want) = want.iter().find(|(n, _)| n == name).expect("same names");
+            relative_l2(&judged(name, got), &judged(name, want))
+        })
+        .collect();
+    errors.sort_unstable_by(f64::total_cmp);
+    (errors[errors.len() / 2], errors[errors.len() - 1])
+}
+
+/// In small4 gradients of logits lie below the smallest half: without a loss scale they are lost, with one they are as good as f16 allows.
+#[test]
+fn a_loss_scale_keeps_small_gradients() {
+    let golden = Golden::load("small4");
+    let exact = gradients(&golden, PrecisionSettings::default(), 1.0);
+    let half = settings(Precision::F16Partials32);
+    let (median, worst) = errors(&gradients(&golden, half, SCALE), &exact);
+    assert!(
+        median <= 1e-3 && worst <= 3e-3,
+        "scaled: {median:e}, {worst:e}"
+    );
+    let (median, worst) = errors(&gradients(&golden, half, 1.0), &exact);
+    assert!(
+        median >= 5e-3 && worst >= 5e-2,
+        "not scaled: {median:e}, {worst:e}"
+    );
+    let half = settings(Precision::F16Partials16);
+    let (median, worst) = errors(&gradients(&golden, half, SCALE), &exact);
+    assert!(
+        median <= 3e-3 && worst <= 1e-2,
+        "f16 partials: {median:e}, {worst:e}"
+    );
+}
+
+/// All state after three steps.
+fn bits(precision: PrecisionSettings, threads: usize, strict: bool) -> Vec<u8> {
+    let golden = Golden::load("tiny");
+    let hyper = golden.hyper("");
+    let program = Arc::new(program(&golden, precision, &hyper, 101));
+    let options = EngineOptions {
+        threads,
+        portable: strict,
+        poison: strict,
+    };
+    let mut engine = Engine::load(program.clone(), &options).expect("load");
+    for (name, tensor) in golden.weights.iter() {
+        let halves: Vec<u8> = tensor
+            .data
+            .iter()
+            .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+            .collect();
+        engine.write_state(name, &halves).expect(name);
+    }
+    for step in 0..3 {
+        engine
+            .run(&mut feed(&golden, &hyper, step, SCALE))
+            .expect("step");
+    }
+    let mut all = Vec::new();
+    for state in &program.states {
+        let mut bytes = vec![0; program.variable(state.variable).ty.bytes()];
+        engine.read_state(&state.name, &mut bytes).expect("state");
+        all.extend(bytes);
+    }
+    all
+}
+
+#[test]
+fn threads_and_schedules_do_not_change_a_bit() {
+    for precision in [
+        settings(Precision::F16Partials16),
+        PrecisionSettings::of(Precision::Recipe),
+    ] {
+        let strict = bits(precision, 1, true);
+        for threads in [1, 2] {
+            assert!(strict == bits(precision, threads, false));
+        }
+    }
+}
+
+#[test]
+fn an_overflow_changes_nothing_when_it_is_skipped() {
+    let golden = Golden::load("tiny");
+    let mut hyper = golden.hyper("");
+    hyper.warmup_ratio = 0.0;
+    for precision in [Precision::F16Partials16, Precision::Recipe] {
+        let precision = PrecisionSettings {
+            auto_loss_scaling: true,
+            ..settings(precision)
+        };
+        let program = program(&golden, precision, &hyper, 64);
+        let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+        let step = |session: &mut Session, scale: f32| {
+            let mut feed = feed(&golden, &hyper, 0, scale);
+            session.run(&mut feed).expect("step");
+            feed.taken["grad_norm"][0][0]
+        };
+        assert!(step(&mut session, SCALE).is_finite());
+        let before = values(&session, &golden);
+        assert!(!step(&mut session, 1e9).is_finite());
+        for ((name, before), (_, after)) in before.iter().zip(values(&session, &golden)) {
+            assert_eq!(before.len(), after.len());
+            let mut both = before.iter().zip(&after);
+            let changed = both.position(|(a, b)| a != b);
+            assert_eq!(changed, None, "{precision:?}: {name} has changed");
+        }
+        assert!(step(&mut session, SCALE).is_finite());
+        assert!(values(&session, &golden) != before);
+    }
+}
+
+/// Weights, moments and counters, as numbers: a zero may change its sign.
+fn values(session: &Session, golden: &Golden) -> Vec<(String, Vec<f32>)> {
+    let weights = session.weights(&golden.config).expect("weights");
+    let weights = weights.iter().map(|(n, t)| (n.to_string(), t.data.clone()));
+    let moments = session.optimiser_states().into_iter().map(|state| {
+        let bytes = session.read(&state).expect("state");
+        let values = match state.ty.dtype {
+            DType::F16 => bytes
+                .chunks_exact(2)
+                .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            _ => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+        };
+        (state.name, values)
+    });
+    weights.chain(moments.collect::<Vec<_>>()).collect()
+}
