@@ -100,7 +100,7 @@ impl Stream {
             let words = self.blocks(block);
             for (lane, four) in chunk.chunks_exact_mut(4).enumerate() {
                 for (bits, word) in four.iter_mut().zip(&words) {
-                    *bits = word[lane];
+                    *bits = word[lane] as u32;
                 }
             }
             block += LANES as u64;
@@ -111,31 +111,29 @@ impl Stream {
         }
     }
 
-    /// Blocks `first .. first + LANES`, side by side: word `w` of block `first + i` is `[w][i]`.
+    /// Blocks `first .. first + LANES`, side by side: word `w` of block `first + i` is the lower half of `[w][i]`. What the upper halves
+    /// hold means nothing, so that a lane needs no masks but those that a product of 32-bit numbers has anyway.
     #[inline(always)]
-    fn blocks(&self, first: u64) -> [[u32; LANES]; 4] {
-        let counter = |i: usize| halves(first + i as u64);
-        let mut x = [
-            std::array::from_fn(|i| counter(i)[0]),
-            std::array::from_fn(|i| counter(i)[1]),
-            [self.purpose[0]; LANES],
-            [self.purpose[1]; LANES],
-        ];
+    fn blocks(&self, first: u64) -> [[u64; LANES]; 4] {
+        const LOW: u64 = 0xFFFF_FFFF;
+        let mut a: [u64; LANES] = std::array::from_fn(|i| first + i as u64);
+        let mut b: [u64; LANES] = std::array::from_fn(|i| (first + i as u64) >> 32);
+        let mut c = [u64::from(self.purpose[0]); LANES];
+        let mut d = [u64::from(self.purpose[1]); LANES];
         let [mut k0, mut k1] = self.key;
         for _ in 0..ROUNDS {
-            let [a, b, c, d] = x;
             for i in 0..LANES {
-                let ab = u64::from(MULTIPLIER[0]) * u64::from(a[i]);
-                let cd = u64::from(MULTIPLIER[1]) * u64::from(c[i]);
-                x[0][i] = (cd >> 32) as u32 ^ b[i] ^ k0;
-                x[1][i] = cd as u32;
-                x[2][i] = (ab >> 32) as u32 ^ d[i] ^ k1;
-                x[3][i] = ab as u32;
+                let ab = (a[i] & LOW) * u64::from(MULTIPLIER[0]);
+                let cd = (c[i] & LOW) * u64::from(MULTIPLIER[1]);
+                a[i] = (cd >> 32) ^ b[i] ^ u64::from(k0);
+                b[i] = cd;
+                c[i] = (ab >> 32) ^ d[i] ^ u64::from(k1);
+                d[i] = ab;
             }
             k0 = k0.wrapping_add(WEYL[0]);
             k1 = k1.wrapping_add(WEYL[1]);
         }
-        x
+        [a, b, c, d]
     }
 
     /// Uniform in [0, 1): a multiple of 2^-24.
