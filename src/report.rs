@@ -4,6 +4,7 @@
 //! stands, so its field names are a promise.
 
 pub mod classes;
+pub mod code;
 pub mod efficiency;
 pub mod format;
 pub mod losses;
@@ -14,12 +15,15 @@ pub mod time;
 
 use serde::Serialize;
 use superstep_ir::program::Program;
-use superstep_runtime::timeline::timeline;
+use superstep_ir::program::cost::moves::DistinctMoves;
+use superstep_ir::program::footprint::Footprint;
+use superstep_runtime::timeline::timeline_with;
 
 use crate::compile::Compiled;
 use crate::error::Error;
 use crate::manifest::{Manifest, PassTime};
 use classes::OpClass;
+use code::CodeReport;
 use efficiency::EfficiencyReport;
 use memory::MemoryReport;
 use time::{OpReport, TimeReport};
@@ -35,6 +39,8 @@ pub struct Report {
     pub machine: MachineReport,
     pub pod: PodReport,
     pub memory: MemoryReport,
+    /// What lies on tiles besides variables.
+    pub code: CodeReport,
     pub time: TimeReport,
     /// Where the cycles go, and how far from its bounds the step is.
     pub efficiency: EfficiencyReport,
@@ -94,15 +100,18 @@ pub struct StageReport {
 impl Report {
     pub fn new(compiled: &Compiled) -> Result<Report, Error> {
         let Compiled { manifest, program } = compiled;
-        let timeline = timeline(program);
+        let moves = DistinctMoves::of(program);
+        let timeline = timeline_with(program, &moves);
         let classes = classes::classes(program, &timeline);
+        let memory = MemoryReport::new(program);
         let bound = classes.iter().map(|class| class.roofline.bound).sum();
         Ok(Report {
             schema: SCHEMA,
             model: model(manifest)?,
             machine: machine(program),
             pod: pod(program, manifest),
-            memory: MemoryReport::new(program),
+            code: CodeReport::new(program, &Footprint::of(program, &moves), &memory),
+            memory,
             time: TimeReport::new(&timeline, manifest),
             efficiency: EfficiencyReport::new(program, &timeline, bound),
             classes,

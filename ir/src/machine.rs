@@ -7,6 +7,7 @@
 pub mod bounds;
 pub mod calibration;
 mod changes;
+pub mod code_size;
 pub mod codelet_cost;
 pub mod description;
 pub mod exchange_cost;

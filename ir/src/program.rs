@@ -7,6 +7,7 @@
 pub mod codelet;
 pub mod cost;
 pub mod exchange;
+pub mod footprint;
 pub mod grid;
 pub mod variable;
 

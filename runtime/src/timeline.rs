@@ -14,6 +14,7 @@ use std::ops::{Add, AddAssign, Mul};
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::program::Program;
+use superstep_ir::program::cost::moves::DistinctMoves;
 
 pub use ledger::{Cause, Ledger};
 
@@ -232,7 +233,12 @@ impl Timeline {
 ///
 /// The program must have passed the verifier, or at least come out of [`superstep_ir::executable`]; a move without meaning takes no time.
 pub fn timeline(program: &Program) -> Timeline {
-    account::account(program)
+    timeline_with(program, &DistinctMoves::of(program))
+}
+
+/// The same with the program's moves expanded before.
+pub fn timeline_with<'p>(program: &'p Program, moves: &'p DistinctMoves<'p>) -> Timeline {
+    account::account(program, moves)
 }
 
 #[cfg(test)]

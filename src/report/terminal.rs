@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::code;
 use super::format::{bytes, count, grouped, seconds, share, three_digits};
 use super::losses;
 use super::memory::{IpuMemory, RESERVED, TileMemory};
@@ -111,6 +112,10 @@ pub fn full(report: &Report, ops: OpList) -> String {
             memory_table(report)
         ),
         fullest_tiles(report),
+        format!(
+            "besides variables: code, vertex state, exchange programs\n{}",
+            code::tables(&report.code)
+        ),
         format!("cycles of an optimiser step\n{}", time_table(report)),
         format!("where they go\n{}", losses::cause_table(report)),
         op_part(report, ops),

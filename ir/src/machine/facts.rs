@@ -63,7 +63,8 @@ pub const FACTS: [Fact; 24] = [
         "reserved_bytes",
         Estimated,
         "36 KiB of code, exchange programs and vertex state a tile in BERT-Large inference, 12 layers an IPU (popliner profile \
-         tests); plus stacks 2 KiB, 1.1 KiB that cannot be loaded, and room for the backward and update code of training",
+         tests); plus stacks 2 KiB, 1.1 KiB that cannot be loaded, and some room for the code of training. The account of a \
+         compiled program (program::footprint) can be larger",
     ),
     fact(
         "clock_hz",

@@ -3,4 +3,5 @@
 
 pub mod classes;
 pub mod compute_set;
+pub mod moves;
 pub mod traffic;

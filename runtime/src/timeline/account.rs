@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use superstep_ir::ids::{IpuId, ProcId, TileId};
+use superstep_ir::program::cost::moves::DistinctMoves;
 use superstep_ir::program::cost::traffic::TileSums;
 use superstep_ir::program::{Procedure, Program, Step};
 
@@ -12,10 +13,10 @@ use super::measure::{Measured, measure};
 use super::traffic::Traffic;
 use super::{IpuTime, Kind, KindCycles, Ledger, OriginTime, ProcedureTime, StepTime, Timeline};
 
-pub(super) fn account(program: &Program) -> Timeline {
+pub(super) fn account<'p>(program: &'p Program, moves: &'p DistinctMoves<'p>) -> Timeline {
     let times = program.executions();
     let load = TileLoad::of(program);
-    let traffic = Traffic::of(program);
+    let traffic = Traffic::of(program, moves);
     let measured: Vec<Vec<Option<Measured>>> = program
         .procedures
         .iter()

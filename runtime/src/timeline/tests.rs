@@ -5,6 +5,7 @@ use superstep_ir::graph::Phase;
 use superstep_ir::ids::{GridId, IpuId, OriginId, ProcId, VarId};
 use superstep_ir::machine::Machine;
 use superstep_ir::op::{BinaryOp, MapExpr};
+use superstep_ir::program::cost::moves::DistinctMoves;
 use superstep_ir::program::*;
 use superstep_ir::types::{Real, Shape, TensorType};
 
@@ -318,9 +319,9 @@ fn equal_moves_on_other_ipus_share_one_expansion_but_not_their_place() {
         let everywhere = variable(&mut p, all, &[24, 8], &[Cut::none(), Cut::none()]);
         ends.push((source, everywhere));
     }
-    assert_eq!(super::traffic::Traffic::of(&p).distinct(), 0);
+    assert_eq!(DistinctMoves::of(&p).len(), 0);
     steps(&mut p).extend([exchange(o, &ends[..1]), exchange(o, &ends[1..])]);
-    assert_eq!(super::traffic::Traffic::of(&p).distinct(), 1);
+    assert_eq!(DistinctMoves::of(&p).len(), 1);
     let t = timeline(&p);
     let places: Vec<(Option<u32>, u64)> = t.steps.iter().map(|s| (s.ipu, s.cycles)).collect();
     assert_eq!(places, [(Some(0), 254), (Some(1), 254)]);

@@ -57,21 +57,54 @@ pub struct MoveTraffic {
     total_received: u64,
 }
 
+impl MoveTraffic {
+    /// What tiles send, by tile.
+    pub fn sent(&self) -> &[(u32, Flow)] {
+        &self.sent
+    }
+
+    /// What tiles receive.
+    pub fn received(&self) -> &[(u32, Flow)] {
+        &self.received
+    }
+
+    /// What is copied inside tiles.
+    pub fn copied(&self) -> &[(u32, Flow)] {
+        &self.copied
+    }
+}
+
 /// Bytes in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Flow {
-    bytes: u64,
+pub struct Flow {
+    pub bytes: u64,
     /// The part that goes to whole pairs of tiles only.
-    wide: u64,
+    pub wide: u64,
     /// Contiguous runs.
-    fragments: u64,
+    pub fragments: u64,
+    /// Strided regions, of one or many fragments.
+    pub regions: u64,
+    /// Loops from fragment to fragment, over all regions.
+    pub loops: u64,
 }
 
 impl Flow {
-    fn add(&mut self, bytes: u64, wide: u64, fragments: u64) {
-        self.bytes += bytes;
-        self.wide += wide;
-        self.fragments += fragments;
+    fn add_region(&mut self, bytes: u64, wide: u64, runs: Runs) {
+        self.add(&Flow {
+            bytes,
+            wide,
+            fragments: runs.fragments,
+            regions: 1,
+            loops: runs.loops,
+        });
+    }
+
+    fn add(&mut self, other: &Flow) {
+        self.bytes += other.bytes;
+        self.wide += other.wide;
+        self.fragments += other.fragments;
+        self.regions += other.regions;
+        self.loops += other.loops;
     }
 }
 
@@ -148,7 +181,7 @@ impl TileSums {
             tile.sent_fragments += flow.fragments;
         }
         for (tile, flow) in &traffic.copied {
-            sum.copied[*tile as usize].add(flow.bytes, flow.wide, flow.fragments);
+            sum.copied[*tile as usize].add(flow);
         }
         let sum = self.of(to);
         for (tile, flow) in &traffic.received {
@@ -218,9 +251,9 @@ pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
     let mut traffic = MoveTraffic::default();
     for copy in &expanded.copies {
         let bytes = copy.bytes();
-        let arriving = fragments(copy, |l| l.destination_stride);
+        let arriving = runs(copy, |l| l.destination_stride);
         if same_ipu && copy.destination_tiles.as_slice() == [copy.source_tile] {
-            copied[copy.source_tile as usize].add(bytes, 0, arriving);
+            copied[copy.source_tile as usize].add_region(bytes, 0, arriving);
             continue;
         }
         let words = whole_words(copy);
@@ -229,10 +262,10 @@ pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
         } else {
             0
         };
-        let leaving = fragments(copy, |l| l.source_stride);
-        sent[copy.source_tile as usize].add(words, wide, leaving);
+        let leaving = runs(copy, |l| l.source_stride);
+        sent[copy.source_tile as usize].add_region(words, wide, leaving);
         for &tile in &copy.destination_tiles {
-            received[tile as usize].add(words, wide, arriving);
+            received[tile as usize].add_region(words, wide, arriving);
         }
         traffic.total_sent += bytes;
         traffic.total_received += bytes * copy.destination_tiles.len() as u64;
@@ -247,18 +280,31 @@ pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
     traffic
 }
 
-/// Contiguous runs of a copy on one of its sides: loops that step on seamlessly prolong the run.
-fn fragments(copy: &RegionCopy, stride: impl Fn(&Loop) -> u32) -> u64 {
+/// One side of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Runs {
+    /// Contiguous runs.
+    fragments: u64,
+    /// Loops that lead from one to the next.
+    loops: u64,
+}
+
+/// The runs of a copy on one of its sides: loops that step on seamlessly prolong the run.
+fn runs(copy: &RegionCopy, stride: impl Fn(&Loop) -> u32) -> Runs {
     let mut run = u64::from(copy.run_bytes);
-    let mut count = 1;
+    let mut runs = Runs {
+        fragments: 1,
+        loops: 0,
+    };
     for l in copy.loops.iter().rev() {
-        if count == 1 && u64::from(stride(l)) == run {
+        if runs.loops == 0 && u64::from(stride(l)) == run {
             run *= u64::from(l.extent);
         } else {
-            count *= u64::from(l.extent);
+            runs.fragments *= u64::from(l.extent);
+            runs.loops += 1;
         }
     }
-    count
+    runs
 }
 
 /// Bytes of a copy in whole words: what is sent one by one takes a word each, be it 2 bytes.
@@ -323,8 +369,8 @@ mod tests {
 
     fn both(copy: &RegionCopy) -> (u64, u64) {
         (
-            fragments(copy, |l| l.source_stride),
-            fragments(copy, |l| l.destination_stride),
+            runs(copy, |l| l.source_stride).fragments,
+            runs(copy, |l| l.destination_stride).fragments,
         )
     }
 
