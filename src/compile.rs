@@ -40,6 +40,9 @@ pub trait IrSink {
 /// The logits of one chunk of rows may take this share of an IPU's memory, once as they are and once as their gradient.
 const LOGITS_SHARE: f64 = 0.05;
 
+/// Weights of fewer elements are updated by every replica (PopART's default threshold of replicated tensor sharding).
+const SHARDING_THRESHOLD: usize = 8192;
+
 /// How often the number of row chunks is doubled before a model counts as too large.
 const CHUNK_DOUBLINGS: u32 = 3;
 
@@ -64,6 +67,8 @@ pub fn compile_training(
         layers_per_ipu: placed.layers_per_ipu.clone(),
         pipelined: settings.pipelined && placed.layers_per_ipu.len() > 1,
         recompute: settings.recompute.clone(),
+        replicas: settings.replicas,
+        sharded: settings.sharded,
         loss_chunks,
         passes: pass_times(&placed),
         products: placed.products.clone(),
@@ -189,6 +194,8 @@ fn run_passes(
         layers_per_ipu: settings.layers_per_ipu.clone(),
         pipelined: settings.pipelined,
         recompute: settings.recompute.clone(),
+        replicas: settings.replicas,
+        sharded: settings.sharded.then_some(SHARDING_THRESHOLD),
         gradient_accumulation_steps: settings.accumulation,
         matmul_plan: settings.matmul_plan,
         half_partials: settings.precision.precision.has_half_partials(),

@@ -27,6 +27,8 @@ pub struct Manifest {
     pub layers_per_ipu: Vec<u32>,
     pub pipelined: bool,
     pub recompute: Recompute,
+    pub replicas: u32,
+    pub sharded: bool,
     pub loss_chunks: usize,
     pub passes: Vec<PassTime>,
     /// How every product is executed.
@@ -58,6 +60,8 @@ impl Manifest {
 
     /// Samples of one optimiser step.
     pub fn samples_per_step(&self) -> usize {
-        self.per_device_train_batch_size * self.gradient_accumulation_steps as usize
+        self.per_device_train_batch_size
+            * self.gradient_accumulation_steps as usize
+            * self.replicas as usize
     }
 }

@@ -180,7 +180,7 @@ fn pod(program: &Program, manifest: &Manifest) -> PodReport {
     });
     let stages = forward.iter().cloned().chain(backward).collect();
     PodReport {
-        replicas: 1,
+        replicas: program.replicas,
         ipus_per_replica: program.ipus,
         stages,
     }

@@ -79,6 +79,10 @@ pub struct TrainingSettings {
     /// IPUs work at the same time, each on another micro-batch.
     pub pipelined: bool,
     pub recompute: Recompute,
+    /// Copies of the model, each with its own micro-batches.
+    pub replicas: u32,
+    /// Optimiser state of large weights is shared out over the replicas.
+    pub sharded: bool,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

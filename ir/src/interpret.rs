@@ -5,6 +5,7 @@
 //! values. Every value of an f16 tensor is a half, rounded to nearest even when an op's result is stored; what is f32 on the machine is
 //! not rounded here. One file a family of ops.
 
+mod collective;
 pub mod elementwise;
 pub mod erf;
 mod loss;
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 use crate::graph::{Graph, Node, Value};
 use crate::half;
+use crate::ids::OpId;
 use crate::op::Op;
 use crate::types::{DType, Shape, TensorType};
 
@@ -101,6 +103,13 @@ pub enum InterpretError {
         ty: TensorType,
         found: usize,
     },
+    #[error("{op} \"{name}\" is for {expected} replicas, there are {found}")]
+    Replicas {
+        op: &'static str,
+        name: String,
+        expected: usize,
+        found: usize,
+    },
     #[error("{op} \"{name}\": id {id} at position {position} is outside 0..{entries}")]
     IdOutOfRange {
         op: &'static str,
@@ -123,15 +132,74 @@ pub fn run(
     states: &mut BTreeMap<String, Tensor>,
     inputs: &BTreeMap<String, Tensor>,
 ) -> Result<BTreeMap<String, Tensor>, InterpretError> {
-    let mut values: BTreeMap<Value, Tensor> = BTreeMap::new();
-    // How many uses a value still has: the last one frees it, so that large graphs fit in memory.
-    let mut uses_left: BTreeMap<Value, usize> = BTreeMap::new();
-    let mut outputs = BTreeMap::new();
-    let mut assigned = Vec::new();
+    let mut outputs = run_replicas(
+        graph,
+        std::slice::from_mut(states),
+        std::slice::from_ref(inputs),
+    )?;
+    Ok(outputs.pop().unwrap_or_default())
+}
+
+/// Runs `graph` once on every replica, each with its own states and inputs.
+///
+/// # Errors
+/// As [`run`]; or a collective is for another number of replicas.
+///
+/// # Panics
+/// There are not as many inputs as states: a bug of the caller.
+pub fn run_replicas(
+    graph: &Graph,
+    states: &mut [BTreeMap<String, Tensor>],
+    inputs: &[BTreeMap<String, Tensor>],
+) -> Result<Vec<BTreeMap<String, Tensor>>, InterpretError> {
+    assert_eq!(
+        states.len(),
+        inputs.len(),
+        "a replica has states and inputs"
+    );
+    let mut replicas: Vec<Replica> = states.iter().map(|_| Replica::default()).collect();
     for op in graph.topological() {
         let node = graph.node(op);
-        let operands: Vec<&Tensor> = node.operands().iter().map(|v| &values[v]).collect();
-        let results = match &node.op {
+        let mut results = if collective::is_collective(&node.op) {
+            let operands = replicas.iter().map(|r| &r.values[&node.operands()[0]]);
+            collective::evaluate(node, &operands.collect::<Vec<_>>())?
+        } else {
+            let each = replicas.iter_mut().zip(&*states).zip(inputs);
+            each.map(|((replica, states), inputs)| replica.evaluate(node, states, inputs))
+                .collect::<Result<Vec<_>, _>>()?
+        };
+        for (replica, results) in replicas.iter_mut().zip(results.drain(..)) {
+            replica.keep(graph, op, results);
+        }
+    }
+    let done = replicas.into_iter().zip(states);
+    Ok(done
+        .map(|(replica, states)| {
+            states.extend(replica.assigned);
+            replica.outputs
+        })
+        .collect())
+}
+
+/// One replica on its way through a graph.
+#[derive(Default)]
+struct Replica {
+    values: BTreeMap<Value, Tensor>,
+    /// How many uses a value still has: the last one frees it, so that large graphs fit in memory.
+    uses_left: BTreeMap<Value, usize>,
+    outputs: BTreeMap<String, Tensor>,
+    assigned: Vec<(String, Tensor)>,
+}
+
+impl Replica {
+    fn evaluate(
+        &mut self,
+        node: &Node,
+        states: &BTreeMap<String, Tensor>,
+        inputs: &BTreeMap<String, Tensor>,
+    ) -> Result<Vec<Tensor>, InterpretError> {
+        let operands: Vec<&Tensor> = node.operands().iter().map(|v| &self.values[v]).collect();
+        Ok(match &node.op {
             Op::Parameter { state, ty, .. } => {
                 let found = states
                     .get(state)
@@ -149,15 +217,19 @@ pub fn run(
                 vec![declared(stream, ty, found)?]
             }
             Op::Assign { state } => {
-                assigned.push((state.clone(), operands[0].clone()));
+                self.assigned.push((state.clone(), operands[0].clone()));
                 vec![]
             }
             Op::Output { stream } => {
-                outputs.insert(stream.clone(), operands[0].clone());
+                self.outputs.insert(stream.clone(), operands[0].clone());
                 vec![]
             }
             _ => evaluate(node, &operands)?,
-        };
+        })
+    }
+
+    /// Keeps the results of an op for those who use them.
+    fn keep(&mut self, graph: &Graph, op: OpId, results: Vec<Tensor>) {
         for (result, tensor) in results.into_iter().enumerate() {
             let value = Value {
                 op,
@@ -165,21 +237,19 @@ pub fn run(
             };
             let uses = graph.uses(value).len();
             if uses > 0 {
-                uses_left.insert(value, uses);
-                values.insert(value, tensor);
+                self.uses_left.insert(value, uses);
+                self.values.insert(value, tensor);
             }
         }
-        for v in node.operands() {
-            if let Some(left) = uses_left.get_mut(v) {
+        for v in graph.node(op).operands() {
+            if let Some(left) = self.uses_left.get_mut(v) {
                 *left -= 1;
                 if *left == 0 {
-                    values.remove(v);
+                    self.values.remove(v);
                 }
             }
         }
     }
-    states.extend(assigned);
-    Ok(outputs)
 }
 
 /// A copy of a tensor from outside, once it has proved to be what the graph declares.

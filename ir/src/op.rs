@@ -190,6 +190,18 @@ pub enum Op {
         out: Option<DType>,
     },
 
+    // --- between replicas --------------------------------------------------------------------------------------
+    /// `(x)`: the sum over all replicas, on each of them; the order of the sum is that of a ring.
+    AllReduce,
+    /// `(x: [R, ..rest])`: entry `r` of the sum over all replicas, on replica `r` of `R`.
+    ReduceScatter,
+    /// `(x: [R, ..rest])`: entry `r` of `x`, on replica `r` of `R`.
+    Shard,
+    /// `(x: [..rest])`: `[R, ..rest]`, entry `r` from replica `r` of `replicas`.
+    AllGather {
+        replicas: usize,
+    },
+
     // --- views -------------------------------------------------------------------------------------------------
     /// `(x)`: same elements in row-major order under another shape.
     Reshape {
@@ -252,6 +264,10 @@ impl Op {
                 kind: ReduceKind::Max,
                 ..
             } => "reduce_max",
+            Op::AllReduce => "all_reduce",
+            Op::ReduceScatter => "reduce_scatter",
+            Op::Shard => "shard",
+            Op::AllGather { .. } => "all_gather",
             Op::Reshape { .. } => "reshape",
             Op::Transpose { .. } => "transpose",
             Op::Slice { .. } => "slice",

@@ -23,13 +23,15 @@ pub use codelet::Codelet;
 pub use grid::{Axis, Grid};
 pub use variable::{Block, Category, Cut, Variable};
 
-/// A compiled program of one replica.
+/// A compiled program: what every replica runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     pub name: String,
     pub machine: Machine,
-    /// IPUs of the replica; grids name `0..ipus`.
+    /// IPUs of a replica; grids name `0..ipus`.
     pub ipus: u32,
+    /// Replicas that run the program in step, each on IPUs and data of its own.
+    pub replicas: u32,
     pub grids: Vec<Grid>,
     pub variables: Vec<Variable>,
     pub states: Vec<State>,
@@ -63,6 +65,8 @@ pub struct State {
     pub name: String,
     pub kind: StateKind,
     pub variable: VarId,
+    /// Every replica holds another part: the whole is theirs one after the other.
+    pub sharded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +113,8 @@ pub enum Step {
         body: ProcId,
     },
     Call(ProcId),
+    /// Between the replicas, each with its own copy of both variables.
+    Collective(Collective),
     /// Procedures of disjoint IPUs, all at the same time: it ends when the last of them does.
     Parallel(Vec<ProcId>),
 }
@@ -132,6 +138,41 @@ pub enum Sync {
     Ipu(IpuId),
     /// All IPUs of the replica.
     Replica,
+}
+
+/// What replicas do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CollectiveKind {
+    /// `x → x`: the sum over the replicas, in place or into another variable. A block is cut into as many pieces as there are replicas; piece
+    /// `i` is summed from replica `i + 1` on round the ring, and rounded to the element type at every step.
+    AllReduce,
+    /// `[R, ..rest] → [..rest]`: entry `r` of the sum, on replica `r`; each entry is summed as a piece of an all-reduce.
+    ReduceScatter,
+    /// `[R, ..rest] → [..rest]`: the replica's own entry; nothing is sent.
+    Shard,
+    /// `[..rest] → [R, ..rest]`.
+    AllGather,
+}
+
+impl CollectiveKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            CollectiveKind::AllReduce => "all_reduce",
+            CollectiveKind::ReduceScatter => "reduce_scatter",
+            CollectiveKind::Shard => "shard",
+            CollectiveKind::AllGather => "all_gather",
+        }
+    }
+}
+
+/// Both variables lie on the same grid, cut alike in the dimensions that they share, the leading one of `R` entries uncut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collective {
+    pub name: String,
+    pub origin: OriginId,
+    pub kind: CollectiveKind,
+    pub source: VarId,
+    pub destination: VarId,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -258,6 +299,33 @@ impl Program {
 
     pub fn procedure(&self, id: ProcId) -> &Procedure {
         &self.procedures[id.index()]
+    }
+
+    /// Whether the variables of a collective exist and lie as its kind asks for.
+    pub fn collective_fits(&self, c: &Collective) -> bool {
+        let variables = &self.variables;
+        let (Some(source), Some(destination)) = (
+            variables.get(c.source.index()),
+            variables.get(c.destination.index()),
+        ) else {
+            return false;
+        };
+        let whole_of = |all: &Variable, entry: &Variable| {
+            let leads = all.ty.shape.dims().first() == Some(&(self.replicas as usize));
+            leads
+                && all.ty.shape.dims()[1..] == *entry.ty.shape.dims()
+                && all.cuts.first().is_some_and(|cut| cut.axes.is_empty())
+                && all.cuts[1..] == entry.cuts[..]
+        };
+        let lies = match c.kind {
+            CollectiveKind::AllReduce => {
+                source.ty.shape == destination.ty.shape && source.cuts == destination.cuts
+            }
+            CollectiveKind::AllGather => whole_of(destination, source),
+            CollectiveKind::ReduceScatter | CollectiveKind::Shard => whole_of(source, destination),
+        };
+        let dtype = source.ty.dtype;
+        lies && dtype == destination.ty.dtype && dtype.is_float() && source.grid == destination.grid
     }
 
     /// Calls `visit(step, times)` for every step that the entry reaches, each once: in program order, a procedure where it is first called.

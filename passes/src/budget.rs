@@ -63,6 +63,7 @@ fn spans(program: &Program) -> Vec<Option<(u32, u32)>> {
         let origin = match step {
             Step::Compute(set) => Some(set.origin),
             Step::Exchange(exchange) => Some(exchange.origin),
+            Step::Collective(collective) => Some(collective.origin),
             _ => None,
         };
         if let Some(origin) = origin {

@@ -313,6 +313,9 @@ fn apply(step: &mut Step<'_>, gradients: &[Option<Value>]) -> Result<(), Differe
         | Op::LayerNormParamGrad
         | Op::SoftmaxGrad { .. }
         | Op::CrossEntropyGrad => step.fail("second derivatives are not supported"),
+        Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
+            step.fail("replicas meet in the update only")
+        }
 
         Op::Gather => tables::gather(step, g),
         Op::ScatterAdd => tables::scatter_add(step, g),

@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod place;
 pub mod plan;
 pub mod recompute;
+pub mod replicate;
 pub mod schedule;
 pub mod simplify;
 pub mod solve;

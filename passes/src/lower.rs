@@ -5,6 +5,7 @@
 //! State stays in one variable for ever; ops that update it run in place.
 
 mod bring;
+mod collective;
 mod elementwise;
 mod flops;
 mod loss;
@@ -25,8 +26,8 @@ use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use superstep_ir::program::{
-    Category, Codelet, ComputeSet, Cut, Exchange, Grid, Move, Operand, Origin, Procedure, Program,
-    Rounding, Step, Sync, Variable, VertexGroup, View,
+    Category, Codelet, CollectiveKind, ComputeSet, Cut, Exchange, Grid, Move, Operand, Origin,
+    Procedure, Program, Rounding, Step, Sync, Variable, VertexGroup, View,
 };
 use superstep_ir::types::{Shape, TensorType};
 use superstep_ir::units::Bytes;
@@ -71,6 +72,16 @@ pub enum MicroBatches {
     Pipelined(u32),
 }
 
+/// How a module is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// Of a replica.
+    pub ipus: u32,
+    pub replicas: u32,
+    pub order: MicroBatches,
+    pub rounding: Rounding,
+}
+
 /// Lowers a training or inference module; a training module's `micro_batch` runs for all micro-batches, then `update`.
 ///
 /// # Errors
@@ -78,13 +89,18 @@ pub enum MicroBatches {
 pub fn lower(
     module: &Module,
     machine: &Machine,
-    ipus: u32,
-    order: MicroBatches,
-    rounding: Rounding,
+    execution: Execution,
     budgets: &Budgets,
     plans: &mut MatmulPlans,
 ) -> Result<Lowered, LowerError> {
+    let Execution {
+        ipus,
+        replicas,
+        order,
+        rounding,
+    } = execution;
     let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
+    lowering.program.replicas = replicas;
     if rounding == Rounding::Stochastic {
         lowering.round_at_random();
     }
@@ -166,6 +182,7 @@ impl<'m> Lowering<'m> {
                 .map_or_else(String::new, |g| g.name.clone()),
             machine: machine.clone(),
             ipus,
+            replicas: 1,
             grids: vec![],
             variables: vec![],
             states: vec![],
@@ -430,6 +447,10 @@ impl OpLowering<'_, '_, '_> {
             Op::Reduce { kind, leading, .. } => self.reduce(*kind, *leading),
             Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),
             Op::Concat { axis } => self.concat(*axis),
+            Op::AllReduce => self.all_reduce(),
+            Op::ReduceScatter => self.scatter_or_gather(CollectiveKind::ReduceScatter),
+            Op::Shard => self.scatter_or_gather(CollectiveKind::Shard),
+            Op::AllGather { .. } => self.scatter_or_gather(CollectiveKind::AllGather),
         }
     }
 

@@ -268,6 +268,11 @@ fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> Strin
             touch(*seed);
             "set seed".into()
         }
+        Step::Collective(c) => {
+            touch(c.source);
+            touch(c.destination);
+            c.name.clone()
+        }
         Step::Sync(_) => "sync".into(),
         Step::Parallel(_) => "at once".into(),
         Step::Repeat { body, .. } | Step::Call(body) => program.procedure(*body).name.clone(),

@@ -91,6 +91,8 @@ fn policy(op: &Op) -> Policy {
         | Op::SoftmaxGrad { .. }
         | Op::CrossEntropyGrad
         | Op::ScatterAdd => Policy::Own,
+        // Replicas meet in the update only.
+        Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => Policy::Own,
     }
 }
 

@@ -11,10 +11,11 @@ use superstep_ir::program::{Program, Rounding};
 use thiserror::Error;
 
 use crate::budget::Budgets;
-use crate::lower::{LowerError, Lowered, MicroBatches, lower};
+use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
+use crate::replicate::{Replication, replicate};
 use crate::stage::{self, LayersPerIpu, StageError};
 
 /// What the user decides about the placement of a module.
@@ -33,6 +34,10 @@ pub struct PlacementOptions {
     pub half_partials: bool,
     /// Stores to f16 round at random; the seed is stream `rounding_seed`.
     pub stochastic_rounding: bool,
+    /// Copies of the model, each with its own IPUs and micro-batches; 0 counts as 1.
+    pub replicas: u32,
+    /// Least elements of a weight whose optimiser state is shared out over the replicas; absent: every replica has all of it.
+    pub sharded: Option<usize>,
 }
 
 /// Layers whose forward ops run again before their backward pass.
@@ -75,6 +80,16 @@ pub enum PlacementError {
     Lower(#[from] LowerError),
     #[error(transparent)]
     Type(#[from] TypeError),
+    #[error("{replicas} replicas need at least as many IPUs, {machine} has {ipus}")]
+    TooManyReplicas {
+        replicas: u32,
+        machine: String,
+        ipus: u32,
+    },
+    #[error(
+        "stochastic rounding over several replicas is not supported: they would round their weights apart"
+    )]
+    RandomReplicas,
     #[error(
         "a pipeline of {stages} stages needs at least as many micro-batches a step, gradient_accumulation_steps is {given}"
     )]
@@ -106,18 +121,33 @@ pub fn place(
     options: &PlacementOptions,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
+    let replicas = options.replicas.max(1);
+    if replicas > machine.ipus {
+        let (machine, ipus) = (machine.name.clone(), machine.ipus);
+        return Err(PlacementError::TooManyReplicas {
+            replicas,
+            machine,
+            ipus,
+        });
+    }
+    if replicas > 1 && options.stochastic_rounding {
+        return Err(PlacementError::RandomReplicas);
+    }
+    // What one replica may have of it.
+    let of_one = Machine {
+        ipus: machine.ipus / replicas,
+        ..machine.clone()
+    };
     let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
     if let Some(given) = &options.layers_per_ipu {
-        let given = stage::check(given, layers, machine)?;
+        let given = stage::check(given, layers, &of_one)?;
         return place_on(module, machine, given, options, &mut plans);
     }
-    let mut ipus = stage::least_ipus(module, machine);
+    let mut ipus = stage::least_ipus(module, &of_one);
     loop {
         let balanced = stage::balance(module, ipus);
         match place_on(module, machine, balanced, options, &mut plans) {
-            Err(PlacementError::Overflow { .. }) if ipus < machine.ipus.min(layers + 1) => {
-                ipus += 1
-            }
+            Err(PlacementError::Overflow { .. }) if ipus < of_one.ipus.min(layers + 1) => ipus += 1,
             outcome => return outcome,
         }
     }
@@ -137,16 +167,30 @@ fn place_on(
         let again = || recompute(graph, |layer| options.recompute.takes(layer));
         clock.time("recompute", again)?;
     }
+    let replicas = options.replicas.max(1);
+    if let Some(update) = staged.graphs.iter_mut().find(|g| g.name == "update")
+        && replicas > 1
+    {
+        let replication = Replication {
+            replicas,
+            sharded: options.sharded,
+        };
+        *update = clock.time("replicate", || replicate(update, replication))?;
+    }
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
-    let order = micro_batches(options, &layers_per_ipu)?;
-    let rounding = match options.stochastic_rounding {
-        true => Rounding::Stochastic,
-        false => Rounding::Nearest,
+    let execution = Execution {
+        ipus,
+        replicas,
+        order: micro_batches(options, &layers_per_ipu)?,
+        rounding: match options.stochastic_rounding {
+            true => Rounding::Stochastic,
+            false => Rounding::Nearest,
+        },
     };
     let mut lowered = |budgets: &Budgets, clock: &mut Clock| {
         clock.time("lower", || {
-            lower(&staged, machine, ipus, order, rounding, budgets, plans)
+            lower(&staged, machine, execution, budgets, plans)
         })
     };
     let even = Budgets::proportion(machine, FIRST_SHARE);

@@ -38,7 +38,8 @@ pub trait Host: Send {
 pub struct Engine {
     program: Arc<Program>,
     loaded: Loaded,
-    memory: TileMemory,
+    /// By replica.
+    memories: Vec<TileMemory>,
     pool: rayon::ThreadPool,
     deaths: Option<Deaths>,
     /// One tensor on its way between host and tiles.
@@ -60,14 +61,22 @@ impl Engine {
         let stepwise = options.poison;
         let load = LoadOptions { isa, stepwise };
         let loaded = pool.install(|| Loaded::of(&program, load))?;
-        let mut memory = TileMemory::reserve(&program)?;
-        let deaths = options
-            .poison
-            .then(|| Deaths::prepare(&program, &loaded.layouts, &mut memory));
+        let replicas = 0..program.replicas.max(1);
+        let mut memories: Vec<TileMemory> = replicas
+            .map(|_| TileMemory::reserve(&program))
+            .collect::<Result<_, _>>()?;
+        let deaths = options.poison.then(|| {
+            let deaths = memories
+                .iter_mut()
+                .map(|memory| Deaths::prepare(&program, &loaded.layouts, memory));
+            // All replicas run the same steps.
+            deaths.last()
+        });
+        let deaths = deaths.flatten();
         Ok(Engine {
             program,
             loaded,
-            memory,
+            memories,
             pool,
             deaths,
             staging: Vec::new(),
@@ -78,24 +87,38 @@ impl Engine {
         &self.program
     }
 
-    /// Sets a state from the whole tensor, row-major.
+    /// Sets a state from the whole tensor, row-major: the same in every replica, or each replica's part of a sharded one.
     pub fn write_state(&mut self, name: &str, bytes: &[u8]) -> Result<(), EngineError> {
-        let variable = self.state(name, bytes.len())?;
-        tensor(&self.program, &self.loaded, variable).write(&mut self.memory, bytes);
+        let (variable, sharded) = self.state(name, bytes.len())?;
+        let tensor = tensor(&self.program, &self.loaded, variable);
+        for (replica, memory) in self.memories.iter_mut().enumerate() {
+            let part = if sharded { replica } else { 0 };
+            tensor.write(memory, &bytes[part * tensor.bytes()..][..tensor.bytes()]);
+        }
         Ok(())
     }
 
     /// Copies a state into `bytes`, the whole tensor, row-major.
     pub fn read_state(&self, name: &str, bytes: &mut [u8]) -> Result<(), EngineError> {
-        let variable = self.state(name, bytes.len())?;
-        tensor(&self.program, &self.loaded, variable).read(&self.memory, bytes);
+        let (variable, _) = self.state(name, bytes.len())?;
+        let tensor = tensor(&self.program, &self.loaded, variable);
+        // Of what is the same everywhere, there is one part.
+        let parts = bytes.chunks_mut(tensor.bytes().max(1));
+        for (memory, part) in self.memories.iter().zip(parts) {
+            tensor.read(memory, part);
+        }
         Ok(())
     }
 
-    fn state(&self, name: &str, found: usize) -> Result<VarId, EngineError> {
+    fn state(&self, name: &str, found: usize) -> Result<(VarId, bool), EngineError> {
         let state = self.program.states.iter().find(|s| s.name == name);
         let state = state.ok_or_else(|| EngineError::NoState { name: name.into() })?;
-        let expected = self.program.variable(state.variable).ty.bytes();
+        let parts = if state.sharded {
+            self.memories.len()
+        } else {
+            1
+        };
+        let expected = self.program.variable(state.variable).ty.bytes() * parts;
         if found != expected {
             return Err(EngineError::StateBytes {
                 name: name.into(),
@@ -103,16 +126,16 @@ impl Engine {
                 found,
             });
         }
-        Ok(state.variable)
+        Ok((state.variable, state.sharded))
     }
 
     /// Runs the entry procedure once. After an error of the host, state is what the steps before it have left.
     pub fn run(&mut self, host: &mut dyn Host) -> Result<(), EngineError> {
-        self.memory.clear_seeds();
+        self.memories.iter_mut().for_each(TileMemory::clear_seeds);
         let mut run = Run {
             program: &self.program,
             loaded: &self.loaded,
-            memory: &mut self.memory,
+            memories: &mut self.memories,
             deaths: self.deaths.as_ref(),
             staging: &mut self.staging,
             host,
@@ -137,7 +160,7 @@ fn tensor<'a>(program: &Program, loaded: &'a Loaded, variable: VarId) -> Tensor<
 struct Run<'a> {
     program: &'a Program,
     loaded: &'a Loaded,
-    memory: &'a mut TileMemory,
+    memories: &'a mut [TileMemory],
     deaths: Option<&'a Deaths>,
     staging: &'a mut Vec<u8>,
     host: &'a mut dyn Host,
@@ -149,10 +172,15 @@ impl Run<'_> {
             let mut last = *number;
             match step {
                 LoadedStep::Superstep(superstep) => {
-                    superstep.run(self.memory);
+                    self.memories
+                        .iter_mut()
+                        .for_each(|memory| superstep.run(memory));
                     last += superstep.steps as u32 - 1;
                 }
-                LoadedStep::Host { stream } => self.transfer(*stream)?,
+                LoadedStep::Host { stream } => {
+                    (0..self.memories.len()).try_for_each(|r| self.transfer(*stream, r))?;
+                }
+                LoadedStep::Collective(collective) => collective.run(self.memories),
                 LoadedStep::Repeat { count, body } => {
                     for _ in 0..*count {
                         self.procedure(*body)?;
@@ -167,21 +195,18 @@ impl Run<'_> {
                 }
             }
             if let Some(deaths) = self.deaths {
-                (*number..=last).for_each(|n| {
-                    deaths.after(
-                        u64::from(n),
-                        self.program,
-                        &self.loaded.layouts,
-                        self.memory,
-                    );
-                });
+                for memory in &mut *self.memories {
+                    (*number..=last).for_each(|n| {
+                        deaths.after(u64::from(n), self.program, &self.loaded.layouts, memory);
+                    });
+                }
             }
         }
         Ok(())
     }
 
-    /// Moves one tensor between host and tiles.
-    fn transfer(&mut self, stream: usize) -> Result<(), EngineError> {
+    /// Moves one tensor between host and the tiles of a replica.
+    fn transfer(&mut self, stream: usize, replica: usize) -> Result<(), EngineError> {
         let stream = &self.program.streams[stream];
         let tensor = tensor(self.program, self.loaded, stream.variable);
         self.staging.resize(tensor.bytes(), 0);
@@ -189,9 +214,9 @@ impl Run<'_> {
             Direction::HostToDevice => self
                 .host
                 .feed(&stream.name, self.staging)
-                .map(|()| tensor.write(self.memory, self.staging)),
+                .map(|()| tensor.write(&mut self.memories[replica], self.staging)),
             Direction::DeviceToHost => {
-                tensor.read(self.memory, self.staging);
+                tensor.read(&self.memories[replica], self.staging);
                 self.host.take(&stream.name, self.staging)
             }
         };

@@ -23,6 +23,8 @@ pub enum EngineError {
         step: usize,
         what: String,
     },
+    #[error("the variables of collective `{name}` do not lie as it needs them")]
+    Collective { name: String },
     #[error("{procedure} calls itself")]
     Recursion { procedure: ProcId },
     #[error("compute set `{set}`: {source}")]

@@ -4,6 +4,7 @@
 //! bytes cross tiles in exchanges only. Knows nothing of how a program came to be.
 
 mod codelets;
+mod collective;
 mod compute;
 mod engine;
 mod error;

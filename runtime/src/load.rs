@@ -11,6 +11,7 @@ use superstep_ir::program::{ComputeSet, Exchange, Move, Program, Step};
 use superstep_ir::types::DType;
 
 use crate::codelets::Isa;
+use crate::collective::LoadedCollective;
 use crate::compute::Group;
 use crate::error::EngineError;
 use crate::exchange::{self, LoadedMove};
@@ -33,6 +34,7 @@ pub(crate) enum LoadedStep {
     },
     Call(usize),
     Parallel(Vec<usize>),
+    Collective(LoadedCollective),
 }
 
 /// What loading may do with steps.
@@ -81,6 +83,13 @@ impl Loaded {
                     Step::Exchange(exchange) => {
                         let moves = moves.next().unwrap_or_default();
                         steps.add(received(program, &layouts, exchange, moves));
+                    }
+                    Step::Collective(collective) => {
+                        let tiles = program.machine.tiles_per_ipu as usize;
+                        let number = |ipu: u32, tile: u32| ipu as usize * tiles + tile as usize;
+                        let collective =
+                            LoadedCollective::of(program, &layouts, number, collective)?;
+                        steps.cut(LoadedStep::Collective(collective));
                     }
                     Step::Sync(_) => steps.add(Actions::default()),
                     Step::Host { stream, .. } => steps.cut(LoadedStep::Host {
@@ -268,6 +277,10 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
                 Step::SetSeed { seed, .. } => {
                     (!has_variable(*seed)).then(|| format!("variable {seed}"))
                 }
+                Step::Collective(c) => [c.source, c.destination]
+                    .into_iter()
+                    .find(|&v| !has_variable(v))
+                    .map(|v| format!("variable {v}")),
                 Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => {
                     let mut bodies = step.bodies();
                     let missing = bodies.find(|&(body, _)| !has_procedure(body));

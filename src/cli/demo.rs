@@ -125,6 +125,8 @@ impl Options {
             layers_per_ipu: None,
             pipelined: false,
             recompute: Recompute::Nothing,
+            replicas: 1,
+            sharded: false,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,

@@ -44,6 +44,12 @@ pub(super) struct ProgramOptions {
     /// Layers that run forward again before their backward pass: all, none, or a list such as "[0 3]" [default: none].
     #[arg(long = "recompute", value_name = "all|none|LIST", value_parser = parse_recompute)]
     pub(super) recompute: Option<Recompute>,
+    /// Copies of the model, each with its own IPUs and micro-batches [default: 1].
+    #[arg(long = "replication_factor", value_name = "N", value_parser = at_least_one::<u32>)]
+    pub(super) replicas: Option<u32>,
+    /// Share the optimiser state of large weights out over the replicas [default: false].
+    #[arg(long = "replicated_tensor_sharding", value_name = "true|false")]
+    pub(super) sharded: Option<bool>,
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
@@ -114,6 +120,8 @@ impl ProgramOptions {
                 .or(ipu_config.layers_per_ipu),
             pipelined: self.pipeline.unwrap_or(self.ipu_config_name.is_some()),
             recompute: self.recompute.clone().unwrap_or(ipu_config.recompute),
+            replicas: self.replicas.unwrap_or(1),
+            sharded: self.sharded.unwrap_or(false),
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -153,6 +161,8 @@ impl ProgramOptions {
             ("matmul_plan", self.matmul_plan.is_some()),
             ("pipeline", self.pipeline.is_some()),
             ("recompute", self.recompute.is_some()),
+            ("replication_factor", self.replicas.is_some()),
+            ("replicated_tensor_sharding", self.sharded.is_some()),
         ] {
             if given {
                 return Err(Error::usage(format!(

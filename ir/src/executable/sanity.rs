@@ -112,6 +112,11 @@ fn check_step(program: &Program, step: &Step) -> Result<(), String> {
             check_origin(program, *origin)?;
             check_variable_id(program, *seed)
         }
+        Step::Collective(c) => {
+            check_origin(program, c.origin)?;
+            check_variable_id(program, c.source)?;
+            check_variable_id(program, c.destination)
+        }
         Step::Repeat { body, .. } => check_procedure(program, *body),
         Step::Call(procedure) => check_procedure(program, *procedure),
         Step::Parallel(procedures) => procedures

@@ -48,12 +48,14 @@ fn program() -> Program {
         name: "p".into(),
         machine,
         ipus: 1,
+        replicas: 1,
         grids: vec![grid("few", 0, 2), grid("many", 4, 6)],
         variables: vec![variable("a", 0, 0), variable("b", 1, 1024)],
         states: vec![State {
             name: "a".into(),
             kind: StateKind::Weight,
             variable: VarId(0),
+            sharded: false,
         }],
         streams: vec![Stream {
             name: "x".into(),

@@ -92,6 +92,20 @@ pub fn all_reduce_cycles(machine: &Machine, replicas: u32, bytes: Bytes) -> Cycl
     machine.cycles_at(moved, rate) + steps * machine.global_sync_cycles
 }
 
+/// Cycles of half an all-reduce, the reduce-scatter or the all-gather, of `bytes` on each of `replicas` replicas of `ipus` IPUs. Replicas stand
+/// one behind the other on the ladder, so a message passes `⌈ipus/2⌉` links to its counterpart; all IPUs of a replica do so at the same
+/// time, and each link carries as many messages.
+pub fn half_all_reduce_cycles(machine: &Machine, replicas: u32, ipus: u32, bytes: Bytes) -> Cycles {
+    if replicas <= 1 {
+        return 0;
+    }
+    let steps = u64::from(replicas) - 1;
+    let sharing = u64::from(ipus.div_ceil(2).max(1));
+    let rate = machine.link_bytes_per_second * f64::from(machine.ladder_links);
+    let moved = bytes.div_ceil(u64::from(replicas)) * steps * sharing;
+    machine.cycles_at(moved, rate) + steps * machine.global_sync_cycles
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +150,10 @@ mod tests {
             all_reduce_cycles(&machine, 2, 1_000_000),
             45_377 + 2 * machine.global_sync_cycles
         );
+        // Two halves of it make the whole, when a replica is one IPU; the links of four IPUs are shared by two.
+        let half = |ipus| half_all_reduce_cycles(&machine, 2, ipus, 1_000_000);
+        assert_eq!(2 * half(1), 45_378 + 2 * machine.global_sync_cycles);
+        assert_eq!(half(4), 45_377 + machine.global_sync_cycles);
         assert_eq!(host_cycles(&machine, 1_000_000), 265_000);
         // 3 µs and a megabyte at 10 GB/s.
         assert_eq!(streaming_cycles(&machine, 1_000_000), 3_975 + 132_500);

@@ -148,6 +148,9 @@ impl Infer<'_> {
             Op::CrossEntropy | Op::CrossEntropyGrad => self.cross_entropy(),
             Op::Gather | Op::ScatterAdd => self.table(),
             Op::Reduce { leading, out, .. } => self.reduce(*leading, *out),
+            Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
+                self.collective()
+            }
             Op::Reshape { .. }
             | Op::Transpose { .. }
             | Op::Slice { .. }
@@ -303,6 +306,26 @@ impl Infer<'_> {
         })?;
         let dtype = self.result_dtype(x, out)?;
         Ok(vec![TensorType::new(dtype, &x.shape.dims()[leading..])])
+    }
+
+    fn collective(&self) -> Types {
+        self.count(1)?;
+        let x = self.float(0)?;
+        let mut shape = x.shape.clone();
+        match self.op {
+            Op::AllReduce => {}
+            Op::AllGather { replicas } => {
+                self.need(*replicas > 0, || "gathers from no replica".into())?;
+                shape.0.insert(0, *replicas);
+            }
+            _ => {
+                self.need(shape.rank() > 0, || {
+                    format!("{x} has no entry for each replica")
+                })?;
+                shape.0.remove(0);
+            }
+        }
+        Ok(vec![TensorType::new(x.dtype, shape)])
     }
 
     fn view(&self) -> Types {

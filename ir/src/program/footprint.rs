@@ -193,6 +193,10 @@ impl<'p> Account<'p> {
                 let ipu = self.program.grid_of(*seed).ipu;
                 self.control(Some(ipu), START_VERTICES);
             }
+            Step::Collective(c) => {
+                let ipu = self.program.grid_of(c.source).ipu;
+                self.control(Some(ipu), SYNC);
+            }
             Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => self.control(None, CALL),
         }
     }

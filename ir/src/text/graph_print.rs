@@ -134,6 +134,7 @@ fn attributes(op: &Op) -> String {
             list.push(format!("axis: {axis}, start: {start}, len: {len}"));
         }
         Op::Concat { axis } => list.push(format!("axis: {axis}")),
+        Op::AllGather { replicas } => list.push(format!("replicas: {replicas}")),
         _ => {}
     }
     if list.is_empty() {

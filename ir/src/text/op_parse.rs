@@ -165,6 +165,12 @@ impl OpBuilder<'_> {
                 start: self.whole("start")?,
                 len: self.whole("len")?,
             },
+            "all_reduce" => Op::AllReduce,
+            "reduce_scatter" => Op::ReduceScatter,
+            "shard" => Op::Shard,
+            "all_gather" => Op::AllGather {
+                replicas: self.whole("replicas")?,
+            },
             "concat" => Op::Concat {
                 axis: self.whole("axis")?,
             },

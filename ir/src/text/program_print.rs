@@ -236,6 +236,14 @@ impl Printer<'_> {
             Step::SetSeed { seed, .. } => {
                 format!("set seed %{}", self.names.variable(*seed))
             }
+            Step::Collective(c) => {
+                let (source, destination) = (
+                    self.names.variable(c.source),
+                    self.names.variable(c.destination),
+                );
+                let name = quote(&c.name);
+                format!("{} {name} %{source} -> %{destination}", c.kind.name())
+            }
             Step::Repeat { count, body } => {
                 format!("repeat {count} times {}", self.names.procedure(*body))
             }

@@ -38,6 +38,18 @@ impl Lowering<'_> {
         }
     }
 
+    /// Optimiser state with fewer elements than its weight is a replica's part of it.
+    fn is_sharded(&self, state: &str, kind: StateKind, ty: &TensorType) -> bool {
+        let graphs = self.module.graphs.iter().flat_map(Graph::parameters);
+        let mut weights = graphs.filter(|(_, _, kind, _)| *kind == StateKind::Weight);
+        kind == StateKind::OptimiserState
+            && self.program.replicas > 1
+            && weights.any(|(_, weight, _, of)| {
+                let owned = state.strip_suffix(weight);
+                owned.is_some_and(|rest| rest.ends_with('.')) && of.shape != ty.shape
+            })
+    }
+
     fn new_state(
         &mut self,
         state: &str,
@@ -56,6 +68,7 @@ impl Lowering<'_> {
             name: state.to_string(),
             kind,
             variable,
+            sharded: self.is_sharded(state, kind, ty),
         });
         self.states.insert(state.to_string(), variable);
         variable

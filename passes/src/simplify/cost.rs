@@ -59,6 +59,10 @@ pub(super) fn op_cost(op: &Op, operands: &[&TensorType], results: &[TensorType])
             PER_OP + reads + 2 * largest_operand
         }
         Op::Gather | Op::ScatterAdd => PER_OP + reads + out,
+        // They cross links, and as many times as the graph says.
+        Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
+            4 * PER_OP + reads + 8 * out
+        }
     }
 }
 

@@ -131,6 +131,7 @@ fn program() -> Program {
         name: "toy".into(),
         machine: machine(),
         ipus: 2,
+        replicas: 1,
         grids: vec![
             Grid::dense("rows", IpuId(0), 10, 12, &[("i", 5)]),
             Grid::dense("product", IpuId(0), 1, 12, &[("m", 2), ("n", 2)]),
@@ -150,11 +151,13 @@ fn program() -> Program {
                 name: "w".into(),
                 kind: StateKind::Weight,
                 variable: VarId(W),
+                sharded: false,
             },
             State {
                 name: "total".into(),
                 kind: StateKind::Accumulator,
                 variable: VarId(TOTAL),
+                sharded: false,
             },
         ],
         streams: vec![
@@ -531,10 +534,10 @@ fn states_go_in_and_out_in_row_major_order_with_all_copies() {
     assert_eq!(back, total);
     // Points (i, 0) and (i, 1) are tiles 3 + 2i and 4 + 2i and hold the same block.
     for i in 0..3 {
-        let first = engine.memory.number(1, 3 + 2 * i);
+        let first = engine.memories[0].number(1, 3 + 2 * i);
         assert_eq!(
-            engine.memory.tile(first)[1024..1100],
-            engine.memory.tile(first + 1)[1024..1100]
+            engine.memories[0].tile(first)[1024..1100],
+            engine.memories[0].tile(first + 1)[1024..1100]
         );
     }
 }
@@ -550,22 +553,22 @@ fn a_vertex_depends_on_its_own_tile_alone() {
     let (_, LoadedStep::Superstep(product)) = &engine.loaded.procedures[1][3] else {
         panic!("step 3 computes")
     };
-    let tiles: Vec<usize> = (1..5).map(|t| engine.memory.number(0, t)).collect();
+    let tiles: Vec<usize> = (1..5).map(|t| engine.memories[0].number(0, t)).collect();
     let before: Vec<Vec<f32>> = (1..5).map(|seed| random(1024, seed)).collect();
     let set = |memory: &mut TileMemory, i: usize| {
         let bytes: &[u8] = bytemuck::cast_slice(&before[i]);
         let tile = memory.tile_mut(tiles[i]);
         tile.copy_from_slice(&bytes[..tile.len()]);
     };
-    (0..4).for_each(|i| set(&mut engine.memory, i));
-    product.run(&mut engine.memory);
-    let after = tiles.iter().map(|&t| engine.memory.tile(t).to_vec());
+    (0..4).for_each(|i| set(&mut engine.memories[0], i));
+    product.run(&mut engine.memories[0]);
+    let after = tiles.iter().map(|&t| engine.memories[0].tile(t).to_vec());
     let after: Vec<Vec<u8>> = after.collect();
     for (i, &own) in tiles.iter().enumerate() {
-        engine.memory.poison();
-        set(&mut engine.memory, i);
-        product.run(&mut engine.memory);
-        assert_eq!(engine.memory.tile(own), after[i]);
+        engine.memories[0].poison();
+        set(&mut engine.memories[0], i);
+        product.run(&mut engine.memories[0]);
+        assert_eq!(engine.memories[0].tile(own), after[i]);
     }
 }
 

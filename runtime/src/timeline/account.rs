@@ -269,6 +269,7 @@ impl Walk<'_> {
         match step {
             Step::Compute(set) => set.name.clone(),
             Step::Exchange(exchange) => exchange.name.clone(),
+            Step::Collective(collective) => collective.name.clone(),
             Step::Host { stream, .. } => self.program.streams[*stream as usize].name.clone(),
             Step::SetSeed { .. } => "set seed".into(),
             _ => "sync".into(),

@@ -3,10 +3,10 @@
 use superstep_ir::ids::{IpuId, OriginId, TileId};
 use superstep_ir::machine::codelet_cost::data::SET_SEED;
 use superstep_ir::machine::exchange_cost::exchange_cycles;
-use superstep_ir::machine::link_cost::host_cycles;
+use superstep_ir::machine::link_cost::{half_all_reduce_cycles, host_cycles};
 use superstep_ir::program::cost::compute_set;
 use superstep_ir::program::cost::traffic::TileSums;
-use superstep_ir::program::{Program, Step, Sync};
+use superstep_ir::program::{Collective, CollectiveKind, Program, Step, Sync};
 
 use super::traffic::Traffic;
 use super::{Cause, Kind, Ledger};
@@ -101,9 +101,49 @@ pub(super) fn measure<'p>(
                 ..Measured::new(Kind::Compute, Ledger::of(Cause::Overhead, SET_SEED))
             }
         }
+        Step::Collective(collective) => between_replicas(program, collective),
         Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => return None,
     };
     Some(measured)
+}
+
+/// A collective: every step round the ring is a sync and a transfer; a part that is kept is copied inside its tile.
+fn between_replicas(program: &Program, collective: &Collective) -> Measured {
+    let machine = &program.machine;
+    let variable = |id| program.variable(id);
+    let (source, destination) = (
+        variable(collective.source),
+        variable(collective.destination),
+    );
+    let whole = source.ty.bytes().max(destination.ty.bytes()) as u64;
+    let grid = program.grid(source.grid);
+    let half = half_all_reduce_cycles(machine, program.replicas, program.ipus, whole);
+    let halves = match collective.kind {
+        CollectiveKind::AllReduce => 2,
+        CollectiveKind::ReduceScatter | CollectiveKind::AllGather => 1,
+        CollectiveKind::Shard => 0,
+    };
+    let syncs = halves * u64::from(program.replicas.saturating_sub(1)) * machine.global_sync_cycles;
+    let kept = if collective.kind == CollectiveKind::Shard {
+        let bytes = destination.tile_bytes(grid) as f64;
+        (bytes / machine.copy_bytes_per_cycle).ceil() as u64
+    } else {
+        0
+    };
+    let mut ledger = Ledger::of(Cause::Sync, syncs);
+    ledger += Ledger::of(Cause::Links, halves * half - syncs);
+    ledger += Ledger::of(Cause::Copies, kept);
+    let kind = if halves > 0 {
+        Kind::InterIpu
+    } else {
+        Kind::Exchange
+    };
+    Measured {
+        origin: Some(collective.origin),
+        ipu: Some(grid.ipu.0),
+        bytes: halves * whole,
+        ..Measured::new(kind, ledger)
+    }
 }
 
 /// A host transfer: the sync that lets the host in, then its link or the busiest tile, whichever is slower.

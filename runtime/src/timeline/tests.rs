@@ -20,6 +20,7 @@ fn program(ipus: u32) -> Program {
             ..Machine::preset("pod4").unwrap()
         },
         ipus,
+        replicas: 1,
         grids: vec![],
         variables: vec![],
         states: vec![],

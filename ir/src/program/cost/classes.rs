@@ -175,6 +175,7 @@ mod tests {
             name: "p".into(),
             machine: crate::machine::tests_machine(),
             ipus: 1,
+            replicas: 1,
             grids: vec![grid],
             variables: vec![variable],
             states: vec![],

@@ -36,6 +36,7 @@ fn program(source: (Shape, Grid, Vec<Cut>), destination: (Shape, Grid, Vec<Cut>)
         name: "test".into(),
         machine: machine(),
         ipus: 1,
+        replicas: 1,
         grids: vec![source.1, destination.1],
         variables,
         states: vec![],

@@ -27,6 +27,7 @@ fn program(steps: Vec<Step>) -> Program {
         rounding: Default::default(),
         machine: crate::machine::tests_machine(),
         ipus: 1,
+        replicas: 1,
         grids: vec![
             Grid::dense("low", IpuId(0), 0, 16, &[("i", 8)]),
             Grid::dense("high", IpuId(0), 8, 16, &[("i", 8)]),

@@ -152,6 +152,13 @@ pub enum ProgramErrorKind {
         first: u32,
         last: u32,
     },
+    #[error("`{source_name}` and `{destination}` do not fit a {kind} over {replicas} replicas")]
+    Collective {
+        kind: &'static str,
+        source_name: String,
+        destination: String,
+        replicas: u32,
+    },
     #[error(
         "`{variable}` is read in the loop of steps {loop_first} to {loop_last} with a value from before or from the last round, \
          but it is live from {first} to {last} only"
@@ -200,6 +207,7 @@ fn what(program: &Program, step: &Step) -> String {
             format!("transfer {:?}", stream.map_or("?", |s| s.name.as_str()))
         }
         Step::SetSeed { .. } => "set seed".into(),
+        Step::Collective(c) => format!("{} {:?}", c.kind.name(), c.name),
         Step::Repeat { count, body } => format!("repeat {count} times {}", called(*body)),
         Step::Call(body) => format!("call {}", called(*body)),
         Step::Parallel(bodies) => {

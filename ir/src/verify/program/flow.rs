@@ -196,6 +196,10 @@ impl<'p> Flow<'p> {
                 }
             }
             Step::SetSeed { seed, .. } => self.read_operand(frame, &Operand::whole(*seed)),
+            Step::Collective(c) => {
+                self.read_operand(frame, &Operand::whole(c.source));
+                self.write_operand(frame, &Operand::whole(c.destination));
+            }
             Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => self.run(frame, step),
             Step::Sync(_) => {}
         }

@@ -259,6 +259,24 @@ impl Structure<'_> {
                 self.variable_id(&place, *seed);
                 self.seed(&place, *seed);
             }
+            Step::Collective(c) => {
+                self.origin(&place, c.origin);
+                self.variable_id(&place, c.source);
+                self.variable_id(&place, c.destination);
+                if !program.collective_fits(c) {
+                    let name = |v: VarId| {
+                        let variable = program.variables.get(v.index());
+                        variable.map_or("?".into(), |v| v.name.clone())
+                    };
+                    let kind = ProgramErrorKind::Collective {
+                        kind: c.kind.name(),
+                        source_name: name(c.source),
+                        destination: name(c.destination),
+                        replicas: program.replicas,
+                    };
+                    self.fail(&place, kind);
+                }
+            }
             Step::Repeat { count, body } => {
                 self.count(&place, "procedure", body.0, procedures);
                 if *count == 0 {

@@ -129,6 +129,7 @@ fn sound() -> Program {
         name: "fc".into(),
         machine: crate::machine::tests_machine(),
         ipus: 1,
+        replicas: 1,
         grids: vec![
             Grid::dense("rows", IpuId(0), 2, 16, &[("i", 4)]),
             Grid::dense("fc", IpuId(0), 4, 16, &[("m", 2), ("n", 2)]),
@@ -146,6 +147,7 @@ fn sound() -> Program {
             name: "w".into(),
             kind: StateKind::Weight,
             variable: W,
+            sharded: false,
         }],
         streams: vec![
             stream("x", Direction::HostToDevice, X),

@@ -25,6 +25,7 @@ fn mixed(rounding: Rounding) -> Program {
             name: format!("seed{ipu}"),
             kind: StateKind::Counter,
             variable: seed,
+            sharded: false,
         });
         let origin = OriginId(0);
         p.procedures[0]

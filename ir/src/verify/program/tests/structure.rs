@@ -331,6 +331,7 @@ fn a_seed_is_two_words_whole_on_each_tile() {
             name: "seed".into(),
             kind: StateKind::Counter,
             variable: VarId(p.variables.len() as u32),
+            sharded: false,
         });
         p.procedures[MAIN]
             .steps
