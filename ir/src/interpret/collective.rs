@@ -44,10 +44,9 @@ pub(super) fn evaluate(
     };
     Ok((0..replicas)
         .map(|replica| {
-            vec![Tensor {
-                ty: ty.clone(),
-                data: result(replica),
-            }]
+            let data = result(replica);
+            let ty = ty.clone();
+            vec![Tensor { ty, data }.stored()]
         })
         .collect())
 }
