@@ -8,6 +8,7 @@ use superstep::precision::{Precision, PrecisionSettings};
 use superstep::session::Session;
 use superstep_ir::program::Program;
 use superstep_ir::types::DType;
+use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
 use superstep_runtime::{Engine, EngineOptions};
 use support::{Feed, Golden, Hyper, json, judged, machine, relative_l2};
@@ -23,15 +24,34 @@ fn settings(precision: Precision) -> PrecisionSettings {
 }
 
 fn program(golden: &Golden, precision: PrecisionSettings, hyper: &Hyper, tiles: u32) -> Program {
-    let module = golden.training_module_in(precision, hyper, 1);
+    let layers = [golden.config.n_layer as u32];
+    program_on(golden, precision, hyper, tiles, &layers)
+}
+
+/// A pipeline if there is more than one IPU.
+fn program_on(
+    golden: &Golden,
+    precision: PrecisionSettings,
+    hyper: &Hyper,
+    tiles: u32,
+    layers: &[u32],
+) -> Program {
+    let module = golden.training_module_in(precision, hyper, 2);
+    let pipelined = layers.len() > 1;
     let options = CompileOptions {
-        layers_per_ipu: Some(vec![golden.config.n_layer as u32]),
+        layers_per_ipu: Some(layers.to_vec()),
+        pipelined,
+        recompute: match pipelined {
+            true => Recompute::EveryLayer,
+            false => Recompute::Nothing,
+        },
         gradient_accumulation_steps: hyper.accumulation,
         half_partials: precision.precision.has_half_partials(),
         stochastic_rounding: precision.stochastic_rounding,
         ..CompileOptions::default()
     };
-    compile(module, &machine(1, tiles), &options, vec![])
+    let machine = machine(layers.len() as u32, tiles);
+    compile(module, &machine, &options, vec![])
         .unwrap_or_else(|e| panic!("{e}"))
         .program
 }
@@ -43,6 +63,7 @@ fn feed(golden: &Golden, hyper: &Hyper, step: usize, scale: f32) -> Feed {
     feed.micro_batches = micro_batches.cloned().collect();
     feed.learning_rate = hyper.lr_at(step) as f32;
     feed.loss_scale = scale;
+    feed.step = step as u32;
     feed
 }
 
@@ -54,20 +75,24 @@ fn mean_loss(feed: &Feed) -> f64 {
 /// Trains tiny to its end; every loss must lie in the band.
 fn in_band(precision: PrecisionSettings, band: &str, tiles: u32) -> Session {
     let golden = Golden::load("tiny");
+    let program = program(&golden, precision, &golden.hyper(""), tiles);
+    stays_in_band(&golden, program, &format!("{precision:?}"), band)
+}
+
+fn stays_in_band(golden: &Golden, program: Program, what: &str, band: &str) -> Session {
     let hyper = golden.hyper("");
-    let program = program(&golden, precision, &hyper, tiles);
     let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
     let mixed = json(&golden.folder.join("mixed.json"));
     let band = &mixed[band];
     for step in 0..hyper.steps {
-        let mut feed = feed(&golden, &hyper, step, SCALE);
+        let mut feed = feed(golden, &hyper, step, SCALE);
         session.run(&mut feed).expect("step");
         let loss = mean_loss(&feed);
         let bound = |end: &str| band[end][step].as_f64().expect("band");
         let (low, high) = (bound("low"), bound("high"));
         assert!(
             (low..=high).contains(&loss),
-            "{precision:?}, step {step}: loss {loss} is not in {low}..{high}"
+            "{what}, step {step}: loss {loss} is not in {low}..{high}"
         );
         assert!(feed.taken["grad_norm"][0][0].is_finite());
     }
@@ -125,6 +150,40 @@ fn rounding_at_random_follows_the_reference() {
     }
 }
 
+/// A pipeline accumulates the two gradients of the tied embedding in different micro-batches, and takes rounding from other seeds.
+#[test]
+fn a_pipeline_in_half_precision_follows_the_reference() {
+    let golden = Golden::load("tiny").by_rows();
+    let hyper = golden.hyper("");
+    for (precision, layers) in [
+        (Precision::Recipe, &[1, 1][..]),
+        (Precision::Recipe, &[0, 1, 1]),
+        (Precision::F16Partials16, &[1, 1]),
+    ] {
+        let precision = PrecisionSettings::of(precision);
+        let program = program_on(&golden, precision, &hyper, 64, layers);
+        let what = format!("{layers:?} {precision:?}");
+        stays_in_band(&golden, program, &what, "band_fp16_stochastic");
+    }
+}
+
+/// The same gradient in turn and in a pipeline, up to what halves lose on the way.
+#[test]
+fn running_means_are_those_of_all_micro_batches_in_a_pipeline_too() {
+    let golden = Golden::load("tiny").by_rows();
+    let hyper = golden.hyper("");
+    let exact = first_moments(&golden, PrecisionSettings::default(), &hyper, &[2], 1.0);
+    let recipe = settings(Precision::Recipe);
+    for layers in [&[2][..], &[1, 1], &[0, 1, 1]] {
+        let got = first_moments(&golden, recipe, &hyper, layers, SCALE);
+        let (median, worst) = errors(&got, &exact);
+        assert!(
+            median <= 3e-3 && worst <= 2e-2,
+            "{layers:?}: {median:e}, {worst:e}"
+        );
+    }
+}
+
 /// With a small learning rate a step is less than half of what lies between two halves: to nearest, large weights stay for ever.
 #[test]
 fn small_steps_move_weights_only_when_rounding_is_random() {
@@ -167,19 +226,29 @@ fn small_steps_move_weights_only_when_rounding_is_random() {
 fn gradients(golden: &Golden, precision: PrecisionSettings, scale: f32) -> Vec<(String, Vec<f32>)> {
     let mut hyper = golden.hyper("");
     hyper.accumulation = 1;
-    let program = program(golden, precision, &hyper, 1472);
+    let layers = [golden.config.n_layer as u32];
+    first_moments(golden, precision, &hyper, &layers, scale)
+}
+
+/// Ten times the first moments after one step from zero.
+fn first_moments(
+    golden: &Golden,
+    precision: PrecisionSettings,
+    hyper: &Hyper,
+    layers: &[u32],
+    scale: f32,
+) -> Vec<(String, Vec<f32>)> {
+    let program = program_on(golden, precision, hyper, 1472, layers);
     let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
     session
-        .run(&mut feed(golden, &hyper, 0, scale))
+        .run(&mut feed(golden, hyper, 0, scale))
         .expect("step");
-    let moments = session.optimiser_states();
-    let moments = moments.iter().filter(|s| s.name.starts_with("exp_avg."));
-    moments
-        .map(|state| {
-            let bytes = session.read(state).expect("state");
-            let values = bytes.chunks_exact(4);
-            let values = values.map(|b| 10.0 * f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            (state.name.replacen("exp_avg.", "", 1), values.collect())
+    let states = values(&session, golden).into_iter();
+    states
+        .filter_map(|(name, values)| {
+            let weight = name.strip_prefix("exp_avg.")?;
+            let tenfold = values.into_iter().map(|m| 10.0 * m);
+            Some((weight.to_string(), tenfold.collect()))
         })
         .collect()
 }

@@ -382,3 +382,74 @@ fn a_second_run_finds_its_programs_compiled() {
     assert!(weights(&a) == weights(&b));
     assert!(run(&b, "").out.contains("compiled before"));
 }
+
+#[test]
+fn half_precision_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, again) = (folder.path().join("whole"), folder.path().join("again"));
+    let precision = "--precision recipe --auto_loss_scaling --loss_scaling_growth_interval 3";
+    superstep(&arguments(&whole, precision)).ok();
+    let first = whole.join("checkpoint-2");
+    let resume = format!("{precision} --resume_from_checkpoint {}", first.display());
+    superstep(&arguments(&again, &resume)).ok();
+    assert_eq!(losses(&whole)[2..], losses(&again));
+    assert!(weights(&whole) == weights(&again));
+    let scales = |dir: &Path| -> Vec<f64> {
+        let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+        let lines = text
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap());
+        lines.map(|v| v["loss_scale"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(
+        scales(&whole),
+        [16384.0, 16384.0, 16384.0, 32768.0, 32768.0, 32768.0]
+    );
+    assert_eq!(scales(&whole)[2..], scales(&again));
+    assert_eq!(json(&whole.join("config.json"))["dtype"], "float16");
+    let other = format!(
+        "--precision f16.16 --resume_from_checkpoint {}",
+        first.display()
+    );
+    superstep(&arguments(&again, &other)).fails(1, "precision is f16.16 here and recipe");
+}
+
+#[test]
+fn an_overflow_is_skipped_and_halves_the_loss_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let more = "--precision f16.16 --auto_loss_scaling --loss_scaling 262144";
+    let run = superstep(&arguments(&out, more)).ok();
+    assert!(run.out.contains("updates skipped"), "{}", run.out);
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines[0]["overflow"], true);
+    assert!(lines[0]["grad_norm"].is_null());
+    for pair in lines.windows(2) {
+        let scale = |line: &Value| line["loss_scale"].as_f64().unwrap();
+        let expected = match pair[0]["overflow"] == true {
+            true => scale(&pair[0]) / 2.0,
+            false => scale(&pair[0]),
+        };
+        assert_eq!(scale(&pair[1]), expected);
+    }
+    assert_eq!(lines[5]["overflow"], false);
+    let fixed = "--precision f16.16 --loss_scaling 262144 --overwrite_output_dir";
+    superstep(&arguments(&out, fixed)).fails(1, "--auto_loss_scaling");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let arguments: Vec<String> = longer(&out, 6, 1, "")
+        .into_iter()
+        .map(|word| if word == "0.003" { "1e30".into() } else { word })
+        .collect();
+    superstep(&arguments).fails(1, "at step 2");
+    assert!(out.join("checkpoint-2/model.safetensors").is_file());
+    assert!(!out.join("checkpoint-3").exists());
+}

@@ -262,6 +262,8 @@ pub struct Feed {
     pub seq: usize,
     pub learning_rate: f32,
     pub loss_scale: f32,
+    /// Seeds are functions of it and of how many were asked for.
+    pub step: u32,
     pub taken: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
@@ -287,7 +289,7 @@ impl Host for Feed {
                 into.copy_from_slice(bytemuck::cast_slice(&labels));
             }
             "seed" | "rounding_seed" => {
-                let seed = [next as u32, 7];
+                let seed = [next as u32, 7 + self.step];
                 into.copy_from_slice(bytemuck::cast_slice(&seed));
             }
             "learning_rate" => into.copy_from_slice(&self.learning_rate.to_le_bytes()),
