@@ -42,6 +42,7 @@ pub struct TrainingRun<'a> {
     pub device_iterations: usize,
     /// Seed of dropout masks and stochastic rounding.
     pub seed: u64,
+    pub replicas: u32,
     /// Of the next update, where the program asks for one.
     pub loss_scale: LossScale,
     pub following: Following,
@@ -99,6 +100,7 @@ impl TrainingRun<'_> {
         let scalars = StepScalars {
             learning_rate,
             loss_scale: self.loss_scale.value,
+            replicas: self.replicas,
             seed: self.seed,
             step: update,
         };

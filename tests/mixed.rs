@@ -81,11 +81,13 @@ fn in_band(precision: PrecisionSettings, band: &str, tiles: u32) -> Session {
 
 fn stays_in_band(golden: &Golden, program: Program, what: &str, band: &str) -> Session {
     let hyper = golden.hyper("");
+    let replicas = program.replicas;
     let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
     let mixed = json(&golden.folder.join("mixed.json"));
     let band = &mixed[band];
     for step in 0..hyper.steps {
         let mut feed = feed(golden, &hyper, step, SCALE);
+        feed.replicas = replicas;
         session.run(&mut feed).expect("step");
         let loss = mean_loss(&feed);
         let bound = |end: &str| band[end][step].as_f64().expect("band");
@@ -165,6 +167,29 @@ fn a_pipeline_in_half_precision_follows_the_reference() {
         let what = format!("{layers:?} {precision:?}");
         stays_in_band(&golden, program, &what, "band_fp16_stochastic");
     }
+}
+
+#[test]
+fn replicas_in_half_precision_follow_the_reference() {
+    let golden = Golden::load("tiny").by_rows();
+    let mut hyper = golden.hyper("");
+    let replicas = 2;
+    hyper.accumulation /= replicas;
+    let precision = PrecisionSettings::of(Precision::Recipe);
+    let options = CompileOptions {
+        layers_per_ipu: Some(vec![2]),
+        gradient_accumulation_steps: hyper.accumulation,
+        half_partials: true,
+        stochastic_rounding: true,
+        replicas,
+        sharded: Some(1024),
+        ..CompileOptions::default()
+    };
+    let module = golden.training_module_in(precision, &hyper, 1);
+    let program = compile(module, &machine(replicas, 64), &options, vec![])
+        .unwrap_or_else(|e| panic!("{e}"))
+        .program;
+    stays_in_band(&golden, program, "two replicas", "band_fp16_stochastic");
 }
 
 /// The same gradient in turn and in a pipeline, up to what halves lose on the way.

@@ -32,7 +32,8 @@ pub struct PlacementOptions {
     pub recompute: Recompute,
     /// Partial sums of products of f16 operands are f16, else f32.
     pub half_partials: bool,
-    /// Stores to f16 round at random; the seed is stream `rounding_seed`.
+    /// Stores to f16 round at random; the seed is stream `rounding_seed`. Replicas are to be given the same seeds: then they round alike
+    /// what they have alike, and keep equal weights.
     pub stochastic_rounding: bool,
     /// Copies of the model, each with its own IPUs and micro-batches; 0 counts as 1.
     pub replicas: u32,
@@ -87,10 +88,6 @@ pub enum PlacementError {
         ipus: u32,
     },
     #[error(
-        "stochastic rounding over several replicas is not supported: they would round their weights apart"
-    )]
-    RandomReplicas,
-    #[error(
         "a pipeline of {stages} stages needs at least as many micro-batches a step, gradient_accumulation_steps is {given}"
     )]
     TooFewMicroBatches { stages: u32, given: u32 },
@@ -129,9 +126,6 @@ pub fn place(
             machine,
             ipus,
         });
-    }
-    if replicas > 1 && options.stochastic_rounding {
-        return Err(PlacementError::RandomReplicas);
     }
     // What one replica may have of it.
     let of_one = Machine {

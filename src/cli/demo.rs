@@ -155,6 +155,7 @@ impl Options {
             batch_size: BATCH_SIZE,
             device_iterations: 1,
             seed: SEED,
+            replicas: 1,
             loss_scale: LossScale::starting_at(1.0),
             following: Following::Fixed,
             simulated_seconds: report.time.seconds_per_update,

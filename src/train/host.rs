@@ -36,6 +36,8 @@ pub struct StepHost {
 pub struct StepScalars {
     pub learning_rate: f64,
     pub loss_scale: f64,
+    /// Replicas that are fed in turn; all get the same seeds of rounding, so that their weights stay equal.
+    pub replicas: u32,
     /// Seed of the run; what is random in a step is a function of it, of the step, and of how often it was asked for.
     pub seed: u64,
     pub step: u64,
@@ -113,7 +115,8 @@ impl Host for StepHost {
                 self.fill_seed("dropout", block, into)
             }
             ROUNDING_SEED => {
-                let block = (self.scalars.step << SEEDS_OF_A_STEP_BITS) + self.rounding_seeds_fed;
+                let asked = self.rounding_seeds_fed / u64::from(self.scalars.replicas.max(1));
+                let block = (self.scalars.step << SEEDS_OF_A_STEP_BITS) + asked;
                 self.rounding_seeds_fed += 1;
                 self.fill_seed("rounding", block, into)
             }
@@ -186,6 +189,7 @@ mod tests {
         StepScalars {
             learning_rate: 0.5,
             loss_scale: 1.0,
+            replicas: 1,
             seed: 7,
             step,
         }
@@ -232,6 +236,23 @@ mod tests {
         host.take("loss", &2f32.to_le_bytes()).unwrap();
         host.take("grad_norm", &3f32.to_le_bytes()).unwrap();
         assert_eq!(host.results().unwrap(), (1.5, 3.0));
+    }
+
+    #[test]
+    fn replicas_round_with_the_same_seeds_and_micro_batches_with_others() {
+        let blocks = blocks();
+        let two = StepScalars {
+            replicas: 2,
+            ..scalars(3)
+        };
+        let mut host = StepHost::new(&blocks, &[0, 1], 1, two).unwrap();
+        let mut next = || {
+            let mut bytes = [0u8; 8];
+            host.feed(ROUNDING_SEED, &mut bytes).unwrap();
+            bytes
+        };
+        let seeds = [next(), next(), next(), next()];
+        assert!(seeds[0] == seeds[1] && seeds[2] == seeds[3] && seeds[1] != seeds[2]);
     }
 
     #[test]

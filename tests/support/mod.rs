@@ -264,6 +264,8 @@ pub struct Feed {
     pub loss_scale: f32,
     /// Seeds are functions of it and of how many were asked for.
     pub step: u32,
+    /// All of them round with the same seeds; 0 counts as 1.
+    pub replicas: u32,
     pub taken: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
@@ -289,7 +291,11 @@ impl Host for Feed {
                 into.copy_from_slice(bytemuck::cast_slice(&labels));
             }
             "seed" | "rounding_seed" => {
-                let seed = [next as u32, 7 + self.step];
+                let asked = match stream {
+                    "rounding_seed" => next as u32 / self.replicas.max(1),
+                    _ => next as u32,
+                };
+                let seed = [asked, 7 + self.step];
                 into.copy_from_slice(bytemuck::cast_slice(&seed));
             }
             "learning_rate" => into.copy_from_slice(&self.learning_rate.to_le_bytes()),

@@ -57,6 +57,7 @@ impl Options {
             batch_size: manifest.per_device_train_batch_size,
             device_iterations: self.schedule.device_iterations,
             seed: self.schedule.seed,
+            replicas: manifest.replicas,
             loss_scale: self.loss_scale(manifest, checkpoint.as_ref())?,
             following: self.following(manifest),
             simulated_seconds: report.time.seconds_per_update,
