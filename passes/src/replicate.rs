@@ -2,7 +2,7 @@
 //!
 //! Precondition: `update` reads gradients from accumulators and works on weights, gradients and optimiser state element by element, or reduces
 //! a gradient to a scalar that goes into a concatenation (the global norm).
-//! Postcondition: accumulators are reduced over the replicas before anything reads them. A weight of at least `sharded` elements that can be
+//! Postcondition: accumulators are reduced over the replicas before anything reads them. A weight of at least `sharded` elements whose rows can be
 //! divided evenly is updated in parts: reduce-scatter of the gradient, the replica's own part of the weight, optimiser state of that part
 //! only, all-gather of the new weight. All replicas end with the same weights.
 
@@ -47,8 +47,12 @@ fn shards(update: &Graph, replication: Replication) -> BTreeMap<String, Shape> {
         return BTreeMap::new();
     };
     let replicas = replication.replicas as usize;
-    let large =
-        |shape: &Shape| shape.elements() >= least && shape.elements().is_multiple_of(replicas);
+    // Parts are whole rows: anything else could not be moved in one piece.
+    let evenly = |shape: &Shape| {
+        let rows = shape.dims().first();
+        rows.is_some_and(|rows| rows.is_multiple_of(replicas))
+    };
+    let large = |shape: &Shape| shape.elements() >= least && evenly(shape);
     let weights: BTreeMap<String, Shape> = update
         .parameters()
         .filter(|(_, _, kind, ty)| *kind == StateKind::Weight && large(&ty.shape))
