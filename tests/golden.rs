@@ -45,7 +45,7 @@ fn train_on(
     options: EngineOptions,
     chunks: usize,
 ) -> Engine {
-    let hyper = golden.hyper(if section == "train" { "" } else { section });
+    let hyper = golden.section_hyper(section);
     let module = golden.training_module(&hyper, chunks);
     let machine = machine(layers.len() as u32, tiles);
     let compiled = compiled(module, &machine, layers, hyper.accumulation);
@@ -58,7 +58,7 @@ fn train_program(
     program: Program,
     options: &EngineOptions,
 ) -> Engine {
-    let hyper = golden.hyper(if section == "train" { "" } else { section });
+    let hyper = golden.section_hyper(section);
     let mut engine = engine_with(program, &golden.weights, options);
     let mut feed = Feed::new(golden.seq);
     let expected = &golden.expected[section];
@@ -138,15 +138,21 @@ fn every_style_of_matmul_plans_trains_to_the_golden_weights() {
     let golden = Golden::load("tiny");
     for style in PlanStyle::ALL {
         for (layers, tiles) in [(&[2][..], 1472), (&[1, 1], 64), (&[2], 24)] {
-            let engine = train_in_style(&golden, style, layers, tiles);
+            let engine = train_in_style(&golden, "train", style, layers, tiles);
             check_final_weights(&engine, &golden);
         }
     }
 }
 
 /// Trains with products of this style only, and checks that the program has rings, or has none, as the style says.
-fn train_in_style(golden: &Golden, style: PlanStyle, layers: &[u32], tiles: u32) -> Engine {
-    let hyper = golden.hyper("");
+fn train_in_style(
+    golden: &Golden,
+    section: &str,
+    style: PlanStyle,
+    layers: &[u32],
+    tiles: u32,
+) -> Engine {
+    let hyper = golden.section_hyper(section);
     let module = golden.training_module(&hyper, 1);
     let machine = machine(layers.len() as u32, tiles);
     let program = compiled_in_style(style, module, &machine, layers, hyper.accumulation).program;
@@ -156,7 +162,7 @@ fn train_in_style(golden: &Golden, style: PlanStyle, layers: &[u32], tiles: u32)
         PlanStyle::Shift => assert!(rings > 0),
         PlanStyle::Auto => {}
     }
-    train_program(golden, "train", program, &OPTIONS)
+    train_program(golden, section, program, &OPTIONS)
 }
 
 /// Exchanges between neighbours on a ring.
@@ -168,22 +174,29 @@ fn shifts(program: &Program) -> usize {
 }
 
 #[test]
-fn clipping_follows_the_golden_run() {
-    train(&Golden::load("tiny"), "train_clipped", &[2], 64, 2, 1);
+fn clipping_follows_the_golden_run_in_every_style() {
+    let golden = Golden::load("tiny");
+    for style in PlanStyle::ALL {
+        train_in_style(&golden, "train_clipped", style, &[2], 64);
+    }
 }
 
 /// After one step from zero moments, `exp_avg` is a tenth of the gradient.
 #[test]
-fn every_gradient_of_tiny_is_golden() {
+fn every_gradient_of_tiny_is_golden_in_every_style() {
     let golden = Golden::load("tiny");
     let mut hyper = golden.hyper("");
-    for (accumulation, file) in [
-        (4, "grads_step0.safetensors"),
-        (1, "grads_micro0.safetensors"),
-    ] {
+    let cases = [
+        (PlanStyle::Auto, 4, "grads_step0.safetensors"),
+        (PlanStyle::Auto, 1, "grads_micro0.safetensors"),
+        (PlanStyle::Gather, 4, "grads_step0.safetensors"),
+        (PlanStyle::Shift, 4, "grads_step0.safetensors"),
+    ];
+    for (style, accumulation, file) in cases {
         hyper.accumulation = accumulation;
         let module = golden.training_module(&hyper, 1);
-        let program = compiled(module, &machine(1, 1472), &[2], accumulation).program;
+        let machine = machine(1, 1472);
+        let program = compiled_in_style(style, module, &machine, &[2], accumulation).program;
         let mut engine = engine(program, &golden.weights, 2);
         let mut feed = Feed::new(golden.seq);
         feed.micro_batches
@@ -194,26 +207,28 @@ fn every_gradient_of_tiny_is_golden() {
 }
 
 #[test]
-fn logits_of_tiny_are_golden() {
+fn logits_of_tiny_are_golden_in_every_style() {
     let golden = Golden::load("tiny");
-    let module = Module {
-        graphs: vec![golden.forward(true, true, 1)],
-    };
-    let program = compiled(module, &machine(1, 1472), &[2], 1).program;
-    let mut engine = engine(program, &golden.weights, 2);
-    let mut feed = Feed::new(golden.seq);
-    feed.micro_batches.push(golden.tokens[0][0].clone());
-    engine.run(&mut feed).expect("forward");
-    let loss = f64::from(feed.taken["loss"][0][0]);
-    let want = golden.expected["first_micro_batch"]["loss"]
-        .as_f64()
-        .expect("loss");
-    assert!((loss - want).abs() <= LOSS, "loss {loss}, expected {want}");
-    let off = relative_l2(
-        &feed.taken["logits"][0],
-        &tensors(&golden.folder.join("forward.safetensors"))["logits"],
-    );
-    assert!(off <= 3e-6, "logits are off by {off:e}");
+    for style in PlanStyle::ALL {
+        let module = Module {
+            graphs: vec![golden.forward(true, true, 1)],
+        };
+        let program = compiled_in_style(style, module, &machine(1, 1472), &[2], 1).program;
+        let mut engine = engine(program, &golden.weights, 2);
+        let mut feed = Feed::new(golden.seq);
+        feed.micro_batches.push(golden.tokens[0][0].clone());
+        engine.run(&mut feed).expect("forward");
+        let loss = f64::from(feed.taken["loss"][0][0]);
+        let want = golden.expected["first_micro_batch"]["loss"]
+            .as_f64()
+            .expect("loss");
+        assert!((loss - want).abs() <= LOSS, "loss {loss}, expected {want}");
+        let off = relative_l2(
+            &feed.taken["logits"][0],
+            &tensors(&golden.folder.join("forward.safetensors"))["logits"],
+        );
+        assert!(off <= 3e-6, "{style:?}: logits are off by {off:e}");
+    }
 }
 
 #[test]
@@ -229,7 +244,7 @@ fn small4_follows_the_golden_run_over_one_two_and_four_ipus() {
 fn small4_follows_the_golden_run_in_each_forced_style() {
     let golden = Golden::load("small4");
     for style in [PlanStyle::Gather, PlanStyle::Shift] {
-        let engine = train_in_style(&golden, style, &[2, 2], 1472);
+        let engine = train_in_style(&golden, "train", style, &[2, 2], 1472);
         check_summaries(&engine, &golden);
     }
 }

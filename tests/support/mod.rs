@@ -96,6 +96,11 @@ impl Golden {
         }
     }
 
+    /// Of `train`, or of another run that has settings of its own.
+    pub fn section_hyper(&self, section: &str) -> Hyper {
+        self.hyper(if section == "train" { "" } else { section })
+    }
+
     pub fn forward(
         &self,
         labels: bool,
