@@ -153,6 +153,36 @@ fn rings_are_as_deep_as_their_stages_are_apart() {
     assert_eq!(cycles, 8 + 7 - 1);
 }
 
+/// Each layer takes longer than its share of the bytes: IPU 0, which has the embedding and the head, gets layers too.
+#[test]
+fn layers_are_assigned_by_the_cycles_of_their_ipus() {
+    let mut golden = Golden::load("tiny").by_rows();
+    golden.config.n_layer = 8;
+    golden.config.vocab_size = 6000;
+    let placed = |tiles, layers_per_ipu, pipelined| {
+        let options = CompileOptions {
+            layers_per_ipu,
+            gradient_accumulation_steps: 16,
+            pipelined,
+            ..CompileOptions::default()
+        };
+        let module = golden.training_module(&golden.hyper(""), 1);
+        compile(module, &machine(4, tiles), &options, vec![])
+    };
+    // A machine whose IPUs are just too small for all of it.
+    let (tiles, even) = (8..40)
+        .rev()
+        .filter_map(|tiles| Some((tiles, placed(tiles, None, false).ok()?)))
+        .find(|(_, even)| even.layers_per_ipu.len() > 1)
+        .expect("a machine that needs two IPUs");
+    let found = placed(tiles, None, true).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(found.layers_per_ipu.len(), even.layers_per_ipu.len());
+    assert!(found.layers_per_ipu[0] > even.layers_per_ipu[0]);
+    let same = placed(tiles, Some(even.layers_per_ipu), true).unwrap_or_else(|e| panic!("{e}"));
+    let busiest = |program: &Program| timeline(program).ipus.iter().map(|i| i.busy).max();
+    assert!(busiest(&found.program) < busiest(&same.program));
+}
+
 #[test]
 fn a_pipeline_needs_a_micro_batch_for_every_stage() {
     let golden = Golden::load("tiny");

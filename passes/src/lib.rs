@@ -1,6 +1,7 @@
 //! superstep-passes: from tensor graphs to placed tile programs. Knows nothing of Hugging Face, the command line, or execution.
 
 pub mod accumulate_into;
+pub mod balance;
 pub mod budget;
 pub mod compile;
 pub mod cse;

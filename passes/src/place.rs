@@ -10,6 +10,7 @@ use superstep_ir::op::infer::TypeError;
 use superstep_ir::program::{Program, Rounding};
 use thiserror::Error;
 
+use crate::balance::LayerCycles;
 use crate::budget::Budgets;
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
@@ -133,36 +134,75 @@ pub fn place(
         ..machine.clone()
     };
     let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
+    let mut clock = Clock::default();
+    let prepared = prepare(module, options, &mut clock)?;
+    let mut place_on = |layers_per_ipu| {
+        let clock = clock.clone();
+        place_on(
+            &prepared,
+            machine,
+            layers_per_ipu,
+            options,
+            &mut plans,
+            clock,
+        )
+    };
     if let Some(given) = &options.layers_per_ipu {
-        let given = stage::check(given, layers, &of_one)?;
-        return place_on(module, machine, given, options, &mut plans);
+        return place_on(stage::check(given, layers, &of_one)?);
     }
     let mut ipus = stage::least_ipus(module, &of_one);
-    loop {
-        let balanced = stage::balance(module, ipus);
-        match place_on(module, machine, balanced, options, &mut plans) {
+    let even = loop {
+        match place_on(stage::balance(module, ipus)) {
             Err(PlacementError::Overflow { .. }) if ipus < of_one.ipus.min(layers + 1) => ipus += 1,
-            outcome => return outcome,
+            outcome => break outcome?,
         }
+    };
+    if options.pipelined && ipus > 1 {
+        return busiest_relieved(even, &prepared, place_on);
     }
+    Ok(even)
 }
 
-/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits.
-fn place_on(
-    module: &Module,
-    machine: &Machine,
-    layers_per_ipu: LayersPerIpu,
-    options: &PlacementOptions,
-    plans: &mut MatmulPlans,
+/// A pipeline whose busiest IPU has least to do, if that fits; else `even`, which spreads bytes.
+fn busiest_relieved(
+    even: Placed,
+    prepared: &Module,
+    mut place_on: impl FnMut(LayersPerIpu) -> Result<Placed, PlacementError>,
 ) -> Result<Placed, PlacementError> {
-    let mut clock = Clock::default();
-    let mut staged = module.clone();
-    if let Some(graph) = staged.graphs.iter_mut().find(|g| g.name == "micro_batch") {
+    let cycles = LayerCycles::of(&even.program, prepared);
+    let split = cycles.split(even.layers_per_ipu.len());
+    if cycles.busiest(&split) >= cycles.busiest(&even.layers_per_ipu) {
+        return Ok(even);
+    }
+    let relieved = match place_on(split) {
+        Err(PlacementError::Overflow { .. }) => return Ok(even),
+        outcome => outcome?,
+    };
+    // With less memory to spare plans can be slower.
+    let busiest = |placed: &Placed| {
+        LayerCycles::of(&placed.program, prepared).busiest(&placed.layers_per_ipu)
+    };
+    Ok(if busiest(&relieved) < busiest(&even) {
+        relieved
+    } else {
+        even
+    })
+}
+
+/// What no assignment of layers changes: layers that run forward again, the update of one replica among several.
+fn prepare(
+    module: &Module,
+    options: &PlacementOptions,
+    clock: &mut Clock,
+) -> Result<Module, PlacementError> {
+    let mut prepared = module.clone();
+    let graphs = &mut prepared.graphs;
+    if let Some(graph) = graphs.iter_mut().find(|g| g.name == "micro_batch") {
         let again = || recompute(graph, |layer| options.recompute.takes(layer));
         clock.time("recompute", again)?;
     }
     let replicas = options.replicas.max(1);
-    if let Some(update) = staged.graphs.iter_mut().find(|g| g.name == "update")
+    if let Some(update) = graphs.iter_mut().find(|g| g.name == "update")
         && replicas > 1
     {
         let replication = Replication {
@@ -171,11 +211,24 @@ fn place_on(
         };
         *update = clock.time("replicate", || replicate(update, replication))?;
     }
+    Ok(prepared)
+}
+
+/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits.
+fn place_on(
+    prepared: &Module,
+    machine: &Machine,
+    layers_per_ipu: LayersPerIpu,
+    options: &PlacementOptions,
+    plans: &mut MatmulPlans,
+    mut clock: Clock,
+) -> Result<Placed, PlacementError> {
+    let mut staged = prepared.clone();
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
     let execution = Execution {
         ipus,
-        replicas,
+        replicas: options.replicas.max(1),
         order: micro_batches(options, &layers_per_ipu)?,
         rounding: match options.stochastic_rounding {
             true => Rounding::Stochastic,
@@ -239,7 +292,7 @@ fn micro_batches(
 }
 
 /// Seconds by what they were spent on.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Clock {
     seconds: Vec<(&'static str, f64)>,
 }
