@@ -22,19 +22,27 @@ pub(crate) struct GroupOperand {
     pub(crate) address: usize,
     pub(crate) entry: Option<u32>,
     pub(crate) layout: Arc<Layout>,
+    /// All copies of a block are the first one, on another tile for most.
+    pub(crate) shared: bool,
 }
 
 impl Group {
     /// The vertex at a grid point.
     pub(crate) fn vertex(&self, point: usize) -> Vertex<'_> {
-        let operand = |o| operand(o, point);
+        let operand = |o| self.operand(o, point);
         Vertex {
             inputs: self.inputs.iter().map(operand).collect(),
             outputs: self.outputs.iter().map(operand).collect(),
         }
     }
-}
 
-fn operand(operand: &GroupOperand, point: usize) -> Operand<'_> {
-    Operand::new(operand.address, operand.entry, &operand.layout, point)
+    fn operand<'a>(&self, operand: &'a GroupOperand, point: usize) -> Operand<'a> {
+        let own = Operand::new(operand.address, operand.entry, &operand.layout, point);
+        if !operand.shared {
+            return own;
+        }
+        let tile = |point: usize| self.grid.tiles[point] as i32;
+        let first = operand.layout.first_copy_of[point] as usize;
+        own.on_neighbour(tile(first) - tile(point))
+    }
 }

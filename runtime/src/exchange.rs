@@ -18,6 +18,7 @@ use superstep_ir::program::{Exchange, Move, Program, View};
 
 use crate::error::EngineError;
 use crate::layout::Layouts;
+use expansion::End;
 pub(crate) use expansion::Expansion;
 
 /// One move: shared copies, own addresses.
@@ -35,13 +36,14 @@ pub(crate) struct Place {
 }
 
 /// What the copies of a move depend on: layout and tiles at both ends, the views, and whether both ends are on one IPU (then a tile
-/// takes its own copy).
-type Signature<'p> = ([u32; 4], &'p [View], SmallVec<[usize; 4]>, bool);
+/// takes its own copy); and which end is shared by its tiles.
+type Signature<'p> = ([u32; 4], &'p [View], SmallVec<[usize; 4]>, [bool; 3]);
 
-/// Loads all exchanges of a program, in the order given.
+/// Loads all exchanges of a program, in the order given. Of a variable whose copies are `shared` only the first ones are there.
 pub(crate) fn load(
     program: &Program,
     layouts: &Layouts,
+    shared: &[bool],
     exchanges: &[&Exchange],
 ) -> Result<Vec<Vec<LoadedMove>>, EngineError> {
     let mut numbers: FxHashMap<Signature<'_>, usize> = FxHashMap::default();
@@ -50,7 +52,7 @@ pub(crate) fn load(
     for exchange in exchanges {
         for mv in &exchange.moves {
             let number = *numbers
-                .entry(signature(program, layouts, mv))
+                .entry(signature(program, layouts, shared, mv))
                 .or_insert_with(|| {
                     distinct.push((exchange, mv));
                     distinct.len() - 1
@@ -60,7 +62,7 @@ pub(crate) fn load(
     }
     let expansions: Vec<Arc<Expansion>> = distinct
         .par_iter()
-        .map(|(exchange, mv)| load_expansion(program, layouts, exchange, mv).map(Arc::new))
+        .map(|(exchange, mv)| load_expansion(program, layouts, shared, exchange, mv).map(Arc::new))
         .collect::<Result<_, _>>()?;
     let mut expansion_of = expansion_of.into_iter();
     let mut loaded = Vec::with_capacity(exchanges.len());
@@ -81,14 +83,23 @@ pub(crate) fn load(
     Ok(loaded)
 }
 
-fn signature<'p>(program: &Program, layouts: &Layouts, mv: &'p Move) -> Signature<'p> {
+fn signature<'p>(
+    program: &Program,
+    layouts: &Layouts,
+    shared: &[bool],
+    mv: &'p Move,
+) -> Signature<'p> {
     let end = |v: superstep_ir::ids::VarId| (layouts.layout(v).id, layouts.grid(program, v));
     let ((source, from), (destination, to)) = (end(mv.source), end(mv.destination));
     (
         [source, from.arrangement, destination, to.arrangement],
         &mv.views,
         mv.at.clone(),
-        from.ipu == to.ipu,
+        [
+            from.ipu == to.ipu,
+            shared[mv.source.index()],
+            shared[mv.destination.index()],
+        ],
     )
 }
 
@@ -102,6 +113,7 @@ fn place(program: &Program, variable: superstep_ir::ids::VarId) -> Place {
 fn load_expansion(
     program: &Program,
     layouts: &Layouts,
+    shared: &[bool],
     exchange: &Exchange,
     mv: &Move,
 ) -> Result<Expansion, EngineError> {
@@ -113,7 +125,11 @@ fn load_expansion(
         destination_name: destination_name.clone(),
         source: Box::new(source),
     })?;
-    let end = |v| (layouts.grid(program, v), &**layouts.layout(v));
+    let end = |v: superstep_ir::ids::VarId| End {
+        grid: layouts.grid(program, v),
+        layout: layouts.layout(v),
+        shared: shared[v.index()],
+    };
     Expansion::of(&expanded, end(mv.source), end(mv.destination)).map_err(|tile| {
         EngineError::CopyOutside {
             exchange: exchange.name.clone(),

@@ -66,6 +66,8 @@ pub(crate) struct Layout {
     pub(crate) max_block_bytes: usize,
     /// Points that hold the first copy of their block.
     pub(crate) first_copies: Vec<u32>,
+    /// The point that holds the first copy of the block of every grid point.
+    pub(crate) first_copy_of: Vec<u32>,
     /// True when no grid axis cuts the leading dimension.
     pub(crate) leading_uncut: bool,
 }
@@ -248,12 +250,16 @@ fn expand_layout(id: u32, variable: &Variable, grid: &Grid) -> Layout {
     let copy_axes: Vec<usize> = variable.copy_axes(grid).collect();
     let mut blocks = Vec::with_capacity(grid.points());
     let mut first_copies = Vec::new();
+    let mut first_copy_of = Vec::with_capacity(grid.points());
     for p in 0..grid.points() {
-        let point = grid.point(p);
+        let mut point = grid.point(p);
         let block = variable.block(grid, &point);
-        if copy_axes.iter().all(|&a| point[a] == 0) {
-            first_copies.push(p as u32);
+        copy_axes.iter().for_each(|&a| point[a] = 0);
+        let first = grid.number(&point) as u32;
+        if first == p as u32 {
+            first_copies.push(first);
         }
+        first_copy_of.push(first);
         blocks.push(Block::new(&block.start, block.shape.dims()));
     }
     let dtype = variable.ty.dtype;
@@ -270,6 +276,7 @@ fn expand_layout(id: u32, variable: &Variable, grid: &Grid) -> Layout {
         blocks,
         max_block_bytes,
         first_copies,
+        first_copy_of,
         leading_uncut,
     }
 }

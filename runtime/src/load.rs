@@ -5,6 +5,7 @@
 //! exchange reads a byte that it writes; procedures do not call themselves. Work that identical layers share is done once.
 
 mod groups;
+pub(crate) mod sharing;
 
 use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{ComputeSet, Exchange, Move, Program, Step};
@@ -57,13 +58,17 @@ impl Loaded {
         check_calls(program)?;
         let numbers = numbers(program);
         let layouts = Layouts::of(program)?;
+        let shared = match options.stepwise {
+            true => vec![false; program.variables.len()],
+            false => sharing::shared(program, &layouts),
+        };
         let exchanges = program
             .procedures
             .iter()
             .flat_map(|p| &p.steps)
             .filter_map(as_exchange);
         let exchanges: Vec<&Exchange> = exchanges.collect();
-        let mut moves = exchange::load(program, &layouts, &exchanges)?.into_iter();
+        let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
         let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
         for (procedure, numbers) in program.procedures.iter().zip(&numbers) {
@@ -77,8 +82,9 @@ impl Loaded {
                 steps.next = number;
                 match step {
                     Step::Compute(set) => {
-                        let groups = groups::load(program, &layouts, &mut kernels, set, number)?;
-                        steps.add(computed(program, &layouts, set, groups));
+                        let groups =
+                            groups::load(program, &layouts, &shared, &mut kernels, set, number)?;
+                        steps.add(computed(program, &layouts, &shared, set, groups));
                     }
                     Step::Exchange(exchange) => {
                         let moves = moves.next().unwrap_or_default();
@@ -170,11 +176,21 @@ fn span(program: &Program, layouts: &Layouts, variable: VarId) -> Span {
     }
 }
 
-fn computed(program: &Program, layouts: &Layouts, set: &ComputeSet, groups: Vec<Group>) -> Actions {
+fn computed(
+    program: &Program,
+    layouts: &Layouts,
+    shared: &[bool],
+    set: &ComputeSet,
+    groups: Vec<Group>,
+) -> Actions {
+    let inputs = set.groups.iter().flat_map(|g| &g.inputs);
     let outputs = set.groups.iter().flat_map(|g| &g.outputs);
     Actions {
         actions: groups.into_iter().map(Action::Compute).collect(),
-        sent: Vec::new(),
+        sent: inputs
+            .filter(|i| shared[i.variable.index()])
+            .map(|i| span(program, layouts, i.variable))
+            .collect(),
         written: outputs
             .map(|o| span(program, layouts, o.variable))
             .collect(),

@@ -60,7 +60,7 @@ impl Span {
 #[derive(Default)]
 pub(crate) struct Actions {
     pub(crate) actions: Vec<Action>,
-    /// Sources of moves.
+    /// Sources of moves, and what vertices of other tiles read.
     pub(crate) sent: Vec<Span>,
     /// Destinations of moves, results of vertices.
     pub(crate) written: Vec<Span>,
@@ -113,7 +113,7 @@ impl Superstep {
     /// Invariants, established by the loader:
     ///
     /// 1. all operands and all ends of copies lie inside their tile;
-    /// 2. no byte that a move of the superstep reads is written by a move or a vertex of it;
+    /// 2. no byte that a move of the superstep reads, or a vertex of another tile, is written by a move or a vertex of it;
     /// 3. a tile is written, and its seed used and set, only by its own turn, and every tile has one turn.
     ///
     /// So bytes that are written are touched by one thread only.
@@ -176,8 +176,9 @@ impl Superstep {
                         group,
                     });
                     // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
+                    let own = memory.tile(ipu, tile);
                     let mut operands =
-                        unsafe { VertexMemory::new(memory.tile(ipu, tile), &vertex, at_random) };
+                        unsafe { VertexMemory::new(own, memory.stride(), &vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| group.kernel.run(&mut operands, scratch));
                 }
                 Action::SetSeed { grid, address } => {

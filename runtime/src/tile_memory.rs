@@ -126,6 +126,11 @@ impl SharedTiles<'_> {
             .wrapping_add(self.number(ipu, tile) * self.stride)
     }
 
+    /// From a tile to the next, bytes.
+    pub(crate) fn stride(self) -> usize {
+        self.stride
+    }
+
     /// The seed of a tile.
     pub(crate) fn seed(self, ipu: u32, tile: u32) -> *mut [u32; 2] {
         self.seeds.wrapping_add(self.number(ipu, tile))

@@ -74,6 +74,14 @@ impl Grid {
         point
     }
 
+    /// The number of a point: the `i` of [`Grid::point`].
+    pub fn number(&self, point: &[u32]) -> usize {
+        let axes = point.iter().zip(&self.axes);
+        axes.fold(0, |number, (&i, axis)| {
+            number * axis.extent as usize + i as usize
+        })
+    }
+
     /// The tile of a point.
     pub fn tile(&self, point: &[u32]) -> TileId {
         let offset: u64 = point

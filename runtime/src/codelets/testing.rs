@@ -70,6 +70,7 @@ fn typed(dtype: DType, dims: &[usize], start: &[usize], extent: &[usize], words:
         blocks: vec![Block::new(start, extent)],
         max_block_bytes: words.len() * dtype.bytes(),
         first_copies: vec![0],
+        first_copy_of: vec![0],
         leading_uncut: true,
     };
     Data {
@@ -175,7 +176,7 @@ pub(crate) fn run_rounding(
     kernel.check(&vertex).expect("operands fit");
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
     // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
-    let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), &vertex, at_random) };
+    let mut memory = unsafe { VertexMemory::new(bytes.as_mut_ptr(), 0, &vertex, at_random) };
     kernel.run(&mut memory, &mut Scratch::default());
     let after: &[u8] = bytemuck::cast_slice(&tile);
     let range = |d: &Data, at: usize| at..at + d.words.len() * d.layout.dtype.bytes();

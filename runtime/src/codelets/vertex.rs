@@ -12,6 +12,8 @@ use crate::layout::{Block, Layout};
 pub(crate) enum Home {
     /// In the memory of the vertex's tile.
     Tile,
+    /// In the memory of the tile whose number is by so much larger: an input that tiles share.
+    Neighbour(i32),
     /// In work space that the kernel around this one has set up.
     WorkSpace,
 }
@@ -62,6 +64,15 @@ impl<'a> Operand<'a> {
             dtype,
             ..*self
         }
+    }
+
+    /// The same operand on the tile whose number is by `distance` larger.
+    pub(crate) fn on_neighbour(self, distance: i32) -> Operand<'a> {
+        let home = match distance {
+            0 => Home::Tile,
+            distance => Home::Neighbour(distance),
+        };
+        Operand { home, ..self }
     }
 
     pub(crate) fn home(&self) -> Home {

@@ -35,7 +35,9 @@ impl AtRandom {
 /// Access to the operands of one vertex.
 pub(crate) struct VertexMemory<'a, 'v> {
     tile: *mut u8,
-    /// Memory of the operands that are not on the tile, and its length in bytes.
+    /// From a tile to the next, bytes.
+    stride: usize,
+    /// Memory of the operands that are not on any tile, and its length in bytes.
     work: (*mut u8, usize),
     at_random: Option<AtRandom>,
     vertex: &'a Vertex<'v>,
@@ -44,15 +46,18 @@ pub(crate) struct VertexMemory<'a, 'v> {
 
 impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
-    /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, are aligned for their element types, nobody
-    /// else writes to them, and nobody else reads or writes the outputs.
+    /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, or, where a neighbour has them, from there on, tiles
+    /// being `stride` bytes apart; they are aligned for their element types, nobody else writes to them, and nobody else reads or writes
+    /// the outputs, which are on the tile itself.
     pub(crate) unsafe fn new(
         tile: *mut u8,
+        stride: usize,
         vertex: &'a Vertex<'v>,
         at_random: Option<AtRandom>,
     ) -> VertexMemory<'a, 'v> {
         VertexMemory {
             tile,
+            stride,
             work: (std::ptr::null_mut(), 0),
             at_random,
             vertex,
@@ -71,7 +76,9 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     ) -> VertexMemory<'b, 'v> {
         let bytes = size_of_val(work);
         let fits = |(own, other): (&Operand<'_>, &Operand<'_>)| match other.home() {
-            Home::Tile => own.home() == Home::Tile && own.range() == other.range(),
+            Home::Tile | Home::Neighbour(_) => {
+                own.home() == other.home() && own.range() == other.range()
+            }
             Home::WorkSpace => {
                 other.range().end <= bytes && other.offset.is_multiple_of(size_of::<f32>())
             }
@@ -81,6 +88,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         assert!(pairs.all(fits), "operands stay where they are or move");
         VertexMemory {
             tile: self.tile,
+            stride: self.stride,
             work: (work.as_mut_ptr().cast(), bytes),
             at_random: None,
             vertex,
@@ -145,6 +153,10 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     fn at(&self, operand: &Operand<'_>) -> *mut u8 {
         match operand.home() {
             Home::Tile => self.tile.wrapping_add(operand.offset),
+            Home::Neighbour(distance) => self
+                .tile
+                .wrapping_offset(distance as isize * self.stride as isize)
+                .wrapping_add(operand.offset),
             Home::WorkSpace => {
                 assert!(operand.range().end <= self.work.1, "inside work space");
                 self.work.0.wrapping_add(operand.offset)

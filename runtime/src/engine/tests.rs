@@ -314,6 +314,43 @@ fn a_dropped_move_or_a_clobbered_address_changes_the_numbers() {
     assert!(clobbered.is_ok_and(|found| found != sound));
 }
 
+/// Numbers of the variables whose copies share storage.
+fn shared(program: &Program) -> Vec<u32> {
+    let layouts = crate::layout::Layouts::of(program).expect("sound");
+    let shared = crate::load::sharing::shared(program, &layouts);
+    let numbers = (0..shared.len() as u32).zip(shared);
+    numbers.filter(|s| s.1).map(|s| s.0).collect()
+}
+
+#[test]
+fn received_copies_share_storage_unless_something_is_written_there() {
+    assert_eq!(shared(&program()), [X_HERE, W_HERE, Y_TURNED]);
+    // A vertex writes it.
+    let mut written = program();
+    let gelu = Codelet::Map(MapExpr::unary(UnaryOp::GeluTanh));
+    let in_place = group(gelu, 1, &[W_HERE], &[W_HERE]);
+    written.procedures[1].steps.insert(3, in_place);
+    assert_eq!(shared(&written), [X_HERE, Y_TURNED]);
+    // A result lies on it, in place as it were: another tile may not have read it yet.
+    let mut covered = program();
+    covered.variables[Y as usize].address = 1024;
+    assert_eq!(shared(&covered), [W_HERE, Y_TURNED]);
+    // What comes later may.
+    let mut reused = program();
+    reused.variables[X_HERE as usize].live = Some((3, 3));
+    reused.variables[Y as usize].address = 1024;
+    assert_eq!(shared(&reused), [X_HERE, W_HERE, Y_TURNED]);
+    // Of a state every copy is there.
+    let mut kept = program();
+    kept.states.push(State {
+        name: "kept".into(),
+        kind: StateKind::Accumulator,
+        variable: VarId(Y_TURNED),
+        sharded: false,
+    });
+    assert_eq!(shared(&kept), [X_HERE, W_HERE]);
+}
+
 #[test]
 fn memory_is_read_only_while_it_is_live() {
     // The product reads weights whose life has ended: only poison can tell.
@@ -590,13 +627,13 @@ fn supersteps_are_cut_where_tiles_must_wait_for_each_other() {
         ..PLAIN
     };
     assert_eq!(cuts(program(), &strict), [1; 7]);
-    // Feed · sync, exchange, product, gelu · call · take.
-    assert_eq!(cuts(program(), &PLAIN), [1, 4, 1, 1]);
+    // Feed · sync, exchange · product of what tiles share, gelu · call · take.
+    assert_eq!(cuts(program(), &PLAIN), [1, 2, 2, 1, 1]);
     // `turn` sends what gelu has written.
     let mut inline = program();
     let called = inline.procedures[2].steps.clone();
     inline.procedures[1].steps.splice(5..6, called);
-    assert_eq!(cuts(inline.clone(), &PLAIN), [1, 4, 2, 1]);
+    assert_eq!(cuts(inline.clone(), &PLAIN), [1, 2, 2, 1, 1, 1]);
     assert_eq!(
         results(inline, &PLAIN).expect("sound"),
         results(program(), &PLAIN).expect("sound")

@@ -47,6 +47,38 @@ pub(crate) struct Expansion {
     pub(crate) bytes: u64,
 }
 
+/// One end of a move.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) grid: &'a GridTiles,
+    pub(super) layout: &'a Layout,
+    /// Only first copies are there.
+    pub(super) shared: bool,
+}
+
+impl End<'_> {
+    /// The tile on which the copy of `tile` is; the error is a tile that holds none.
+    fn home(&self, tile: u32) -> Result<u32, u32> {
+        let point = self.grid.point(tile).ok_or(tile)?;
+        let home = match self.shared {
+            true => self.layout.first_copy_of[point] as usize,
+            false => point,
+        };
+        Ok(self.grid.tiles[home])
+    }
+
+    /// Ok when `bytes` from `offset` on are inside the block that `tile` holds.
+    fn check_inside(&self, tile: u32, offset: u32, bytes: u64) -> Result<(), u32> {
+        let point = self.grid.point(tile).ok_or(tile)?;
+        let held = (self.layout.blocks[point].elements() * self.layout.dtype.bytes()) as u64;
+        if u64::from(offset) + bytes <= held {
+            Ok(())
+        } else {
+            Err(tile)
+        }
+    }
+}
+
 impl Pattern {
     /// `None` for a region without bytes.
     fn of(copy: &RegionCopy) -> Option<Pattern> {
@@ -96,8 +128,8 @@ impl Expansion {
     /// Flattens `expanded`; the error is a tile on which a copy would leave its block.
     pub(super) fn of(
         expanded: &Expanded,
-        source: (&GridTiles, &Layout),
-        destination: (&GridTiles, &Layout),
+        source: End<'_>,
+        destination: End<'_>,
     ) -> Result<Expansion, u32> {
         let mut numbers: FxHashMap<Pattern, u32> = FxHashMap::default();
         let mut patterns: Vec<Pattern> = Vec::new();
@@ -108,16 +140,21 @@ impl Expansion {
                 continue;
             };
             let (read, written) = pattern.spans();
-            check_inside(source, region.source_tile, region.source_offset, read)?;
-            bytes += pattern.bytes() * region.destination_tiles.len() as u64;
+            source.check_inside(region.source_tile, region.source_offset, read)?;
+            let source_tile = source.home(region.source_tile)?;
+            let each = pattern.bytes();
             let number = *numbers.entry(pattern).or_insert_with_key(|pattern| {
                 patterns.push(pattern.clone());
                 patterns.len() as u32 - 1
             });
             for &tile in &region.destination_tiles {
-                check_inside(destination, tile, region.destination_offset, written)?;
+                destination.check_inside(tile, region.destination_offset, written)?;
+                if destination.home(tile)? != tile {
+                    continue;
+                }
+                bytes += each;
                 let copy = Copy {
-                    source_tile: region.source_tile,
+                    source_tile,
                     source_offset: region.source_offset,
                     destination_offset: region.destination_offset,
                     pattern: number,
@@ -172,21 +209,5 @@ impl Expansion {
     /// The copies that `tiles[i]` receives.
     pub(crate) fn received(&self, i: usize) -> &[Copy] {
         &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize]
-    }
-}
-
-/// Ok when `bytes` from `offset` on are inside the block that `tile` holds.
-fn check_inside(
-    (grid, layout): (&GridTiles, &Layout),
-    tile: u32,
-    offset: u32,
-    bytes: u64,
-) -> Result<(), u32> {
-    let point = grid.point(tile).ok_or(tile)?;
-    let held = (layout.blocks[point].elements() * layout.dtype.bytes()) as u64;
-    if u64::from(offset) + bytes <= held {
-        Ok(())
-    } else {
-        Err(tile)
     }
 }

@@ -35,12 +35,13 @@ impl Kernels {
 pub(super) fn load(
     program: &Program,
     layouts: &Layouts,
+    shared: &[bool],
     kernels: &mut Kernels,
     set: &ComputeSet,
     step: u32,
 ) -> Result<Vec<Group>, EngineError> {
     let load = |(i, group): (usize, &VertexGroup)| {
-        let mut loaded = load_group(program, layouts, kernels, &set.name, group)?;
+        let mut loaded = load_group(program, layouts, shared, kernels, &set.name, group)?;
         if program.rounding == Rounding::Stochastic {
             loaded.at_random = Some((step, i as u8));
         }
@@ -52,6 +53,7 @@ pub(super) fn load(
 fn load_group(
     program: &Program,
     layouts: &Layouts,
+    shared: &[bool],
     kernels: &mut Kernels,
     set: &str,
     group: &VertexGroup,
@@ -63,7 +65,8 @@ fn load_group(
         reason,
     };
     let resolve = |operand: &Operand| {
-        let resolved = resolve_operand(program, layouts, group, operand);
+        let is_shared = shared[operand.variable.index()];
+        let resolved = resolve_operand(program, layouts, is_shared, group, operand);
         resolved.map_err(|reason| {
             operand_error(
                 format!("`{}`", program.variable(operand.variable).name),
@@ -139,6 +142,7 @@ fn load_group(
 fn resolve_operand(
     program: &Program,
     layouts: &Layouts,
+    shared: bool,
     group: &VertexGroup,
     operand: &Operand,
 ) -> Result<GroupOperand, String> {
@@ -171,6 +175,7 @@ fn resolve_operand(
         address: variable.address as usize,
         entry: operand.entry,
         layout,
+        shared,
     })
 }
 

@@ -1,0 +1,78 @@
+//! Received blocks that share storage: a block that many tiles receive and nobody writes is kept once, on the first of these tiles, and the
+//! vertices and exchanges of the others read it there. No value depends on it; it saves the copies of a multicast.
+
+use superstep_ir::ids::VarId;
+use superstep_ir::program::{Program, Step};
+
+use crate::layout::Layouts;
+use crate::superstep::Span;
+
+/// For every variable, whether its copies share storage.
+///
+/// They may when all that ever writes them is moves, which give all copies the same elements, and when nothing else that is alive at
+/// the same time, in-place results included, lies on the same bytes of a tile.
+pub(crate) fn shared(program: &Program, layouts: &Layouts) -> Vec<bool> {
+    let mut received = vec![false; program.variables.len()];
+    let mut kept_apart = vec![false; program.variables.len()];
+    let states = program.states.iter().map(|s| s.variable);
+    let streams = program.streams.iter().map(|s| s.variable);
+    states
+        .chain(streams)
+        .for_each(|v| kept_apart[v.index()] = true);
+    for step in program.procedures.iter().flat_map(|p| &p.steps) {
+        match step {
+            Step::Exchange(exchange) => {
+                let destinations = exchange.moves.iter().map(|m| m.destination);
+                destinations.for_each(|v| received[v.index()] = true);
+            }
+            Step::Compute(set) => {
+                let outputs = set.groups.iter().flat_map(|g| &g.outputs);
+                outputs.for_each(|o| kept_apart[o.variable.index()] = true);
+            }
+            Step::Collective(c) => {
+                [c.source, c.destination]
+                    .iter()
+                    .for_each(|v| kept_apart[v.index()] = true);
+            }
+            Step::SetSeed { seed, .. } => kept_apart[seed.index()] = true,
+            Step::Host { .. }
+            | Step::Sync(_)
+            | Step::Repeat { .. }
+            | Step::Call(_)
+            | Step::Parallel(_) => {}
+        }
+    }
+    let has_copies = |v: usize| {
+        let layout = &layouts.layouts[v];
+        layout.first_copies.len() < layout.blocks.len()
+    };
+    let mut shared: Vec<bool> = (0..program.variables.len())
+        .map(|v| received[v] && !kept_apart[v] && has_copies(v))
+        .collect();
+    leave_out_overlapped(program, layouts, &mut shared);
+    shared
+}
+
+/// Takes back what lies on the bytes of something else that is alive at the same time.
+fn leave_out_overlapped(program: &Program, layouts: &Layouts, shared: &mut [bool]) {
+    // By the first step at which they are alive.
+    let mut order: Vec<usize> = (0..program.variables.len()).collect();
+    let live = |v: usize| program.variables[v].live.unwrap_or((0, u32::MAX));
+    order.sort_by_key(|&v| live(v));
+    let spans: Vec<Span> = (0..program.variables.len() as u32)
+        .map(|v| super::span(program, layouts, VarId(v)))
+        .collect();
+    // Those that may still be alive at the first step of the current one.
+    let mut open: Vec<usize> = Vec::new();
+    for v in order {
+        let (first, _) = live(v);
+        open.retain(|&w| live(w).1 >= first);
+        for &w in &open {
+            if (shared[v] || shared[w]) && spans[v].meets(&spans[w]) {
+                shared[v] = false;
+                shared[w] = false;
+            }
+        }
+        open.push(v);
+    }
+}
