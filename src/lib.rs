@@ -1,5 +1,6 @@
 //! superstep: the outside world around the compiler and the runtime.
 
+pub mod as_published;
 pub mod atomic_file;
 pub mod cli;
 pub mod compile;

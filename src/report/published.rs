@@ -1,0 +1,228 @@
+//! A prediction beside what was measured and published, and how the published execution would do in the same terms.
+//!
+//! Nothing is fitted to these measurements; they also hold what no program knows of, such as loading data on the host.
+
+use serde::{Deserialize, Serialize};
+use superstep_ir::machine::Machine;
+use superstep_ir::program::Program;
+use superstep_passes::place::Recompute;
+
+use super::pace::Pace;
+use super::pod::Rates;
+use crate::as_published::{Beat, Execution, Rearrangement, Variant, estimate};
+use crate::error::Error;
+use crate::frontend::Gpt2Config;
+use crate::manifest::Manifest;
+
+const RUNS: &str = include_str!("published.toml");
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Runs {
+    run: Vec<Run>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    name: String,
+    source: String,
+    samples_per_second: f64,
+    milliseconds_per_pipeline_cycle_at_most: f64,
+    /// What is in the measured time.
+    holds: String,
+    chip: String,
+    n_layer: usize,
+    n_embd: usize,
+    n_head: usize,
+    vocab_size: usize,
+    block_size: usize,
+    per_device_train_batch_size: usize,
+    gradient_accumulation_steps: u32,
+    replication_factor: u32,
+    layers_per_ipu: Vec<u32>,
+    matmul_proportion: f64,
+    head_slices: usize,
+    variant: RunVariant,
+    precision: String,
+    recompute: bool,
+    replicated_tensor_sharding: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RunVariant {
+    Transformers,
+    Examples,
+}
+
+impl From<RunVariant> for Variant {
+    fn from(variant: RunVariant) -> Variant {
+        match variant {
+            RunVariant::Transformers => Variant::Transformers,
+            RunVariant::Examples => Variant::Examples,
+        }
+    }
+}
+
+/// A measured run beside the prediction for the same model, pipeline and batch.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    pub name: String,
+    pub source: String,
+    pub measured_samples_per_second: f64,
+    pub measured_milliseconds_per_pipeline_cycle_at_most: f64,
+    pub holds: String,
+    pub predicted_samples_per_second: f64,
+    pub predicted_milliseconds_per_pipeline_cycle: f64,
+    /// Predicted over measured rate.
+    pub ratio: f64,
+    /// Settings in which the program differs from the run.
+    pub differences: Vec<String>,
+}
+
+/// How the published style of execution would do with this pipeline: an estimate, not of this program.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PublishedStyle {
+    /// Whether this is the graph of the measured run.
+    pub of_the_run: bool,
+    /// With the planner's figure for rearranged operands.
+    pub beat: Beat,
+    /// With PopLibs' regression of measured rearrangements.
+    pub slower_beat: Beat,
+    /// Of a whole step: fill, main, flush, and this program's update.
+    pub samples_per_second: f64,
+    pub slower_samples_per_second: f64,
+}
+
+fn runs() -> Result<Vec<Run>, Error> {
+    let runs: Runs = toml::from_str(RUNS).map_err(|e| Error::failed(e.to_string()))?;
+    Ok(runs.run)
+}
+
+impl Run {
+    /// The same model, pipeline and batch.
+    fn is_of(&self, machine: &Machine, config: &Gpt2Config, manifest: &Manifest) -> bool {
+        let chip = Machine::preset(&self.chip);
+        let same_chip = chip.is_some_and(|chip| {
+            chip.tiles_per_ipu == machine.tiles_per_ipu && chip.clock_hz == machine.clock_hz
+        });
+        let shape = (
+            config.n_layer,
+            config.n_embd,
+            config.n_head,
+            config.vocab_size,
+        );
+        let batch = (
+            manifest.block_size,
+            manifest.per_device_train_batch_size,
+            manifest.gradient_accumulation_steps,
+            manifest.replicas,
+        );
+        same_chip
+            && manifest.pipelined
+            && shape == (self.n_layer, self.n_embd, self.n_head, self.vocab_size)
+            && batch
+                == (
+                    self.block_size,
+                    self.per_device_train_batch_size,
+                    self.gradient_accumulation_steps,
+                    self.replication_factor,
+                )
+            && manifest.layers_per_ipu == self.layers_per_ipu
+    }
+
+    fn differences(&self, manifest: &Manifest) -> Vec<String> {
+        let mut found = Vec::new();
+        let precision = manifest.precision.precision.name();
+        if precision != self.precision {
+            found.push(format!("precision {precision}, not {}", self.precision));
+        }
+        if (manifest.recompute == Recompute::EveryLayer) != self.recompute {
+            found.push("other layers run forward again".into());
+        }
+        if manifest.sharded != self.replicated_tensor_sharding {
+            found.push("optimiser state is not shared out over the replicas".into());
+        }
+        found
+    }
+}
+
+/// The measured run of this model, pipeline and batch, if one was published.
+pub(super) fn comparison(
+    program: &Program,
+    manifest: &Manifest,
+    pace: &Pace,
+    rates: &Rates,
+) -> Result<Option<Comparison>, Error> {
+    let config = manifest.model_config()?;
+    let machine = &program.machine;
+    let run = runs()?
+        .into_iter()
+        .find(|run| run.is_of(machine, &config, manifest));
+    Ok(run.map(|run| Comparison {
+        differences: run.differences(manifest),
+        name: run.name,
+        source: run.source,
+        measured_samples_per_second: run.samples_per_second,
+        measured_milliseconds_per_pipeline_cycle_at_most: run
+            .milliseconds_per_pipeline_cycle_at_most,
+        holds: run.holds,
+        predicted_samples_per_second: rates.samples_per_second,
+        predicted_milliseconds_per_pipeline_cycle: 1e3 * machine.seconds(pace.beat),
+        ratio: rates.samples_per_second / run.samples_per_second,
+    }))
+}
+
+/// What the published recipes set where a run does not say otherwise.
+const MATMUL_PROPORTION: f64 = 0.25;
+const HEAD_SLICES: usize = 4;
+
+/// Estimates of the published style for a pipeline of halves; none for other programs, which nobody published.
+pub(super) fn published_style(
+    program: &Program,
+    manifest: &Manifest,
+    pace: &Pace,
+    update_cycles: u64,
+) -> Result<Vec<PublishedStyle>, Error> {
+    if !manifest.pipelined || !manifest.precision.precision.has_half_partials() {
+        return Ok(vec![]);
+    }
+    let config = manifest.model_config()?;
+    let machine = &program.machine;
+    let run = runs()?
+        .into_iter()
+        .find(|run| run.is_of(machine, &config, manifest));
+    let styles = Variant::ALL.map(|variant| {
+        let execution = Execution {
+            machine,
+            config: &config,
+            block_size: manifest.block_size,
+            batch_size: manifest.per_device_train_batch_size,
+            layers_per_ipu: &manifest.layers_per_ipu,
+            matmul_proportion: run
+                .as_ref()
+                .map_or(MATMUL_PROPORTION, |r| r.matmul_proportion),
+            head_slices: run.as_ref().map_or(HEAD_SLICES, |r| r.head_slices),
+            variant,
+            recompute: true,
+            rearrangement: Rearrangement::Planner,
+        };
+        let beat = estimate(&execution);
+        let slower_beat = estimate(&execution.with_measured_rearrangement());
+        let samples_per_second = |beat: &Beat| {
+            let cycles = u64::from(pace.pipeline_cycles(pace.micro_batches)) * beat.cycles;
+            manifest.samples_per_step() as f64 / machine.seconds(cycles + update_cycles)
+        };
+        PublishedStyle {
+            of_the_run: run
+                .as_ref()
+                .is_some_and(|r| Variant::from(r.variant) == variant),
+            samples_per_second: samples_per_second(&beat),
+            slower_samples_per_second: samples_per_second(&slower_beat),
+            beat,
+            slower_beat,
+        }
+    });
+    Ok(styles.into())
+}
