@@ -12,7 +12,7 @@ use serde::Serialize;
 use superstep_ir::machine::Machine;
 
 use crate::frontend::Gpt2Config;
-pub use gpt2::estimate;
+pub use gpt2::{GELU, MASKS, Plans, estimate};
 
 /// Which published graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,6 +77,14 @@ pub struct Beat {
     pub exchange_cycles: u64,
     /// What the busiest IPU does, by kind of work, the most cycles first.
     pub parts: Vec<Part>,
+}
+
+impl Beat {
+    /// Cycles of one kind of work on the busiest IPU.
+    pub fn part(&self, name: &str) -> u64 {
+        let part = self.parts.iter().find(|part| part.name == name);
+        part.map_or(0, |part| part.cycles)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

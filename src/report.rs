@@ -13,6 +13,7 @@ pub mod pace;
 pub mod pod;
 mod pod_tables;
 pub mod published;
+pub mod sensitivity;
 pub mod steps;
 pub mod terminal;
 pub mod time;

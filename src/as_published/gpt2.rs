@@ -20,8 +20,8 @@ const PRODUCTS: &str = "products of layers";
 const ATTENTION: &str = "products of attention";
 const REARRANGE: &str = "rearranging heads and operands";
 const SOFTMAX: &str = "softmax and its gradient";
-const MASKS: &str = "scale and masks of scores";
-const GELU: &str = "gelu";
+pub const MASKS: &str = "scale and masks of scores";
+pub const GELU: &str = "gelu";
 const DROPOUT: &str = "dropout";
 const NORM: &str = "layer norm";
 const BIAS: &str = "biases and residuals";
@@ -32,10 +32,13 @@ const LOSS: &str = "loss over the vocabulary";
 const EMBED: &str = "embedding";
 const STASH: &str = "stash and restore";
 
-/// Estimates the beat.
-pub fn estimate(execution: &Execution) -> Beat {
+/// Cycles of products that were planned before, for one machine and one share of memory.
+pub type Plans = HashMap<MatmulProblem, u64>;
+
+/// Estimates the beat; `plans` are kept from estimate to estimate.
+pub fn estimate(execution: &Execution, plans: &mut Plans) -> Beat {
     let machine = execution.machine;
-    let mut model = Model::new(execution);
+    let mut model = Model::new(execution, plans);
     let forward = model.forward();
     let backward = model.backward();
     let outer = model.embedding_and_head();
@@ -82,7 +85,7 @@ fn add(sum: &mut Parts, parts: &Parts, times: u64) {
 struct Model<'a> {
     run: &'a Execution<'a>,
     kernels: Kernels<'a>,
-    planned: HashMap<MatmulProblem, u64>,
+    plans: &'a mut Plans,
     /// Tokens of a micro-batch.
     rows: usize,
     width: usize,
@@ -92,7 +95,7 @@ struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(run: &'a Execution<'a>) -> Model<'a> {
+    fn new(run: &'a Execution<'a>, plans: &'a mut Plans) -> Model<'a> {
         let rows = run.batch_size * run.block_size;
         let bytes = f64::from(run.machine.tile_memory);
         Model {
@@ -102,7 +105,7 @@ impl<'a> Model<'a> {
                 budget: (bytes * run.matmul_proportion) as u64,
                 rearrangement: run.rearrangement,
             },
-            planned: HashMap::default(),
+            plans,
             rows,
             width: run.config.n_embd,
             inner: run.config.n_inner,
@@ -111,11 +114,11 @@ impl<'a> Model<'a> {
     }
 
     fn product(&mut self, problem: MatmulProblem) -> u64 {
-        if let Some(&known) = self.planned.get(&problem) {
+        if let Some(&known) = self.plans.get(&problem) {
             return known;
         }
         let cycles = self.kernels.product(&problem);
-        self.planned.insert(problem, cycles);
+        self.plans.insert(problem, cycles);
         cycles
     }
 

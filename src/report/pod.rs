@@ -13,7 +13,11 @@ use superstep_runtime::timeline::{Kind, Timeline};
 
 use super::classes::{ByCause, by_cause};
 use super::pace::{Pace, beat, part_cycles};
-use super::published::{Comparison, PublishedStyle, comparison, published_style};
+use super::published::{
+    Candidate, Comparison, PublishedStyle, candidates, comparison, published_style,
+};
+use super::sensitivity::{Sensitivity, sensitivity};
+use crate::compile::Compiled;
 use crate::error::Error;
 use crate::manifest::Manifest;
 
@@ -38,6 +42,10 @@ pub struct PodReport {
     pub published: Option<Comparison>,
     /// The published style of execution with this pipeline, of each published graph; an estimate, not of this program.
     pub published_style: Vec<PublishedStyle>,
+    /// What may make the published run slower than this program.
+    pub candidates: Vec<Candidate>,
+    /// How far the prediction moves with each uncertain number of the machine.
+    pub sensitivity: Vec<Sensitivity>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -174,11 +182,28 @@ impl PodReport {
             energy: energy(program, manifest, timeline),
             growth: growth(program, manifest, &pace),
             published: comparison(program, manifest, &pace, &rates)?,
-            published_style: published_style(program, manifest, &pace, pipeline.update_cycles)?,
+            published_style: vec![],
+            candidates: vec![],
+            sensitivity: vec![],
             pipeline,
             beat,
             rates,
         })
+    }
+}
+
+impl PodReport {
+    /// Adds estimates of the published style of execution: it plans some twenty products, which takes seconds.
+    pub fn estimate_published_style(&mut self, compiled: &Compiled) -> Result<(), Error> {
+        self.published_style = published_style(compiled, self)?;
+        self.candidates = candidates(compiled, self);
+        Ok(())
+    }
+
+    /// Adds how far the prediction moves with the machine's uncertain numbers: two timelines each.
+    pub fn vary_the_machine(&mut self, compiled: &Compiled) -> Result<(), Error> {
+        self.sensitivity = sensitivity(compiled, self.rates.samples_per_second)?;
+        Ok(())
     }
 }
 

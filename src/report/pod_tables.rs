@@ -4,7 +4,7 @@ use super::Report;
 use super::format::{bytes, count, grouped, seconds, share, three_digits};
 use super::losses::CAUSES;
 use super::pod::{IpuShare, PodReport};
-use super::published::PublishedStyle;
+use super::published::{Candidate, PublishedStyle};
 use super::terminal::{aligned, table};
 
 pub(super) fn tables(report: &Report) -> String {
@@ -24,7 +24,40 @@ pub(super) fn tables(report: &Report) -> String {
     if !pod.published_style.is_empty() {
         parts.push(style_tables(&pod.published_style));
     }
+    if !pod.sensitivity.is_empty() {
+        parts.push(sensitivity_table(pod));
+    }
     parts.join("\n\n")
+}
+
+/// The same plan with each uncertain number at the ends of its range.
+fn sensitivity_table(pod: &PodReport) -> String {
+    let rows = pod.sensitivity.iter().map(|row| {
+        let mut cells = vec![row.field.to_owned(), row.why.to_owned()];
+        for end in &row.at {
+            cells.push(end.value.to_owned());
+            cells.push(three_digits(end.samples_per_second));
+            cells.push(format!("{:.2}", end.beat_milliseconds));
+        }
+        cells.push(format!("{:.1} %", 100.0 * row.effect));
+        cells
+    });
+    let header = [
+        "estimated or uncertain",
+        "",
+        "least",
+        "samples/s",
+        "ms a beat",
+        "most",
+        "samples/s",
+        "ms a beat",
+        "effect",
+    ];
+    format!(
+        "how far the prediction moves: {} samples/s with the same plan, each number at the ends of its range\n{}",
+        three_digits(pod.rates.samples_per_second),
+        table(&header, rows, 2)
+    )
 }
 
 fn lines(report: &Report) -> Vec<(&'static str, String)> {
@@ -222,8 +255,15 @@ fn published(pod: &PodReport) -> Option<String> {
             ),
         ]
     });
+    let candidates = match pod.candidates.as_slice() {
+        [] => String::new(),
+        list => format!(
+            "\nwhat may make up the difference\n{}",
+            candidate_table(list)
+        ),
+    };
     Some(format!(
-        "beside a published measurement: {} times its rate\n{}\nsource: {}; {}{differences}",
+        "beside a published measurement: {} times its rate\n{}\nsource: {}; {}{differences}{candidates}",
         three_digits(run.ratio),
         table(&header, rows.into_iter().chain(style), 1),
         run.source,
@@ -231,22 +271,27 @@ fn published(pod: &PodReport) -> Option<String> {
     ))
 }
 
+fn candidate_table(candidates: &[Candidate]) -> String {
+    let rows = candidates.iter().map(|candidate| {
+        let ms = format!("{:.2}", candidate.milliseconds);
+        vec![candidate.cause.to_owned(), ms]
+    });
+    table(&["candidate", "ms a pipeline cycle"], rows, 1)
+}
+
 /// The beat of the published style of execution, by kind of work on the busiest IPU.
 fn style_tables(styles: &[PublishedStyle]) -> String {
     let one = |style: &PublishedStyle| {
         let beat = &style.beat;
-        let slower = |name: &str| {
-            let part = style.slower_beat.parts.iter().find(|p| p.name == name);
-            part.map_or(0, |p| p.cycles)
-        };
         let rows = beat.parts.iter().map(|part| {
             vec![
                 part.name.to_owned(),
                 grouped(part.cycles),
                 share(part.cycles, beat.cycles),
-                grouped(slower(part.name)),
+                grouped(style.slower_beat.part(part.name)),
             ]
         });
+        let by_ipu: Vec<String> = beat.ipu_cycles.iter().map(|&c| grouped(c)).collect();
         let between = vec![
             "between IPUs".to_owned(),
             grouped(beat.exchange_cycles),
@@ -255,7 +300,7 @@ fn style_tables(styles: &[PublishedStyle]) -> String {
         ];
         let header = ["", "cycles", "share", "with measured rearrangement"];
         format!(
-            "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s\n{}",
+            "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s; cycles by IPU {}\n{}",
             beat.meaning,
             if style.of_the_run {
                 " (the measured run's)"
@@ -267,6 +312,7 @@ fn style_tables(styles: &[PublishedStyle]) -> String {
             beat.busiest_ipu,
             three_digits(style.slower_samples_per_second),
             three_digits(style.samples_per_second),
+            by_ipu.join(", "),
             table(&header, rows.chain([between]), 1)
         )
     };

@@ -4,12 +4,16 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_ir::machine::link_cost::streaming_cycles;
+use superstep_ir::op::StateKind;
 use superstep_ir::program::Program;
 use superstep_passes::place::Recompute;
 
 use super::pace::Pace;
+use super::pod::PodReport;
 use super::pod::Rates;
-use crate::as_published::{Beat, Execution, Rearrangement, Variant, estimate};
+use crate::as_published::{Beat, Execution, GELU, MASKS, Plans, Rearrangement, Variant, estimate};
+use crate::compile::Compiled;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::manifest::Manifest;
@@ -180,11 +184,10 @@ const HEAD_SLICES: usize = 4;
 
 /// Estimates of the published style for a pipeline of halves; none for other programs, which nobody published.
 pub(super) fn published_style(
-    program: &Program,
-    manifest: &Manifest,
-    pace: &Pace,
-    update_cycles: u64,
+    compiled: &Compiled,
+    pod: &PodReport,
 ) -> Result<Vec<PublishedStyle>, Error> {
+    let Compiled { manifest, program } = compiled;
     if !manifest.pipelined || !manifest.precision.precision.has_half_partials() {
         return Ok(vec![]);
     }
@@ -193,6 +196,7 @@ pub(super) fn published_style(
     let run = runs()?
         .into_iter()
         .find(|run| run.is_of(machine, &config, manifest));
+    let mut plans = Plans::new();
     let styles = Variant::ALL.map(|variant| {
         let execution = Execution {
             machine,
@@ -208,11 +212,12 @@ pub(super) fn published_style(
             recompute: true,
             rearrangement: Rearrangement::Planner,
         };
-        let beat = estimate(&execution);
-        let slower_beat = estimate(&execution.with_measured_rearrangement());
+        let beat = estimate(&execution, &mut plans);
+        let slower_beat = estimate(&execution.with_measured_rearrangement(), &mut plans);
         let samples_per_second = |beat: &Beat| {
-            let cycles = u64::from(pace.pipeline_cycles(pace.micro_batches)) * beat.cycles;
-            manifest.samples_per_step() as f64 / machine.seconds(cycles + update_cycles)
+            let cycles = u64::from(pod.pipeline.pipeline_cycles) * beat.cycles;
+            manifest.samples_per_step() as f64
+                / machine.seconds(cycles + pod.pipeline.update_cycles)
         };
         PublishedStyle {
             of_the_run: run
@@ -225,4 +230,76 @@ pub(super) fn published_style(
         }
     });
     Ok(styles.into())
+}
+
+/// Why a measured pipeline cycle takes longer than a predicted one, and how much of it that may be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    pub cause: &'static str,
+    pub milliseconds: f64,
+}
+
+/// Candidate causes of the difference between this program and the run, each estimated where it can be; the last is what they leave.
+pub(super) fn candidates(compiled: &Compiled, pod: &PodReport) -> Vec<Candidate> {
+    let Some(run) = &pod.published else {
+        return vec![];
+    };
+    let of = |variant| {
+        pod.published_style
+            .iter()
+            .find(|s| s.beat.variant == variant)
+    };
+    let (Some(traced), Some(fused)) = (of(Variant::Transformers), of(Variant::Examples)) else {
+        return vec![];
+    };
+    let machine = &compiled.program.machine;
+    let ms = |cycles: f64| 1e3 * cycles / machine.clock_hz;
+    let more = |name| traced.beat.part(name) as f64 - fused.beat.part(name) as f64;
+    let own = pod.beat.cycles as f64;
+    let mut found = vec![
+        (
+            "gelu_new op by op, with PopLibs' vertex for powers",
+            ms(more(GELU)),
+        ),
+        ("scores divided, and masked by selects", ms(more(MASKS))),
+        (
+            "PopLibs' plans, one compute set an op, all layers run forward twice",
+            ms(fused.beat.cycles as f64 - own),
+        ),
+        (
+            "operands rearranged at the rate of PopLibs' regression",
+            ms(traced.slower_beat.cycles as f64 - traced.beat.cycles as f64),
+        ),
+        (
+            "optimiser state loaded from streaming memory and stored, an update's share",
+            ms(off_chip_cycles(&compiled.program)) / f64::from(pod.pipeline.pipeline_cycles.max(1)),
+        ),
+    ];
+    let known: f64 = found.iter().map(|c| c.1).sum();
+    let measured = run.measured_milliseconds_per_pipeline_cycle_at_most;
+    found.push((
+        "left over: data loaded on the host, checkpoints, vertices in C++, code not outlined",
+        measured - ms(own) - known,
+    ));
+    let candidate = |(cause, milliseconds)| Candidate {
+        cause,
+        milliseconds,
+    };
+    found.into_iter().map(candidate).collect()
+}
+
+/// Cycles of an update in which the IPU with most optimiser state loads it from streaming memory and stores it again.
+fn off_chip_cycles(program: &Program) -> f64 {
+    let mut by_ipu = vec![0u64; program.ipus as usize];
+    for state in &program.states {
+        let variable = program.variable(state.variable);
+        let ipu = program.grid(variable.grid).ipu.index();
+        if state.kind == StateKind::OptimiserState
+            && let Some(sum) = by_ipu.get_mut(ipu)
+        {
+            *sum += variable.ty.bytes() as u64;
+        }
+    }
+    let bytes = by_ipu.into_iter().max().unwrap_or(0);
+    2.0 * streaming_cycles(&program.machine, bytes) as f64
 }
