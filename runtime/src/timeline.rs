@@ -252,7 +252,7 @@ pub fn timeline(program: &Program) -> Timeline {
     timeline_with(program, &DistinctMoves::of(program))
 }
 
-/// The same with the program's moves expanded before.
+/// The same with the program's moves expanded before, or those of a program that differs in its machine only.
 pub fn timeline_with<'p>(program: &'p Program, moves: &'p DistinctMoves<'p>) -> Timeline {
     account::account(program, moves)
 }

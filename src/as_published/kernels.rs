@@ -181,3 +181,44 @@ impl Kernels<'_> {
         front.best_within(self.budget).cost.cycles()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernels(machine: &Machine) -> Kernels<'_> {
+        Kernels {
+            machine,
+            budget: 156 << 10,
+            rearrangement: Rearrangement::Planner,
+        }
+    }
+
+    #[test]
+    fn slow_functions_by_hand() {
+        let mk2 = Machine::mk2();
+        let k = kernels(&mk2);
+        // [1024, 3072]: 2,138 elements on the fullest tile, 357 for a worker.
+        let inner = 1024 * 3072;
+        assert_eq!(k.pow(inner), 126 + 6 * (20 + 357 * 325) + 11);
+        assert_eq!(k.select(inner), 126 + 6 * (11 + 357 * 5));
+        // Planner: 2,673 cycles of copies, 1,069 words.
+        assert_eq!(k.rearrange(inner), 126 + 2_673 + 126 + 60 + 1_069);
+        let measured = Kernels {
+            rearrangement: Rearrangement::Regression,
+            ..k
+        };
+        assert_eq!(
+            measured.rearrange(inner),
+            126 + 587 + 4_276 * 3_125 / 1_000 + 126 + 60 + 1_069
+        );
+    }
+
+    #[test]
+    fn softmax_takes_about_three_cycles_an_element() {
+        let mk2 = Machine::mk2();
+        let elements = 12 * 1024 * 1024;
+        let each = kernels(&mk2).softmax(elements) as f64 / (elements as f64 / 1472.0);
+        assert!((3.0..3.4).contains(&each), "{each}");
+    }
+}

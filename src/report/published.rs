@@ -303,3 +303,25 @@ fn off_chip_cycles(program: &Program) -> f64 {
     let bytes = by_ipu.into_iter().max().unwrap_or(0);
     2.0 * streaming_cycles(&program.machine, bytes) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_measurements_reads_and_its_machines_are_known() {
+        let runs = runs().unwrap();
+        assert!(!runs.is_empty());
+        for run in runs {
+            assert!(Machine::preset(&run.chip).is_some(), "{}", run.chip);
+            assert!(!run.source.is_empty() && run.samples_per_second > 0.0);
+            // What is measured cannot be faster than its pipeline cycles allow.
+            let stages = superstep_passes::stage::stage_count(&run.layers_per_ipu);
+            let cycles = f64::from(run.gradient_accumulation_steps + stages - 1);
+            let samples = f64::from(run.gradient_accumulation_steps * run.replication_factor);
+            let milliseconds = 1e3 * samples / run.samples_per_second / cycles;
+            let most = run.milliseconds_per_pipeline_cycle_at_most;
+            assert!((milliseconds / most - 1.0).abs() < 0.01, "{milliseconds}");
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use superstep_ir::machine::ranges::RANGES;
 use superstep_ir::program::Program;
-use superstep_runtime::timeline::timeline;
+use superstep_ir::program::cost::moves::DistinctMoves;
+use superstep_runtime::timeline::timeline_with;
 
 use super::pace::Pace;
 use crate::compile::Compiled;
@@ -35,7 +36,8 @@ pub fn sensitivity(
     samples_per_second: f64,
 ) -> Result<Vec<Sensitivity>, Error> {
     let mut rows = Vec::new();
-    let mut program = compiled.program.clone();
+    // What is moved does not depend on how fast.
+    let moves = DistinctMoves::of(&compiled.program);
     for range in RANGES {
         let Some(ends) = range.ends(&compiled.program.machine) else {
             continue;
@@ -43,8 +45,11 @@ pub fn sensitivity(
         let ends = ends.map_err(|e| Error::failed(e.to_string()))?;
         let mut at = Vec::new();
         for (machine, value) in ends.into_iter().zip([range.least, range.most]) {
-            program.machine = machine;
-            at.push(end(compiled, &program, value));
+            let program = Program {
+                machine,
+                ..compiled.program.clone()
+            };
+            at.push(end(compiled, &program, &moves, value));
         }
         let change = |end: &End| (end.samples_per_second / samples_per_second - 1.0).abs();
         let effect = at.iter().map(change).fold(0.0, f64::max);
@@ -62,8 +67,13 @@ pub fn sensitivity(
     Ok(rows)
 }
 
-fn end(compiled: &Compiled, program: &Program, value: &'static str) -> End {
-    let time = timeline(program);
+fn end<'p>(
+    compiled: &Compiled,
+    program: &'p Program,
+    moves: &'p DistinctMoves<'p>,
+    value: &'static str,
+) -> End {
+    let time = timeline_with(program, moves);
     let beat = Pace::of(&time, &compiled.manifest).beat;
     End {
         value,
