@@ -18,3 +18,4 @@ pub mod session;
 pub mod settings;
 pub mod sweep;
 pub mod train;
+pub mod tune;

@@ -17,6 +17,8 @@ use crate::compile::Compiled;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::manifest::Manifest;
+use crate::settings::TrainingSettings;
+use crate::tune::Plan;
 
 const RUNS: &str = include_str!("published.toml");
 
@@ -24,6 +26,19 @@ const RUNS: &str = include_str!("published.toml");
 #[serde(deny_unknown_fields)]
 struct Runs {
     run: Vec<Run>,
+    plan: Vec<PublishedPlan>,
+}
+
+/// Layers on each IPU for a model, with as many replicas as a pod has room for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishedPlan {
+    #[serde(rename = "source")]
+    _source: String,
+    n_layer: usize,
+    n_embd: usize,
+    ipus: u32,
+    layers_per_ipu: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -100,8 +115,35 @@ pub struct PublishedStyle {
 }
 
 fn runs() -> Result<Vec<Run>, Error> {
-    let runs: Runs = toml::from_str(RUNS).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(runs.run)
+    Ok(table()?.run)
+}
+
+fn table() -> Result<Runs, Error> {
+    toml::from_str(RUNS).map_err(|e| Error::failed(e.to_string()))
+}
+
+/// The plan that was published for a model on such a pod, if the global batch can be divided that way.
+pub fn published_plan(
+    config: &Gpt2Config,
+    base: &TrainingSettings,
+    global_batch: usize,
+) -> Result<Option<Plan>, Error> {
+    let plan = table()?.plan.into_iter().find(|plan| {
+        let shape = (plan.n_layer, plan.n_embd, plan.ipus);
+        shape == (config.n_layer, config.n_embd, base.machine.ipus)
+    });
+    Ok(plan.and_then(|plan| {
+        let replicas = plan.ipus / plan.layers_per_ipu.len() as u32;
+        let divides = global_batch.is_multiple_of(replicas as usize);
+        divides.then(|| Plan {
+            replicas,
+            batch_size: 1,
+            accumulation: (global_batch / replicas as usize) as u32,
+            recompute: Recompute::EveryLayer,
+            loss_chunks: None,
+            layers_per_ipu: plan.layers_per_ipu,
+        })
+    }))
 }
 
 impl Run {
