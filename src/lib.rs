@@ -1,5 +1,6 @@
 //! superstep: the outside world around the compiler and the runtime.
 
+pub mod as_published;
 pub mod atomic_file;
 pub mod cli;
 pub mod compile;
@@ -18,3 +19,4 @@ pub mod session;
 pub mod settings;
 pub mod sweep;
 pub mod train;
+pub mod tune;

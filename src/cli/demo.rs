@@ -44,7 +44,7 @@ const PROMPT: &str = "It was";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one.
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one.
     #[arg(long = "machine", value_name = "NAME|FILE.toml", default_value = "ipu")]
     machine: String,
     /// Optimiser steps.

@@ -19,7 +19,7 @@ use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Program")]
 pub(super) struct ProgramOptions {
-    /// Machine: mk2, bow, c600, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: mk2, bow, c600, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     pub(super) machine: Option<String>,
     /// Tokens of a training sample [default: the model's n_positions, at most 1024].
