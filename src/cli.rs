@@ -20,6 +20,7 @@ mod ipu_config;
 mod model_options;
 mod opt;
 mod output;
+mod plan_cache_options;
 mod precision_options;
 mod program_options;
 mod progress;

@@ -17,3 +17,4 @@ pub mod session;
 pub mod settings;
 pub mod sweep;
 pub mod train;
+pub mod user_cache;

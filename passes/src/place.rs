@@ -14,6 +14,7 @@ use crate::balance::LayerCycles;
 use crate::budget::Budgets;
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
+use crate::plan::book::{Choice, ModuleKey, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
 use crate::replicate::{Replication, replicate};
@@ -69,6 +70,8 @@ pub struct Placed {
     /// How the products are executed.
     pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
+    /// The budget with which it fits, counted in the order in which budgets are tried.
+    pub budget: usize,
     pub fit: MemoryFit,
     /// Seconds spent in each step of placement, by name.
     pub seconds: Vec<(&'static str, f64)>,
@@ -109,7 +112,7 @@ const SHARES_OF_FREE: [f64; 4] = [0.9, 0.75, 0.55, 0.35];
 const THRIFTY: [f64; 2] = [0.07, 0.04];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
-/// (when the assignment is free) are tried before giving up.
+/// (when the assignment is free) are tried before giving up. Plans and outcome go into `book`, and are not searched for when it has them.
 ///
 /// # Errors
 /// An impossible assignment, an op without a tile program, or too little memory.
@@ -117,6 +120,31 @@ pub fn place(
     module: &Module,
     machine: &Machine,
     options: &PlacementOptions,
+    book: &mut PlanBook,
+) -> Result<Placed, PlacementError> {
+    let known = std::mem::replace(book, PlanBook::new(machine)).about(machine);
+    let key = ModuleKey::of(module, options);
+    let choice = known.choice(key).cloned();
+    let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials, known);
+    let placed = place_from(choice, module, machine, options, &mut plans);
+    *book = plans.into_book();
+    if let Ok(placed) = &placed {
+        let choice = Choice {
+            layers_per_ipu: placed.layers_per_ipu.clone(),
+            budget: placed.budget,
+        };
+        book.settle(key, choice);
+    }
+    placed
+}
+
+/// Tries a choice that is known to fit, then searches.
+fn place_from(
+    choice: Option<Choice>,
+    module: &Module,
+    machine: &Machine,
+    options: &PlacementOptions,
+    plans: &mut MatmulPlans,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
     let replicas = options.replicas.max(1);
@@ -133,20 +161,25 @@ pub fn place(
         ipus: machine.ipus / replicas,
         ..machine.clone()
     };
-    let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
     let mut clock = Clock::default();
     let prepared = prepare(module, options, &mut clock)?;
-    let mut place_on = |layers_per_ipu| {
-        let clock = clock.clone();
-        place_on(
-            &prepared,
-            machine,
+    let mut place_with = |layers_per_ipu, first_budget| {
+        let choice = Choice {
             layers_per_ipu,
-            options,
-            &mut plans,
-            clock,
-        )
+            budget: first_budget,
+        };
+        place_on(&prepared, machine, choice, options, plans, clock.clone())
     };
+    if let Some(Choice {
+        layers_per_ipu,
+        budget,
+    }) = choice
+        && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
+        && let Ok(placed) = place_with(known, budget)
+    {
+        return Ok(placed);
+    }
+    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, 0);
     if let Some(given) = &options.layers_per_ipu {
         return place_on(stage::check(given, layers, &of_one)?);
     }
@@ -214,15 +247,16 @@ fn prepare(
     Ok(prepared)
 }
 
-/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits.
+/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits, from `choice` on.
 fn place_on(
     prepared: &Module,
     machine: &Machine,
-    layers_per_ipu: LayersPerIpu,
+    choice: Choice,
     options: &PlacementOptions,
     plans: &mut MatmulPlans,
     mut clock: Clock,
 ) -> Result<Placed, PlacementError> {
+    let layers_per_ipu = choice.layers_per_ipu;
     let mut staged = prepared.clone();
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
@@ -249,7 +283,8 @@ fn place_on(
         .map(|&share| Budgets::of_free_memory(&first.program, available, share));
     let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
     let mut last = None;
-    for budgets in of_free.chain(thrifty) {
+    let first = choice.budget.min(SHARES_OF_FREE.len() + THRIFTY.len() - 1);
+    for (budget, budgets) in of_free.chain(thrifty).enumerate().skip(first) {
         let Lowered {
             mut program,
             products,
@@ -260,6 +295,7 @@ fn place_on(
                     program,
                     products,
                     layers_per_ipu,
+                    budget,
                     fit,
                     seconds: clock.seconds,
                 });
