@@ -278,17 +278,17 @@ fn place_on(
     let mut first = lowered(&even, &mut clock)?;
     clock.time("memory", || live_ranges(&mut first.program));
     let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
-    let of_free = SHARES_OF_FREE
-        .iter()
-        .map(|&share| Budgets::of_free_memory(&first.program, available, share));
-    let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
+    let budgets = |number: usize| match SHARES_OF_FREE.get(number) {
+        Some(&share) => Budgets::of_free_memory(&first.program, available, share),
+        None => Budgets::proportion(machine, THRIFTY[number - SHARES_OF_FREE.len()]),
+    };
     let mut last = None;
-    let first = choice.budget.min(SHARES_OF_FREE.len() + THRIFTY.len() - 1);
-    for (budget, budgets) in of_free.chain(thrifty).enumerate().skip(first) {
+    let tried = SHARES_OF_FREE.len() + THRIFTY.len();
+    for budget in choice.budget.min(tried - 1)..tried {
         let Lowered {
             mut program,
             products,
-        } = lowered(&budgets, &mut clock)?;
+        } = lowered(&budgets(budget), &mut clock)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
