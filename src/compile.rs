@@ -8,6 +8,7 @@ use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile_by_b
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
 use superstep_passes::pipeline;
 use superstep_passes::plan::PlanBook;
+use superstep_passes::plan::book::Key;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
@@ -94,14 +95,31 @@ fn fit(
     book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<(Placed, usize), Error> {
+    if let Some(asked) = settings.loss_chunks {
+        return Ok((compile_with(config, settings, asked, book, sink)?, asked));
+    }
+    let key = Key::of(&format!("{settings:?} {}", config.to_json()));
+    if let Some(chunks) = book.loss_chunks(key)
+        && let Ok(placed) = compile_with(config, settings, chunks, book, sink)
+    {
+        return Ok((placed, chunks));
+    }
+    let fitted = fewest_chunks(config, settings, book, sink);
+    if let Ok((_, chunks)) = &fitted {
+        book.set_loss_chunks(key, *chunks);
+    }
+    fitted
+}
+
+fn fewest_chunks(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    book: &mut PlanBook,
+    sink: &mut dyn IrSink,
+) -> Result<(Placed, usize), Error> {
     let rows = settings.batch_size.saturating_mul(settings.block_size);
-    let mut chunks = match settings.loss_chunks {
-        Some(asked) => return Ok((compile_with(config, settings, asked, book, sink)?, asked)),
-        None => {
-            let precision = settings.precision.precision;
-            loss_chunks(rows, config.vocab_size, &settings.machine, precision)
-        }
-    };
+    let precision = settings.precision.precision;
+    let mut chunks = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
     let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {

@@ -14,7 +14,7 @@ use crate::balance::LayerCycles;
 use crate::budget::Budgets;
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
-use crate::plan::book::{Choice, ModuleKey, PlanBook};
+use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
 use crate::replicate::{Replication, replicate};
@@ -123,7 +123,7 @@ pub fn place(
     book: &mut PlanBook,
 ) -> Result<Placed, PlacementError> {
     let known = std::mem::replace(book, PlanBook::new(machine)).about(machine);
-    let key = ModuleKey::of(module, options);
+    let key = Key::of_module(module, options);
     let choice = known.choice(key).cloned();
     let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials, known);
     let placed = place_from(choice, module, machine, options, &mut plans);
@@ -133,7 +133,7 @@ pub fn place(
             layers_per_ipu: placed.layers_per_ipu.clone(),
             budget: placed.budget,
         };
-        book.settle(key, choice);
+        book.choose(key, choice);
     }
     placed
 }

@@ -25,6 +25,9 @@ pub struct PlanBook {
     fronts: IndexMap<(PlanStyle, MatmulProblem), Front, FxBuildHasher>,
     #[serde(with = "indexmap::map::serde_seq")]
     choices: IndexMap<u64, Choice, FxBuildHasher>,
+    /// Loss chunks with which a program fits, by program.
+    #[serde(with = "indexmap::map::serde_seq")]
+    chunks: IndexMap<u64, usize, FxBuildHasher>,
     /// Something was added since the book was opened.
     #[serde(skip)]
     is_changed: bool,
@@ -45,6 +48,7 @@ impl PlanBook {
             machine: machine.clone(),
             fronts: IndexMap::default(),
             choices: IndexMap::default(),
+            chunks: IndexMap::default(),
             is_changed: false,
         }
     }
@@ -74,9 +78,10 @@ impl PlanBook {
 
     /// Forgets the half that it has known for longest; false if there is nothing to forget.
     pub fn forget_half(&mut self) -> bool {
-        let knew = self.fronts.len() + self.choices.len();
+        let knew = self.fronts.len() + self.choices.len() + self.chunks.len();
         self.fronts.drain(..self.fronts.len().div_ceil(2));
         self.choices.drain(..self.choices.len().div_ceil(2));
+        self.chunks.drain(..self.chunks.len().div_ceil(2));
         knew > 0
     }
 
@@ -85,6 +90,7 @@ impl PlanBook {
         debug_assert_eq!(self.machine, other.machine);
         self.fronts.extend(other.fronts);
         self.choices.extend(other.choices);
+        self.chunks.extend(other.chunks);
     }
 
     /// The plans of a problem that none beats in both memory and cycles, searched for if they are not known.
@@ -96,25 +102,40 @@ impl PlanBook {
         })
     }
 
-    pub(crate) fn choice(&self, module: ModuleKey) -> Option<&Choice> {
+    /// What placement settled on for a module.
+    pub(crate) fn choice(&self, module: Key) -> Option<&Choice> {
         self.choices.get(&module.0)
     }
 
-    pub(crate) fn settle(&mut self, module: ModuleKey, choice: Choice) {
+    pub(crate) fn choose(&mut self, module: Key, choice: Choice) {
         let known = self.choices.insert(module.0, choice.clone());
         self.is_changed |= known.is_none_or(|known| known != choice);
     }
+
+    /// The number of loss chunks with which a program fits.
+    pub fn loss_chunks(&self, program: Key) -> Option<usize> {
+        self.chunks.get(&program.0).copied()
+    }
+
+    pub fn set_loss_chunks(&mut self, program: Key, chunks: usize) {
+        let known = self.chunks.insert(program.0, chunks);
+        self.is_changed |= known != Some(chunks);
+    }
 }
 
-/// Stands for a module and how it is to be placed. Two that met by chance would cost time and nothing else: a choice is a place to start.
+/// Stands for what a search was about. What it leads to is only where the next search starts, so nothing is wrong when two meet by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ModuleKey(u64);
+pub struct Key(u64);
 
-impl ModuleKey {
-    pub(crate) fn of(module: &Module, options: &PlacementOptions) -> ModuleKey {
+impl Key {
+    pub fn of(what: &str) -> Key {
         let mut hasher = DefaultHasher::new();
-        print_module(module).hash(&mut hasher);
-        format!("{options:?}").hash(&mut hasher);
-        ModuleKey(hasher.finish())
+        what.hash(&mut hasher);
+        Key(hasher.finish())
+    }
+
+    /// Of a module and how it is to be placed.
+    pub(crate) fn of_module(module: &Module, options: &PlacementOptions) -> Key {
+        Key::of(&format!("{}\n{options:?}", print_module(module)))
     }
 }

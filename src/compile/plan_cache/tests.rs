@@ -177,6 +177,21 @@ fn a_choice_is_where_the_search_starts() {
 }
 
 #[test]
+fn so_is_a_number_of_loss_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    let cold = cold(&settings());
+    compiled(folder.path(), &settings()).unwrap();
+    for (chunks, expected) in [(4, 4), (0, 1), (2, 2), (1000, 1)] {
+        edit(folder.path(), |book| {
+            book["chunks"][0][1] = json!(chunks);
+        });
+        let found = compiled(folder.path(), &settings()).unwrap();
+        assert_eq!(found.manifest.loss_chunks, expected);
+        assert_eq!(found.program == cold.program, expected == 1);
+    }
+}
+
+#[test]
 fn what_is_not_what_was_written_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let cold = cold(&settings());
