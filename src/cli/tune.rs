@@ -50,7 +50,10 @@ impl Options {
             check_writable_file(path)?;
         }
         let model = self.model.load()?;
-        let base = self.program.settings(&self.optimiser, &model.config)?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let base = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
         if base.print_ir_after.is_some() {
             return Err(Error::usage(
                 "--print_ir_after is for one compilation, not for a search",
@@ -67,6 +70,7 @@ impl Options {
             name: &model.name,
             config: &model.config,
             base: &base,
+            plans: &self.program.plan_cache.cache()?,
             global_batch,
             time_limit: Duration::from_secs(self.time_limit),
             seeds,
