@@ -22,6 +22,7 @@ mod ring;
 mod softmax;
 mod tables;
 mod transpose;
+mod turn;
 mod vertex;
 mod vertex_memory;
 
@@ -179,7 +180,7 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
         Codelet::Cast => cast::kernel(DType::F32, DType::F32)?,
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
-        Codelet::Transpose => Box::new(transpose::Transpose),
+        Codelet::Transpose => Box::new(transpose::Transpose { isa }),
         Codelet::Fill { .. } | Codelet::Stash | Codelet::Restore | Codelet::Advance => {
             return None;
         }
