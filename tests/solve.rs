@@ -45,7 +45,7 @@ fn check(file: &Path, out: &Path) {
 #[test]
 fn hard_instances_fit() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["A", "C", "D", "F", "G", "J", "K"] {
+    for name in ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"] {
         let (file, out) = (instance(name), folder.path().join("out.csv"));
         solve(&file, CAPACITY, &out, "").ok();
         check(&file, &out);

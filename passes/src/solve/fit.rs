@@ -3,7 +3,8 @@
 //! Depth-first search over *canonical* packings, in which every item rests on another or on the floor and items are placed in order of
 //! offset. What keeps it small: an item that would float above a hole in which a waiting one fits is never placed (dominance); in every section
 //! of time the lowest waiting item and the sum of all waiting ones must fit (inference); waiting items that no longer overlap in time
-//! fall into parts that are searched apart (decomposition). Several orders are tried in turn with growing numbers of nodes, so that the outcome
+//! fall into parts that are searched apart, each as a problem of its own: in an order by what is still waiting in it, and with no memory of what
+//! was placed last (decomposition). Several orders are tried in turn with growing numbers of nodes, so that the outcome
 //! depends on the problem and the budget alone, never on the clock.
 
 /// An item: `size` bytes in `[lower, upper)` of time.
@@ -54,11 +55,10 @@ pub fn fit(items: &[Interval], capacity: u64, budget: u64) -> Fit {
         return Fit::Impossible { nodes: 0 };
     }
     let problem = Problem::new(items, capacity);
-    let orders = orders(&problem);
     let (mut spent, mut round) = (0, FIRST_ROUND);
     while spent < budget {
-        for rank in &orders {
-            let mut search = Search::new(&problem, rank, round.min(budget - spent));
+        for order in ORDERS {
+            let mut search = Search::new(&problem, order, round.min(budget - spent));
             let all = (0..items.len() as u32).collect();
             let outcome = search.parts(all, None);
             spent += search.nodes;
@@ -157,40 +157,20 @@ fn section_starts(items: &[Interval]) -> Vec<u64> {
     starts
 }
 
-/// Ranks of the items in several orders: widest, largest in area, in the fullest sections, biggest first.
-fn orders(problem: &Problem) -> Vec<Vec<u32>> {
-    type Key = fn(u64, u128, u64, u64) -> [u128; 3];
-    let keys: [Key; 5] = [
-        |full, area, width, _| [full.into(), width.into(), area],
-        |full, area, width, _| [full.into(), area, width.into()],
-        |full, area, width, _| [width.into(), area, full.into()],
-        |full, area, width, _| [area, width.into(), full.into()],
-        |full, _, width, size| [size.into(), width.into(), full.into()],
-    ];
-    let totals: Vec<u64> = (0..problem.sections.len())
-        .map(|s| problem.total(s))
-        .collect();
-    keys.iter()
-        .map(|key| {
-            let mut order: Vec<usize> = (0..problem.items.len()).collect();
-            order.sort_by_cached_key(|&i| {
-                let item = &problem.items[i];
-                let full = totals[item.from..item.to]
-                    .iter()
-                    .max()
-                    .copied()
-                    .unwrap_or(0);
-                let area = u128::from(item.width) * u128::from(item.size);
-                (std::cmp::Reverse(key(full, area, item.width, item.size)), i)
-            });
-            let mut rank = vec![0; order.len()];
-            for (r, i) in order.into_iter().enumerate() {
-                rank[i] = r as u32;
-            }
-            rank
-        })
-        .collect()
+/// What an order goes by, the first first: the fullest section of an item, its width in time, its area.
+#[derive(Clone, Copy)]
+enum Key {
+    Fullest,
+    Width,
+    Area,
 }
+
+/// Orders in which items are tried that could be placed at the same offset.
+const ORDERS: [[Key; 3]; 3] = [
+    [Key::Width, Key::Area, Key::Fullest],
+    [Key::Fullest, Key::Area, Key::Width],
+    [Key::Fullest, Key::Width, Key::Area],
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -207,7 +187,8 @@ enum Change {
 
 struct Search<'p> {
     problem: &'p Problem,
-    rank: &'p [u32],
+    order: [Key; 3],
+    rank: Vec<u32>,
     budget: u64,
     nodes: u64,
     placed: Vec<bool>,
@@ -217,17 +198,20 @@ struct Search<'p> {
     /// Of each section: sizes of waiting items, and the least of their floors.
     waiting: Vec<u64>,
     section_floor: Vec<u64>,
+    /// Of each section, whether its floor may have to be raised.
+    stale: Vec<bool>,
     changes: Vec<Change>,
     trail: Vec<u32>,
 }
 
 impl<'p> Search<'p> {
-    fn new(problem: &'p Problem, rank: &'p [u32], budget: u64) -> Search<'p> {
+    fn new(problem: &'p Problem, order: [Key; 3], budget: u64) -> Search<'p> {
         let n = problem.items.len();
         let sections = problem.sections.len();
         Search {
             problem,
-            rank,
+            order,
+            rank: vec![0; n],
             budget,
             nodes: 0,
             placed: vec![false; n],
@@ -235,12 +219,13 @@ impl<'p> Search<'p> {
             floor: vec![0; n],
             waiting: (0..sections).map(|s| problem.total(s)).collect(),
             section_floor: vec![0; sections],
+            stale: vec![false; sections],
             changes: Vec::new(),
             trail: Vec::new(),
         }
     }
 
-    /// Places all waiting items of `items`, part by part; `last` is the offset and rank of the item placed before.
+    /// Places all waiting items of `items`, part by part; `last` is the offset and rank of the item placed before, if there is one.
     fn parts(&mut self, mut items: Vec<u32>, last: Option<(u64, u32)>) -> Outcome {
         items.retain(|&i| !self.placed[i as usize]);
         items.sort_unstable_by_key(|&i| self.problem.items[i as usize].from);
@@ -254,14 +239,45 @@ impl<'p> Search<'p> {
             }
             end = end.max(item.to);
         }
+        if let [only] = parts.as_slice()
+            && last.is_some()
+        {
+            return self.part(only, last);
+        }
         parts.sort_by_key(Vec::len);
         for part in parts {
-            match self.part(&part, last) {
-                Outcome::Solved => {}
-                outcome => return outcome,
+            let before: Vec<u32> = part.iter().map(|&i| self.rank[i as usize]).collect();
+            self.rank_part(&part);
+            let outcome = self.part(&part, None);
+            for (&i, rank) in part.iter().zip(before) {
+                self.rank[i as usize] = rank;
+            }
+            if outcome != Outcome::Solved {
+                return outcome;
             }
         }
         Outcome::Solved
+    }
+
+    /// Ranks the items of a part by the order of this search.
+    fn rank_part(&mut self, part: &[u32]) {
+        let key = |&i: &u32| {
+            let item = &self.problem.items[i as usize];
+            let keys = self.order.map(|key| match key {
+                Key::Fullest => {
+                    let sections = self.waiting[item.from..item.to].iter();
+                    u128::from(sections.max().copied().unwrap_or(0))
+                }
+                Key::Width => item.width.into(),
+                Key::Area => u128::from(item.width) * u128::from(item.size),
+            });
+            (std::cmp::Reverse(keys), i)
+        };
+        let mut order = part.to_vec();
+        order.sort_by_cached_key(key);
+        for (rank, i) in order.into_iter().enumerate() {
+            self.rank[i as usize] = rank as u32;
+        }
     }
 
     /// One part: all ways to choose the item that comes next.
@@ -307,13 +323,19 @@ impl<'p> Search<'p> {
         let item = problem.items[i as usize];
         let offset = self.floor[i as usize];
         let top = offset + item.size;
+        // Whatever waits in a section of the item will lie on it. Most failures are seen here, before anything is changed.
+        let mut own = self.waiting[item.from..item.to].iter();
+        if top > problem.capacity || own.any(|&w| offset + w > problem.capacity) {
+            return (false, true);
+        }
         self.placed[i as usize] = true;
         self.offset[i as usize] = offset;
         self.trail.push(i);
+        self.raised(item, offset);
         for waiting in &mut self.waiting[item.from..item.to] {
             *waiting -= item.size;
         }
-        let (mut possible, mut carries) = (top <= problem.capacity, false);
+        let (mut possible, mut carries) = (true, false);
         let (mut from, mut to) = (item.from, item.to);
         for &j in &problem.overlaps[i as usize] {
             let other = problem.items[j as usize];
@@ -323,9 +345,10 @@ impl<'p> Search<'p> {
             carries = true;
             let floor = &mut self.floor[j as usize];
             if *floor < top {
-                self.changes.push(Change::Floor(j, *floor));
-                *floor = top;
+                let before = std::mem::replace(floor, top);
+                self.changes.push(Change::Floor(j, before));
                 (from, to) = (from.min(other.from), to.max(other.to));
+                self.raised(other, before);
                 possible &= top + other.size <= problem.capacity;
             }
         }
@@ -333,12 +356,21 @@ impl<'p> Search<'p> {
         (possible, carries)
     }
 
+    /// Notes the sections whose floor an item held that is not at `before` any more.
+    fn raised(&mut self, item: Item, before: u64) {
+        let sections = item.from..item.to;
+        let floors = &self.section_floor[sections.clone()];
+        for (stale, &floor) in self.stale[sections].iter_mut().zip(floors) {
+            *stale |= floor >= before;
+        }
+    }
+
     /// Raises the floors of sections; those of the item itself first, where most failures are.
     fn sections_fit(&mut self, item: Item, all: std::ops::Range<usize>, offset: u64) -> bool {
         let own = item.from..item.to;
         let around = (all.start..own.start).chain(own.end..all.end);
         for s in own.clone().chain(around) {
-            if self.waiting[s] == 0 {
+            if !std::mem::take(&mut self.stale[s]) || self.waiting[s] == 0 {
                 continue;
             }
             let waiting = self.problem.sections[s].iter();
