@@ -10,7 +10,7 @@ use half::f16;
 use super::Isa;
 
 /// `to[i] = from[i]`, exactly.
-pub(super) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
+pub(crate) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len(), "a block keeps its size");
     #[cfg(target_arch = "x86_64")]
     if isa.has_avx2() {
