@@ -16,6 +16,7 @@ mod eval;
 mod explain;
 mod failure;
 mod generate;
+mod host_options;
 mod ipu_config;
 mod model_options;
 mod opt;

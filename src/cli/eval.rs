@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use superstep_ir::machine::Machine;
 
 use super::data_options::{DataFile, TextOptions};
+use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::{note, prepare_directory, say};
 use super::program_options::at_least_one;
@@ -64,9 +65,8 @@ pub(super) struct Options {
     /// Folder that keeps compiled programs for the next run of the same shape.
     #[arg(long = "executable_cache_dir", value_name = "DIR")]
     executable_cache_dir: Option<PathBuf>,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
@@ -84,7 +84,7 @@ impl Options {
         let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
         let machine = machine_named(self.machine.as_deref())?;
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
-        evaluator.threads = self.threads;
+        evaluator.host = self.host;
         evaluator.precision = self.precision;
         evaluator.cache.directory = self.executable_cache_dir.clone();
         let evaluation = evaluator.evaluate(&weights)?;
@@ -115,7 +115,7 @@ pub(super) struct Evaluator<'a> {
     machine: &'a Machine,
     blocks: TokenBlocks,
     batch_size: usize,
-    pub(super) threads: usize,
+    pub(super) host: HostOptions,
     pub(super) precision: Precision,
     pub(super) cache: ExecutableCache,
     session: Option<Session>,
@@ -133,7 +133,7 @@ impl<'a> Evaluator<'a> {
             machine,
             batch_size: batch_size.min(blocks.len()),
             blocks,
-            threads: 0,
+            host: HostOptions::default(),
             precision: Precision::default(),
             cache: ExecutableCache::default(),
             session: None,
@@ -159,7 +159,11 @@ impl<'a> Evaluator<'a> {
                 if let Origin::MadeAnew(reason) = origin {
                     note(format_args!("the kept program cannot be used: {reason}"));
                 }
-                none.insert(Session::load(Arc::new(program), weights, self.threads)?)
+                none.insert(Session::load(
+                    Arc::new(program),
+                    weights,
+                    &self.host.engine(),
+                )?)
             }
         };
         let bar = ProgressBar::new(self.blocks.len() as u64);

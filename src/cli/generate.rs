@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::say;
 use super::program_options::{above_zero, at_least_one, ratio};
@@ -50,9 +51,8 @@ pub(super) struct Options {
     /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
@@ -65,7 +65,7 @@ impl Options {
             weights: &weights,
             tokenizer: &tokenizer,
             machine: self.machine.as_deref(),
-            threads: self.threads,
+            host: self.host,
             precision: self.precision,
             max_new_tokens: self.max_new_tokens,
             block_size: self.block_size,
@@ -93,7 +93,7 @@ pub(super) struct Continuation<'a> {
     pub(super) weights: &'a Weights,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) machine: Option<&'a str>,
-    pub(super) threads: usize,
+    pub(super) host: HostOptions,
     pub(super) precision: Precision,
     pub(super) max_new_tokens: usize,
     pub(super) block_size: Option<usize>,
@@ -126,7 +126,7 @@ impl Continuation<'_> {
             .block_size(Some(self.block_size.unwrap_or(wanted)))?;
         let machine = machine_named(self.machine)?;
         let program = compile_generation(self.config, &machine, self.precision, length)?;
-        let mut session = Session::load(Arc::new(program), self.weights, self.threads)?;
+        let mut session = Session::load(Arc::new(program), self.weights, &self.host.engine())?;
         let stop = self
             .config
             .eos_token_id

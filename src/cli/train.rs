@@ -70,7 +70,7 @@ impl Options {
                 validation,
                 self.output.eval_batch_size,
             );
-            evaluator.threads = self.output.threads;
+            evaluator.host = self.output.host;
             evaluator.precision = compiled.manifest.precision.precision;
             evaluator.cache.directory = self.output.executable_cache_dir.clone();
             evaluator

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::super::data_options::TextOptions;
+use super::super::host_options::HostOptions;
 use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
 use crate::frontend::SaveDtype;
 use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
@@ -146,9 +147,8 @@ pub(super) struct OutputOptions {
     /// Folder that keeps compiled programs for the next run of the same shape.
     #[arg(long = "executable_cache_dir", value_name = "DIR")]
     pub(super) executable_cache_dir: Option<PathBuf>,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    pub(super) threads: usize,
+    #[command(flatten)]
+    pub(super) host: HostOptions,
 }
 
 impl ScheduleOptions {
