@@ -50,7 +50,7 @@ pub(super) struct Options {
     /// Samples of a batch.
     #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     batch_size: usize,
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.

@@ -48,7 +48,7 @@ pub(super) struct Options {
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
     #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
     precision: Precision,
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
     #[command(flatten)]

@@ -35,7 +35,7 @@ impl std::fmt::Display for Remedy {
 }
 
 /// Larger pods, in order of size.
-const LARGER: [&str; 3] = ["pod4", "pod16", "pod64"];
+const LARGER: [&str; 5] = ["pod4", "pod8", "pod16", "pod32", "pod64"];
 
 /// Compiles with one change after another: layers placed by the compiler, recomputation, more loss chunks, half the batch or the block, the next larger pod.
 pub fn remedies(
@@ -87,6 +87,7 @@ pub fn remedies(
             name: name.into(),
             ipus: pod.ipus,
             global_sync_cycles: pod.global_sync_cycles,
+            torus: pod.torus,
             ..settings.machine.clone()
         };
         // Only a preset has a name for the command line; another machine's file says how many IPUs it has.
