@@ -200,6 +200,8 @@ fn run_passes(
         matmul_plan: settings.matmul_plan,
         half_partials: settings.precision.precision.has_half_partials(),
         stochastic_rounding: settings.precision.stochastic_rounding,
+        ipus_per_replica: settings.ipus_per_replica,
+        matmul_proportion: settings.matmul_proportion.clone(),
     };
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {

@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod frontend;
 pub mod generate;
+pub mod ipu_config;
 pub mod manifest;
 pub mod precision;
 pub mod report;

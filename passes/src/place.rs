@@ -5,9 +5,12 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::graph::Module;
+use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
 use superstep_ir::op::infer::TypeError;
 use superstep_ir::program::{Program, Rounding};
+use superstep_ir::types::Real;
+use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
@@ -40,6 +43,10 @@ pub struct PlacementOptions {
     pub replicas: u32,
     /// Least elements of a weight whose optimiser state is shared out over the replicas; absent: every replica has all of it.
     pub sharded: Option<usize>,
+    /// Most IPUs that a replica may have, where `layers_per_ipu` is absent.
+    pub ipus_per_replica: Option<u32>,
+    /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
+    pub matmul_proportion: Vec<Real>,
 }
 
 /// Layers whose forward ops run again before their backward pass.
@@ -130,7 +137,7 @@ pub fn place(
     }
     // What one replica may have of it.
     let of_one = Machine {
-        ipus: machine.ipus / replicas,
+        ipus: (machine.ipus / replicas).min(options.ipus_per_replica.unwrap_or(u32::MAX)),
         ..machine.clone()
     };
     let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
@@ -240,14 +247,15 @@ fn place_on(
             lower(&staged, machine, execution, budgets, plans)
         })
     };
-    let even = Budgets::proportion(machine, FIRST_SHARE);
+    let limits = Limits::of(options, machine);
+    let even = Budgets::proportion(machine, FIRST_SHARE.min(limits.least));
     let mut first = lowered(&even, &mut clock)?;
     clock.time("memory", || live_ranges(&mut first.program));
     let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
     let of_free = SHARES_OF_FREE
         .iter()
-        .map(|&share| Budgets::of_free_memory(&first.program, available, share));
-    let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
+        .map(|&share| Budgets::of_free_memory(&first.program, available, share, &limits));
+    let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share.min(limits.least)));
     let mut last = None;
     for budgets in of_free.chain(thrifty) {
         let Lowered {
@@ -273,6 +281,32 @@ fn place_on(
         tried: ipus,
         ipus: machine.ipus,
     })
+}
+
+/// What the user allows temporaries of an op.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The smallest share of a tile, 1 where there is none.
+    least: f64,
+    by_ipu: Vec<Bytes>,
+}
+
+impl Limits {
+    fn of(options: &PlacementOptions, machine: &Machine) -> Limits {
+        let shares = &options.matmul_proportion;
+        let bytes = |share: &Real| (f64::from(machine.tile_memory) * share.0) as Bytes;
+        Limits {
+            least: shares.iter().fold(1.0, |least, share| share.0.min(least)),
+            by_ipu: shares.iter().map(bytes).collect(),
+        }
+    }
+
+    /// Bytes on a tile of an IPU.
+    pub fn on(&self, ipu: IpuId) -> Bytes {
+        let one_for_all = self.by_ipu.first().filter(|_| self.by_ipu.len() == 1);
+        let own = self.by_ipu.get(ipu.index()).or(one_for_all);
+        own.copied().unwrap_or(Bytes::MAX)
+    }
 }
 
 /// In what order the micro-batches of a step go through the stages.

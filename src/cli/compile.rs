@@ -33,7 +33,10 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
         let model = self.model.load()?;
-        let settings = self.program.settings(&self.optimiser, &model.config)?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let settings = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
         check_writable_file(&self.output)?;
         let start = Instant::now();
         let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)

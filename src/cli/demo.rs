@@ -21,6 +21,7 @@ use crate::frontend::{
     Gpt2Config, SaveDtype, Tokenizer, Weights, init_weights, preset, save_pretrained,
 };
 use crate::generate::Sampling;
+use crate::ipu_config::OutputMode;
 use crate::precision::{Precision, PrecisionSettings};
 use crate::report::Report;
 use crate::report::terminal::{pass_table, summary};
@@ -127,6 +128,10 @@ impl Options {
             recompute: Recompute::Nothing,
             replicas: 1,
             sharded: false,
+            offchip: false,
+            ipus_per_replica: None,
+            matmul_proportion: Vec::new(),
+            head_slices: 1,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,
@@ -154,6 +159,7 @@ impl Options {
             ),
             batch_size: BATCH_SIZE,
             device_iterations: 1,
+            output_mode: OutputMode::All,
             seed: SEED,
             replicas: 1,
             loss_scale: LossScale::starting_at(1.0),
