@@ -14,6 +14,7 @@ use super::program_options::{OptimiserOptions, ProgramOptions, at_least_one};
 use crate::atomic_file;
 use crate::compile::save;
 use crate::error::Error;
+use crate::precision::Precision;
 use crate::report::format::three_digits;
 use crate::report::published::published_plan;
 use crate::settings::TrainingSettings;
@@ -50,7 +51,10 @@ impl Options {
             check_writable_file(path)?;
         }
         let model = self.model.load()?;
-        let base = self.program.settings(&self.optimiser, &model.config)?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let base = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
         if base.print_ir_after.is_some() {
             return Err(Error::usage(
                 "--print_ir_after is for one compilation, not for a search",
@@ -63,6 +67,7 @@ impl Options {
             seeds.extend(reference(&base, global_batch)?);
         }
         seeds.extend(published_plan(&model.config, &base, global_batch)?);
+        seeds.dedup();
         let tuner = Tuner {
             name: &model.name,
             config: &model.config,
@@ -75,7 +80,7 @@ impl Options {
         let tuning = tuner.run(&mut bar)?;
         bar.bar.finish_and_clear();
         self.show(&tuning, &base)?;
-        self.write(&tuning)
+        self.write(&tuning, &base)
     }
 
     fn show(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
@@ -109,7 +114,7 @@ impl Options {
         Ok(())
     }
 
-    fn write(&self, tuning: &Tuning) -> Result<(), Error> {
+    fn write(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
         if let Some(out) = &self.json {
             let text = serde_json::to_string_pretty(tuning)
                 .map_err(|error| Error::failed(error.to_string()))?;
@@ -121,7 +126,7 @@ impl Options {
             return Ok(());
         };
         if is_json(out) {
-            let text = serde_json::to_string_pretty(&ipu_config(&best.plan))
+            let text = serde_json::to_string_pretty(&ipu_config(&best.plan, base))
                 .map_err(|error| Error::failed(error.to_string()))?;
             atomic_file::write(out, format!("{text}\n").as_bytes())?;
         } else {
@@ -155,9 +160,16 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
     }))
 }
 
-/// As `ipu_config.json` has it. Single layers that are kept have no field there: the nearest is to run all of them again.
-fn ipu_config(plan: &Plan) -> serde_json::Value {
+/// As `ipu_config.json` has it. The size of micro-batches and row blocks are options beside it; so are single layers that are kept: the
+/// nearest here is to run all of them again.
+fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
+    let precision = base.precision.precision;
     json!({
+        "device_iterations": 1,
+        "embedding_serialization_factor": base.head_slices,
+        "enable_half_first_order_momentum": precision == Precision::Recipe,
+        "enable_half_partials": precision.has_half_partials(),
+        "optimizer_state_offchip": base.offchip,
         "layers_per_ipu": plan.layers_per_ipu,
         "ipus_per_replica": plan.ipus_per_replica(),
         "replication_factor": plan.replicas,

@@ -98,7 +98,7 @@ struct Search<'a> {
 }
 
 /// A plan is compiled if its estimate is at least this part of the best rate so far: estimates are off by that much.
-const MARGIN: f64 = 0.97;
+const MARGIN: f64 = 0.85;
 /// An IPU may seem so much fuller than it is.
 const FULL: f64 = 1.1;
 
