@@ -21,6 +21,7 @@ mod layer_list;
 mod model_options;
 mod opt;
 mod output;
+mod plan_cache_options;
 mod precision_options;
 mod program_options;
 mod progress;

@@ -20,3 +20,4 @@ pub mod settings;
 pub mod sweep;
 pub mod train;
 pub mod tune;
+pub mod user_cache;

@@ -41,6 +41,34 @@ fn help_and_version_are_at_hand() {
 }
 
 #[test]
+fn plans_are_kept_where_the_user_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tiny, plans) = (fixture("tiny"), folder.path().join("made/plans"));
+    let compile = |name: &str, cache: &Path| {
+        let out = folder.path().join(name);
+        let line =
+            format!("compile --model_name_or_path {{}} {TINY} --plan_cache_dir {{}} -o {{}}");
+        superstep(&words(&line, &[&tiny, cache, &out])).ok();
+        let compiled = superstep::compile::open(&out).unwrap();
+        (compiled.program, compiled.manifest.products)
+    };
+    let without = compile("none.superstep", Path::new("none"));
+    let files = || {
+        std::fs::read_dir(&plans)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+    };
+    assert_eq!(compile("cold.superstep", &plans), without);
+    let kept: Vec<_> = files().collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(compile("warm.superstep", &plans), without);
+    std::fs::write(&kept[0], "superstep plans 1").unwrap();
+    assert_eq!(compile("damaged.superstep", &plans), without);
+    assert!(files().eq(kept));
+    assert!(!Path::new("none").exists());
+}
+
+#[test]
 fn compile_then_report_then_train_the_executable() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tiny.superstep");

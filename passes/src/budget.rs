@@ -125,7 +125,7 @@ fn residents(program: &Program, ipu: IpuId, spans: &[Option<(u32, u32)>]) -> Vec
             let variable = &program.variables[v];
             let grid = program.grid(variable.grid);
             let bytes = variable.tile_bytes(grid) as u64;
-            for (_, tile) in grid.iter() {
+            for tile in grid.tile_ids() {
                 let held = &mut now[tile.index()];
                 *held = if starts { *held + bytes } else { *held - bytes };
             }

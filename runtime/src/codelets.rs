@@ -22,6 +22,7 @@ mod ring;
 mod softmax;
 mod tables;
 mod transpose;
+mod turn;
 mod vertex;
 mod vertex_memory;
 
@@ -31,6 +32,9 @@ pub(crate) mod testing;
 use superstep_ir::program::Codelet;
 use superstep_ir::types::DType;
 
+use crate::exchange::Pieces;
+
+pub(crate) use half::widen;
 pub use isa::Isa;
 pub use matmul::{Product, multiply};
 pub(crate) use vertex::{Mismatch, Operand, Vertex};
@@ -59,6 +63,16 @@ pub(crate) trait Kernel: Send + Sync {
             .map(|o| o.elements() as f64)
             .sum::<f64>()
             * 0.5
+    }
+
+    /// Whether [`Kernel::run_on_pieces`] is there.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    /// Computes one checked vertex whose only input is given in pieces, in ascending order for each column of its result.
+    fn run_on_pieces(&self, _: &Pieces<'_>, _: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        unreachable!("only where `takes_pieces`");
     }
 
     /// Computes one checked vertex.
@@ -179,7 +193,7 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
         Codelet::Cast => cast::kernel(DType::F32, DType::F32)?,
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
-        Codelet::Transpose => Box::new(transpose::Transpose),
+        Codelet::Transpose => Box::new(transpose::Transpose { isa }),
         Codelet::Fill { .. } | Codelet::Stash | Codelet::Restore | Codelet::Advance => {
             return None;
         }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use superstep_ir::ids::VarId;
+
 use crate::codelets::{Kernel, Operand, Vertex};
+use crate::exchange::LoadedMove;
 use crate::layout::{GridTiles, Layout};
 
 /// A vertex group, resolved and checked.
@@ -11,6 +14,8 @@ pub(crate) struct Group {
     pub(crate) grid: Arc<GridTiles>,
     pub(crate) inputs: Vec<GroupOperand>,
     pub(crate) outputs: Vec<GroupOperand>,
+    /// A move that brings the only input, which is read where it comes from instead.
+    pub(crate) forwarded: Option<LoadedMove>,
     /// Step and group, where stores to f16 round at random.
     pub(crate) at_random: Option<(u32, u8)>,
     /// All vertices together on one thread, estimated.
@@ -19,6 +24,7 @@ pub(crate) struct Group {
 
 /// An operand on all tiles of the group.
 pub(crate) struct GroupOperand {
+    pub(crate) variable: VarId,
     pub(crate) address: usize,
     pub(crate) entry: Option<u32>,
     pub(crate) layout: Arc<Layout>,

@@ -7,12 +7,14 @@
 mod copies;
 mod expansion;
 mod overlap;
+mod pieces;
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use superstep_ir::ids::VarId;
 use superstep_ir::program::exchange::expand;
 use superstep_ir::program::{Exchange, Move, Program, View};
 
@@ -20,9 +22,11 @@ use crate::error::EngineError;
 use crate::layout::Layouts;
 use expansion::End;
 pub(crate) use expansion::Expansion;
+pub(crate) use pieces::{Pieces, in_row_order};
 
 /// One move: shared copies, own addresses.
 pub(crate) struct LoadedMove {
+    pub(crate) into: VarId,
     pub(crate) expansion: Arc<Expansion>,
     pub(crate) source: Place,
     pub(crate) destination: Place,
@@ -72,6 +76,7 @@ pub(crate) fn load(
             .iter()
             .zip(&mut expansion_of)
             .map(|(mv, number)| LoadedMove {
+                into: mv.destination,
                 expansion: expansions[number].clone(),
                 source: place(program, mv.source),
                 destination: place(program, mv.destination),
@@ -89,7 +94,7 @@ fn signature<'p>(
     shared: &[bool],
     mv: &'p Move,
 ) -> Signature<'p> {
-    let end = |v: superstep_ir::ids::VarId| (layouts.layout(v).id, layouts.grid(program, v));
+    let end = |v: VarId| (layouts.layout(v).id, layouts.grid(program, v));
     let ((source, from), (destination, to)) = (end(mv.source), end(mv.destination));
     (
         [source, from.arrangement, destination, to.arrangement],
@@ -103,7 +108,7 @@ fn signature<'p>(
     )
 }
 
-fn place(program: &Program, variable: superstep_ir::ids::VarId) -> Place {
+fn place(program: &Program, variable: VarId) -> Place {
     Place {
         ipu: program.grid_of(variable).ipu.0,
         address: program.variable(variable).address,
@@ -125,7 +130,7 @@ fn load_expansion(
         destination_name: destination_name.clone(),
         source: Box::new(source),
     })?;
-    let end = |v: superstep_ir::ids::VarId| End {
+    let end = |v: VarId| End {
         grid: layouts.grid(program, v),
         layout: layouts.layout(v),
         shared: shared[v.index()],

@@ -4,6 +4,7 @@
 //! operands that its kernel accepts and that do not run into each other; every copy of every exchange stays inside its blocks, and no
 //! exchange reads a byte that it writes; procedures do not call themselves. Work that identical layers share is done once.
 
+mod forwarding;
 mod groups;
 pub(crate) mod sharing;
 
@@ -17,6 +18,8 @@ use crate::compute::Group;
 use crate::error::EngineError;
 use crate::exchange::{self, LoadedMove};
 use crate::layout::Layouts;
+use forwarding::Forwarding;
+
 use crate::superstep::{Action, Actions, Span, Superstep};
 
 /// Procedures may be nested this deep; a compiler needs four or five levels.
@@ -69,6 +72,7 @@ impl Loaded {
             .filter_map(as_exchange);
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
+        let mut forwarding = Forwarding::of(program);
         let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
         for (procedure, numbers) in program.procedures.iter().zip(&numbers) {
@@ -76,6 +80,7 @@ impl Loaded {
                 done: Vec::new(),
                 open: None,
                 next: 0,
+                forwarding: &mut forwarding,
                 stepwise: options.stepwise,
             };
             for (step, &number) in procedure.steps.iter().zip(numbers) {
@@ -125,18 +130,19 @@ impl Loaded {
 }
 
 /// The steps of a procedure while supersteps are cut.
-struct Steps {
+struct Steps<'a> {
     done: Vec<(u32, LoadedStep)>,
     /// With the number of its first step.
     open: Option<(u32, Superstep)>,
     /// Number of the step that is added next.
     next: u32,
+    forwarding: &'a mut Forwarding,
     stepwise: bool,
 }
 
-impl Steps {
+impl Steps<'_> {
     /// Adds a step to the open superstep, or to a new one.
-    fn add(&mut self, step: Actions) {
+    fn add(&mut self, mut step: Actions) {
         let closed = self.open.as_ref().is_some_and(|open| !open.1.takes(&step));
         if self.stepwise || closed {
             self.close();
@@ -145,6 +151,11 @@ impl Steps {
         let open = self
             .open
             .get_or_insert_with(|| (next, Superstep::default()));
+        for action in &mut step.actions {
+            if let Action::Compute(group) = action {
+                self.forwarding.forward(group, &mut open.1);
+            }
+        }
         open.1.add(step);
     }
 

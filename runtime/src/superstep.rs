@@ -12,10 +12,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use superstep_ir::ids::VarId;
 
 use crate::codelets::{AtRandom, Scratch, VertexMemory};
 use crate::compute::Group;
-use crate::exchange::LoadedMove;
+use crate::exchange::{LoadedMove, Pieces};
 use crate::layout::GridTiles;
 use crate::tile_memory::{SharedTiles, TileMemory};
 
@@ -85,6 +86,24 @@ impl Superstep {
     pub(crate) fn takes(&self, step: &Actions) -> bool {
         let meet = |a: &[Span], b: &[Span]| a.iter().any(|a| b.iter().any(|b| a.meets(b)));
         !(meet(&self.sent, &step.written) || meet(&step.sent, &self.written))
+    }
+
+    /// Takes out the move that brings `variable`, if `allowed`.
+    pub(crate) fn take_move(
+        &mut self,
+        variable: VarId,
+        allowed: impl FnOnce(&LoadedMove) -> bool,
+    ) -> Option<LoadedMove> {
+        let brings = |a: &Action| matches!(a, Action::Receive(mv) if mv.into == variable);
+        let at = self.actions.iter().position(brings)?;
+        match &self.actions[at] {
+            Action::Receive(mv) if allowed(mv) => {}
+            _ => return None,
+        }
+        match self.actions.remove(at) {
+            Action::Receive(mv) => Some(mv),
+            _ => None,
+        }
     }
 
     /// Adds a step that [`Superstep::takes`] has allowed.
@@ -179,7 +198,15 @@ impl Superstep {
                     let own = memory.tile(ipu, tile);
                     let mut operands =
                         unsafe { VertexMemory::new(own, memory.stride(), &vertex, at_random) };
-                    SCRATCH.with_borrow_mut(|scratch| group.kernel.run(&mut operands, scratch));
+                    SCRATCH.with_borrow_mut(|scratch| match &group.forwarded {
+                        None => group.kernel.run(&mut operands, scratch),
+                        Some(mv) => {
+                            let bytes = group.inputs[0].layout.dtype.bytes();
+                            // SAFETY: what the move reads is sent (2).
+                            let pieces = unsafe { Pieces::new(mv, ipu, tile, memory, bytes) };
+                            group.kernel.run_on_pieces(&pieces, &mut operands, scratch);
+                        }
+                    });
                 }
                 Action::SetSeed { grid, address } => {
                     if grid.ipu.0 != ipu || grid.point(tile).is_none() {

@@ -14,7 +14,7 @@ use superstep_passes::plan::matmul::PlanStyle;
 use super::generate::Continuation;
 use super::output::{IrPrinter, prepare_directory, say};
 use super::progress::Progress;
-use crate::compile::{Compiled, compile_training, machine_named};
+use crate::compile::{Compiled, PlanCache, compile_training, machine_named};
 use crate::data::{SampleOrder, TokenBlocks, text_blocks};
 use crate::error::Error;
 use crate::frontend::{
@@ -75,7 +75,13 @@ impl Options {
 
         say("compiling a small GPT-2");
         let start = Instant::now();
-        let compiled = compile_training("demo", &config, &self.settings()?, &mut IrPrinter)?;
+        let compiled = compile_training(
+            "demo",
+            &config,
+            &self.settings()?,
+            &PlanCache::none(),
+            &mut IrPrinter,
+        )?;
         let report = Report::new(&compiled)?;
         say(format_args!(
             "{}\nin {:.2} s\n",
@@ -201,6 +207,7 @@ impl Options {
                 top_p: None,
             },
             seed: SEED,
+            plans: &PlanCache::none(),
         };
         continuation.print(PROMPT)
     }

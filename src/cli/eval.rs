@@ -11,6 +11,7 @@ use superstep_ir::machine::Machine;
 use super::data_options::{DataFile, TextOptions};
 use super::model_options::ModelOptions;
 use super::output::{note, prepare_directory, say};
+use super::plan_cache_options::PlanCacheOptions;
 use super::program_options::at_least_one;
 use crate::compile::{ExecutableCache, Origin, machine_named};
 use crate::data::TokenBlocks;
@@ -64,6 +65,8 @@ pub(super) struct Options {
     /// Folder that keeps compiled programs for the next run of the same shape.
     #[arg(long = "executable_cache_dir", value_name = "DIR")]
     executable_cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    plan_cache: PlanCacheOptions,
     /// Host threads; results do not depend on it [default: all].
     #[arg(long = "threads", value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -86,7 +89,10 @@ impl Options {
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
         evaluator.threads = self.threads;
         evaluator.precision = self.precision;
-        evaluator.cache.directory = self.executable_cache_dir.clone();
+        evaluator.cache = ExecutableCache {
+            directory: self.executable_cache_dir.clone(),
+            plans: self.plan_cache.cache()?,
+        };
         let evaluation = evaluator.evaluate(&weights)?;
         say(evaluator.line(&evaluation));
         match &self.output_dir {

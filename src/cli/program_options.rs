@@ -9,6 +9,7 @@ use superstep_passes::plan::matmul::PlanStyle;
 
 use super::ipu_options::{IpuLayout, IpuOptions};
 use super::layer_list::{LayerList, parse_layers};
+use super::plan_cache_options::PlanCacheOptions;
 use super::precision_options::PrecisionOptions;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
@@ -65,6 +66,8 @@ pub(super) struct ProgramOptions {
     pub(super) print_ir_after: Option<String>,
     #[command(flatten)]
     pub(super) precision: PrecisionOptions,
+    #[command(flatten)]
+    pub(super) plan_cache: PlanCacheOptions,
 }
 
 /// The update rule, which is compiled into the program.

@@ -64,6 +64,7 @@ impl Options {
             name: &model.name,
             config: &model.config,
             settings: Box::new(settings),
+            plans: &self.program.plan_cache.cache()?,
         };
         self.sweep(&model.name, subject, format)
     }

@@ -91,6 +91,7 @@ impl Options {
             .map(|validation| self.whole_batches(validation, &layout.settings))
             .transpose()?;
         let machine = compiled.program.machine.clone();
+        let cache = self.cache()?;
         let mut evaluator = validation.map(|validation| {
             let mut evaluator = Evaluator::new(
                 &model.config,
@@ -100,7 +101,7 @@ impl Options {
             );
             evaluator.threads = self.output.threads;
             evaluator.precision = compiled.manifest.precision.precision;
-            evaluator.cache.directory = self.output.executable_cache_dir.clone();
+            evaluator.cache = cache;
             evaluator
         });
         let trained = if self.output.do_train {
@@ -175,13 +176,18 @@ impl Options {
         settings.block_size = block_size;
         settings.precision.loss_scaling |= self.schedule.loss_scaling.is_some();
         let start = Instant::now();
-        let cache = ExecutableCache {
-            directory: self.output.executable_cache_dir.clone(),
-        };
         let (compiled, origin) =
-            cache.training(&model.name, &model.config, &settings, &mut IrPrinter)?;
+            self.cache()?
+                .training(&model.name, &model.config, &settings, &mut IrPrinter)?;
         say_origin(&origin, start.elapsed().as_secs_f64());
         Ok(compiled)
+    }
+
+    fn cache(&self) -> Result<ExecutableCache, Error> {
+        Ok(ExecutableCache {
+            directory: self.output.executable_cache_dir.clone(),
+            plans: self.program.plan_cache.cache()?,
+        })
     }
 
     pub(super) fn order(

@@ -72,6 +72,7 @@ impl Options {
             name: &model.name,
             config: &model.config,
             base: &base,
+            plans: &self.program.plan_cache.cache()?,
             global_batch,
             time_limit: Duration::from_secs(self.time_limit),
             seeds,

@@ -6,7 +6,7 @@ use superstep_ir::program::{Category, Program};
 use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::timeline;
 
-use crate::compile::{IrSink, compile_training};
+use crate::compile::{IrSink, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::report::memory::MemoryReport;
@@ -44,6 +44,7 @@ impl Probe {
     pub(super) fn of(
         config: &Gpt2Config,
         base: &TrainingSettings,
+        plans: &PlanCache,
         batch_size: usize,
     ) -> Result<Probe, Error> {
         let one = config.with_overrides("n_layer=1")?;
@@ -58,12 +59,12 @@ impl Probe {
             ..base.clone()
         };
         settings.machine.ipus = settings.machine.ipus.max(2);
-        let compiled = match compile_training("probe", &one, &settings, &mut Silent) {
+        let compiled = match compile_training("probe", &one, &settings, plans, &mut Silent) {
             // One replica may not hold what several share: for the cycles it does not matter where that is.
             Err(error) if error.is_overflow() => {
                 let memory = settings.machine.tile_memory;
                 settings.machine.tile_memory = memory.saturating_mul(2);
-                compile_training("probe", &one, &settings, &mut Silent)?
+                compile_training("probe", &one, &settings, plans, &mut Silent)?
             }
             outcome => outcome?,
         };

@@ -10,7 +10,7 @@ use superstep_passes::place::Recompute;
 use super::probe::{Probe, Silent};
 use super::space::{Candidate, Task};
 use super::{Outcome, Plan};
-use crate::compile::{Compiled, compile_training};
+use crate::compile::{Compiled, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::report::format::{bytes, three_digits};
@@ -25,6 +25,8 @@ pub struct Tuner<'a> {
     pub config: &'a Gpt2Config,
     /// Machine, sizes, precision and optimiser; its plan is replaced.
     pub base: &'a TrainingSettings,
+    /// Where plans of products are kept.
+    pub plans: &'a PlanCache,
     /// Samples of an update.
     pub global_batch: usize,
     pub time_limit: Duration,
@@ -177,7 +179,12 @@ impl Search<'_> {
                 break;
             }
             progress.at(&format!("probing micro-batches of {batch_size}"));
-            let probe = Probe::of(self.tuner.config, self.tuner.base, batch_size);
+            let probe = Probe::of(
+                self.tuner.config,
+                self.tuner.base,
+                self.tuner.plans,
+                batch_size,
+            );
             let probe = match probe {
                 Ok(probe) => probe,
                 Err(error) if error.is_overflow() => {
@@ -221,7 +228,13 @@ impl Search<'_> {
         self.tried.push(plan.clone());
         progress.at(&plan.options());
         let settings = plan.settings(self.tuner.base);
-        let compiled = compile_training(self.tuner.name, self.tuner.config, &settings, &mut Silent);
+        let compiled = compile_training(
+            self.tuner.name,
+            self.tuner.config,
+            &settings,
+            self.tuner.plans,
+            &mut Silent,
+        );
         let compiled = match compiled {
             Ok(compiled) => compiled,
             Err(error @ Error::Compile(_)) => {

@@ -10,10 +10,10 @@ use half::f16;
 use super::Isa;
 
 /// `to[i] = from[i]`, exactly.
-pub(super) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
+pub(crate) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len(), "a block keeps its size");
     #[cfg(target_arch = "x86_64")]
-    if isa.is_wide() {
+    if isa.has_avx2() {
         // SAFETY: `isa` says that F16C and AVX are there.
         return unsafe { wide::widen(from, to) };
     }
@@ -25,7 +25,7 @@ pub(super) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
 pub(super) fn narrow(isa: Isa, from: &[f32], to: &mut [u16]) {
     assert_eq!(from.len(), to.len(), "a block keeps its size");
     #[cfg(target_arch = "x86_64")]
-    if isa.is_wide() {
+    if isa.has_avx2() {
         // SAFETY: `isa` says that F16C and AVX are there.
         return unsafe { wide::narrow(from, to) };
     }

@@ -6,8 +6,10 @@
 //!           only be cut where the chain is stored and taken up again, which is exact.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+mod blocked;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
@@ -41,8 +43,8 @@ pub fn multiply(
         "operands of {product:?}"
     );
     #[cfg(target_arch = "x86_64")]
-    if let Some(wide) = avx2::Wide::of(isa) {
-        return wide.multiply(product, a, b, out, work);
+    if blocked::multiply(isa, product, a, b, out, work) {
+        return;
     }
     let _ = (isa, work);
     portable::multiply(product, a, b, out);

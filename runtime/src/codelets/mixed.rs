@@ -8,6 +8,7 @@ use superstep_ir::types::DType;
 
 use super::at_random::round_at_random;
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, half};
+use crate::exchange::Pieces;
 
 /// Floats between the blocks of two operands in work space start at multiples of a cache line.
 const ALIGNMENT: usize = 16;
@@ -55,7 +56,40 @@ impl Kernel for Mixed {
         self.inner.nanoseconds(vertex) + halves.sum::<usize>() as f64 * 0.2
     }
 
+    fn takes_pieces(&self) -> bool {
+        self.inner.takes_pieces()
+    }
+
+    fn run_on_pieces(
+        &self,
+        pieces: &Pieces<'_>,
+        memory: &mut VertexMemory<'_, '_>,
+        scratch: &mut Scratch,
+    ) {
+        self.around(memory, scratch, false, &mut |memory, scratch| {
+            self.inner.run_on_pieces(pieces, memory, scratch);
+        });
+    }
+
     fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
+        self.around(memory, scratch, true, &mut |memory, scratch| {
+            self.inner.run(memory, scratch);
+        });
+    }
+}
+
+/// Runs the kernel inside.
+type Inner<'i> = &'i mut dyn FnMut(&mut VertexMemory<'_, '_>, &mut Scratch);
+
+impl Mixed {
+    /// `inner` between widening and narrowing; `with_inputs` when it reads inputs from the memory that it is given.
+    fn around(
+        &self,
+        memory: &mut VertexMemory<'_, '_>,
+        scratch: &mut Scratch,
+        with_inputs: bool,
+        inner: Inner<'_>,
+    ) {
         let vertex = memory.vertex();
         let (wide, total) = widened(vertex);
         let mut work = std::mem::take(&mut scratch.wide);
@@ -63,7 +97,7 @@ impl Kernel for Mixed {
             work.resize(total, 0.0);
         }
         for (i, operand) in vertex.inputs.iter().enumerate() {
-            if is_half(operand) {
+            if with_inputs && is_half(operand) {
                 let to = floats(&mut work, &wide.inputs[i]);
                 half::widen(self.isa, memory.input(i), to);
             }
@@ -74,8 +108,7 @@ impl Kernel for Mixed {
                 half::widen(self.isa, memory.output(o), to);
             }
         }
-        self.inner
-            .run(&mut memory.with_work_space(&wide, &mut work), scratch);
+        inner(&mut memory.with_work_space(&wide, &mut work), scratch);
         for (o, operand) in vertex.outputs.iter().enumerate() {
             if is_half(operand) {
                 let from = floats(&mut work, &wide.outputs[o]);

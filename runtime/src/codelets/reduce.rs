@@ -11,6 +11,7 @@ use super::lanes::larger;
 use super::vertex::expect_elements;
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
+use crate::exchange::Pieces;
 
 /// Columns taken together: their sums stay in L1.
 const COLUMNS: usize = 512;
@@ -32,6 +33,36 @@ impl Kernel for Reduce {
         let (x, out) = (vertex.inputs[0].elements(), vertex.outputs[0].elements());
         let whole = x.checked_div(out).unwrap_or(0) * out;
         expect_elements("x", &vertex.inputs[0], whole)
+    }
+
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
+    fn run_on_pieces(
+        &self,
+        pieces: &Pieces<'_>,
+        memory: &mut VertexMemory<'_, '_>,
+        scratch: &mut Scratch,
+    ) {
+        let &Reduce {
+            kind,
+            accumulate,
+            isa,
+        } = self;
+        let out: &mut [f32] = memory.output(0);
+        let width = out.len();
+        let Scratch {
+            floats, doubles, ..
+        } = scratch;
+        doubles.resize(doubles.len().max(width), 0.0);
+        let sums = &mut doubles[..width];
+        start_row(isa, kind, accumulate, out, sums);
+        pieces.each(isa, floats, &mut |at, x| {
+            let columns = at % width..at % width + x.len();
+            take_in_piece(isa, x, kind, &mut out[columns.clone()], &mut sums[columns]);
+        });
+        finish_row(isa, kind, out, sums);
     }
 
     fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
@@ -56,38 +87,74 @@ isa_kernel! {
         let width = out.len();
         for first in (0..width).step_by(COLUMNS) {
             let columns = COLUMNS.min(width - first);
-            let out = &mut out[first..first + columns];
-            let rows = x.chunks_exact(width).map(|row| &row[first..first + columns]);
-            if kind == ReduceKind::Max {
-                out.fill(f32::NEG_INFINITY);
-                for row in rows {
-                    for (o, &x) in out.iter_mut().zip(row) {
-                        *o = larger(x, *o);
-                    }
-                }
-                continue;
+            let (out, sums) = (&mut out[first..first + columns], &mut sums[..columns]);
+            start(kind, accumulate, out, sums);
+            for row in x.chunks_exact(width) {
+                take_in(&row[first..first + columns], kind, out, sums);
             }
-            let sums = &mut sums[..columns];
-            for (s, &o) in sums.iter_mut().zip(&*out) {
-                *s = if accumulate { f64::from(o) } else { 0.0 };
-            }
-            if kind == ReduceKind::Sum {
-                for row in rows {
-                    for (s, &x) in sums.iter_mut().zip(row) {
-                        *s += f64::from(x);
-                    }
-                }
-            } else {
-                for row in rows {
-                    for (s, &x) in sums.iter_mut().zip(row) {
-                        *s += f64::from(x) * f64::from(x);
-                    }
-                }
-            }
-            for (o, &s) in out.iter_mut().zip(&*sums) {
-                *o = s as f32;
+            finish(kind, out, sums);
+        }
+    }
+}
+
+isa_kernel! {
+    fn start_row(kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
+        start(kind, accumulate, out, sums);
+    }
+}
+
+isa_kernel! {
+    fn take_in_piece(x: &[f32], kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
+        take_in(x, kind, out, sums);
+    }
+}
+
+isa_kernel! {
+    fn finish_row(kind: ReduceKind, out: &mut [f32], sums: &[f64]) {
+        finish(kind, out, sums);
+    }
+}
+
+#[inline(always)]
+fn start(kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
+    if kind == ReduceKind::Max {
+        out.fill(f32::NEG_INFINITY);
+        return;
+    }
+    for (s, &o) in sums.iter_mut().zip(&*out) {
+        *s = if accumulate { f64::from(o) } else { 0.0 };
+    }
+}
+
+/// Takes in one row, or a part of one with the same part of the sums.
+#[inline(always)]
+fn take_in(x: &[f32], kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
+    match kind {
+        ReduceKind::Max => {
+            for (o, &x) in out.iter_mut().zip(x) {
+                *o = larger(x, *o);
             }
         }
+        ReduceKind::Sum => {
+            for (s, &x) in sums.iter_mut().zip(x) {
+                *s += f64::from(x);
+            }
+        }
+        ReduceKind::SumSquares => {
+            for (s, &x) in sums.iter_mut().zip(x) {
+                *s += f64::from(x) * f64::from(x);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn finish(kind: ReduceKind, out: &mut [f32], sums: &[f64]) {
+    if kind == ReduceKind::Max {
+        return;
+    }
+    for (o, &s) in out.iter_mut().zip(sums) {
+        *o = s as f32;
     }
 }
 

@@ -9,11 +9,9 @@ use superstep_ir::types::{DType, Shape};
 use super::{AtRandom, Isa, Kernel, Operand, Scratch, Vertex, VertexMemory};
 use crate::layout::{Block, Layout};
 
-/// Both ways to compile a kernel, where the machine has both.
+/// All ways to compile a kernel that the machine has.
 pub(crate) fn isas() -> Vec<Isa> {
-    let mut isas = vec![Isa::PORTABLE, Isa::detect()];
-    isas.dedup();
-    isas
+    Isa::all()
 }
 
 /// A block of a tensor with its data: the bits of each element, of 4 bytes or, in the lower half of the word, of 2.

@@ -1,12 +1,12 @@
-//! `(x: [.., r, c]) → [.., c, r]`: every matrix turned, in blocks that stay in cache.
+//! `(x: [.., r, c]) → [.., c, r]`: every matrix turned.
 
+use super::turn::turn;
 use super::vertex::Operand;
-use super::{Kernel, Mismatch, Scratch, Vertex, VertexMemory};
+use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 
-/// Rows and columns of a block: 16 words are a cache line.
-const BLOCK: usize = 16;
-
-pub(super) struct Transpose;
+pub(super) struct Transpose {
+    pub(super) isa: Isa,
+}
 
 /// Matrices, rows and columns of an operand.
 fn matrices(operand: &Operand<'_>) -> (usize, usize, usize) {
@@ -44,21 +44,7 @@ impl Kernel for Transpose {
         let y: &mut [u32] = super::vertex_memory::numbers_mut(y);
         let each = rows * columns;
         for (x, y) in x.chunks_exact(each).zip(y.chunks_exact_mut(each)) {
-            turn(x, y, rows, columns);
-        }
-    }
-}
-
-fn turn(x: &[u32], y: &mut [u32], rows: usize, columns: usize) {
-    for r0 in (0..rows).step_by(BLOCK) {
-        let r1 = (r0 + BLOCK).min(rows);
-        for c0 in (0..columns).step_by(BLOCK) {
-            let c1 = (c0 + BLOCK).min(columns);
-            for c in c0..c1 {
-                for r in r0..r1 {
-                    y[c * rows + r] = x[r * columns + c];
-                }
-            }
+            turn(self.isa, (rows, columns), (x, columns), (y, rows));
         }
     }
 }
@@ -73,7 +59,7 @@ mod tests {
         for (groups, rows, columns) in [(1, 1, 1), (1, 7, 24), (3, 24, 7), (2, 17, 33), (5, 1, 9)] {
             let x: Vec<f32> = (0..groups * rows * columns).map(|i| i as f32).collect();
             let out = run(
-                &Transpose,
+                &Transpose { isa: Isa::detect() },
                 &[whole(&[groups, rows, columns], &x)],
                 &[whole(&[groups, columns, rows], &vec![-1.0; x.len()])],
             );

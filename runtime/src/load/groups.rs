@@ -116,6 +116,7 @@ fn load_group(
         grid,
         inputs,
         outputs,
+        forwarded: None,
         at_random: None,
         nanoseconds,
     };
@@ -172,6 +173,7 @@ fn resolve_operand(
         }
     }
     Ok(GroupOperand {
+        variable: operand.variable,
         address: variable.address as usize,
         entry: operand.entry,
         layout,

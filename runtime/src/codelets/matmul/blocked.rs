@@ -1,0 +1,291 @@
+//! The product in register blocks: two vectors of columns and as many rows as registers hold stay there while `k` runs.
+//!
+//! Whole panels of columns are read where they lie; what is stored transposed, or narrower than a panel, is packed first (and turned there).
+//! `k` is cut into stretches that keep a panel in L1; between two stretches the chains are stored to `out` and loaded again, which
+//! changes no bit. Columns beyond the last are zeros in the panel and are never stored.
+
+#![allow(unsafe_code)] // vector loads and stores through pointers; every function states its bounds
+#![allow(clippy::needless_range_loop)] // `sums[i][v]` is a register; the numbers are what the reader needs
+
+use super::Product;
+use super::vectors::{Avx2, Avx512, Vectors};
+use crate::codelets::Isa;
+use crate::codelets::turn::turn;
+
+/// Longest stretch of `k`.
+const STRETCH: usize = 256;
+
+/// `out (+)= a·b` with the vectors of `isa`; false when it has none. The lengths of the slices are those of `product`.
+pub(super) fn multiply(
+    isa: Isa,
+    product: &Product,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    work: &mut Vec<f32>,
+) -> bool {
+    if !isa.has_avx2() {
+        return false;
+    }
+    if out.is_empty() {
+        return true;
+    }
+    if product.k == 0 && !product.accumulate {
+        out.fill(0.0);
+    }
+    let panel = STRETCH * 2 * Avx512::LANES;
+    if work.len() < panel {
+        work.resize(panel, 0.0);
+    }
+    // SAFETY: `isa` says that the instructions are there.
+    unsafe {
+        if isa.has_avx512() {
+            multiply_avx512(isa, product, a, b, out, work);
+        } else {
+            multiply_avx2(isa, product, a, b, out, work);
+        }
+    }
+    true
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn multiply_avx2(
+    isa: Isa,
+    product: &Product,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    panel: &mut [f32],
+) {
+    // SAFETY: compiled for these instructions.
+    unsafe { panels::<Avx2>(isa, product, a, b, out, panel) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn multiply_avx512(
+    isa: Isa,
+    product: &Product,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    panel: &mut [f32],
+) {
+    // SAFETY: compiled for these instructions.
+    unsafe { panels::<Avx512>(isa, product, a, b, out, panel) }
+}
+
+/// `a[i, p]` is at `start + i·row + p·step`.
+#[derive(Clone, Copy)]
+struct Left {
+    start: *const f32,
+    row: usize,
+    step: usize,
+}
+
+/// `b[p, j]` is at `start + p·step + j`.
+#[derive(Clone, Copy)]
+struct Right {
+    start: *const f32,
+    step: usize,
+}
+
+/// One register block: its first `columns` are stored; `fresh` chains start from 0.
+#[derive(Clone, Copy)]
+struct Target {
+    start: *mut f32,
+    row: usize,
+    columns: usize,
+    fresh: bool,
+}
+
+/// # Safety
+/// The machine has the instructions of `S`.
+#[inline(always)]
+unsafe fn panels<S: Vectors>(
+    isa: Isa,
+    product: &Product,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    panel: &mut [f32],
+) {
+    let width = 2 * S::LANES;
+    let &Product {
+        m,
+        k,
+        n,
+        transpose_a,
+        transpose_b,
+        accumulate,
+    } = product;
+    let (row, step) = if transpose_a { (1, m) } else { (k, 1) };
+    for (first, depth) in parts(k, STRETCH) {
+        for column in (0..n).step_by(width) {
+            let columns = width.min(n - column);
+            let whole = columns.is_multiple_of(S::LANES);
+            let right = if whole && !transpose_b {
+                Right {
+                    start: b[first * n + column..].as_ptr(),
+                    step: n,
+                }
+            } else {
+                if transpose_b {
+                    if columns < width {
+                        panel[..depth * width].fill(0.0);
+                    }
+                    let b = bytemuck::cast_slice(&b[column * k + first..]);
+                    let packed = bytemuck::cast_slice_mut(&mut *panel);
+                    turn(isa, (columns, depth), (b, k), (packed, width));
+                } else {
+                    let rows = b[first * n..][..depth * n].chunks_exact(n);
+                    for (from, to) in rows.zip(panel.chunks_exact_mut(width)) {
+                        to[..columns].copy_from_slice(&from[column..column + columns]);
+                        to[columns..].fill(0.0);
+                    }
+                }
+                Right {
+                    start: panel.as_ptr(),
+                    step: width,
+                }
+            };
+            let left = Left {
+                start: a[first * step..].as_ptr(),
+                row,
+                step,
+            };
+            let target = Target {
+                start: out[column..].as_mut_ptr(),
+                row: n,
+                columns,
+                fresh: first == 0 && !accumulate,
+            };
+            // SAFETY: `a` holds rows 0..m at `row` and stretch `first..first + depth` at `step`; `right` holds `depth` rows of as many whole
+            // vectors as have columns (unpacked rows end inside `b`); `out` holds rows 0..m of `n`, from `column` on `columns`.
+            unsafe { rows::<S>(m, depth, left, right, target) };
+        }
+    }
+}
+
+/// `0..n` in as few parts of at most `limit` as there can be, nearly equal: `(first, length)`.
+#[inline(always)]
+fn parts(n: usize, limit: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = n.div_ceil(limit);
+    let at = move |i: usize| i * n / count;
+    (0..count).map(move |i| (at(i), at(i + 1) - at(i)))
+}
+
+/// All rows of one panel, in register blocks of nearly equal height: fewer chains than two for each stage of the multiply-add pipes
+/// do not fill them.
+///
+/// # Safety
+/// `left` holds `m × depth`, `right` `depth` rows of whole vectors for `columns`, `target` `m × columns` elements.
+#[inline(always)]
+unsafe fn rows<S: Vectors>(m: usize, depth: usize, left: Left, right: Right, target: Target) {
+    for (i, block) in parts(m, S::ROWS) {
+        // SAFETY: row `i + block ≤ m`.
+        unsafe {
+            let left = Left {
+                start: left.start.add(i * left.row),
+                ..left
+            };
+            let target = Target {
+                start: target.start.add(i * target.row),
+                ..target
+            };
+            if target.columns > S::LANES {
+                height::<S, 2>(block, depth, left, right, target);
+            } else {
+                height::<S, 1>(block, depth, left, right, target);
+            }
+        }
+    }
+}
+
+/// [`block`] of the right height.
+///
+/// # Safety
+/// As for [`block`].
+#[inline(always)]
+unsafe fn height<S: Vectors, const V: usize>(
+    rows: usize,
+    depth: usize,
+    left: Left,
+    right: Right,
+    target: Target,
+) {
+    // SAFETY: the contract of this function.
+    unsafe {
+        match rows {
+            1 => block::<S, 1, V>(depth, left, right, target),
+            2 => block::<S, 2, V>(depth, left, right, target),
+            3 => block::<S, 3, V>(depth, left, right, target),
+            4 => block::<S, 4, V>(depth, left, right, target),
+            5 => block::<S, 5, V>(depth, left, right, target),
+            6 => block::<S, 6, V>(depth, left, right, target),
+            7 => block::<S, 7, V>(depth, left, right, target),
+            8 => block::<S, 8, V>(depth, left, right, target),
+            9 => block::<S, 9, V>(depth, left, right, target),
+            10 => block::<S, 10, V>(depth, left, right, target),
+            11 => block::<S, 11, V>(depth, left, right, target),
+            12 => block::<S, 12, V>(depth, left, right, target),
+            13 => block::<S, 13, V>(depth, left, right, target),
+            _ => block::<S, 14, V>(depth, left, right, target),
+        }
+    }
+}
+
+/// `M` rows × `V` vectors of `out` in registers.
+///
+/// # Safety
+/// `left` holds `M × depth`, `right` `depth` rows of `V` vectors, `target` `M × columns` elements, `columns` at most `V` vectors.
+#[inline(always)]
+unsafe fn block<S: Vectors, const M: usize, const V: usize>(
+    depth: usize,
+    left: Left,
+    right: Right,
+    target: Target,
+) {
+    debug_assert!(target.columns <= S::LANES * V && M <= S::ROWS);
+    // SAFETY: row `i < M` of `target` has `columns` elements; masked lanes are not touched; `p < depth`.
+    unsafe {
+        let full = target.columns == S::LANES * V;
+        let mut sums = [[S::zero(); V]; M];
+        let at = |i: usize, v: usize| target.start.wrapping_add(i * target.row + S::LANES * v);
+        let mask = |v: usize| S::first_lanes(target.columns.saturating_sub(S::LANES * v));
+        if !target.fresh {
+            for i in 0..M {
+                for v in 0..V {
+                    sums[i][v] = if full {
+                        S::load(at(i, v))
+                    } else {
+                        S::load_some(at(i, v), mask(v))
+                    };
+                }
+            }
+        }
+        let (mut a, mut b) = (left.start, right.start);
+        for _ in 0..depth {
+            let mut columns = [S::zero(); V];
+            for v in 0..V {
+                columns[v] = S::load(b.add(S::LANES * v));
+            }
+            for i in 0..M {
+                let x = S::repeat(a.add(i * left.row));
+                for v in 0..V {
+                    sums[i][v] = S::multiply_add(x, columns[v], sums[i][v]);
+                }
+            }
+            a = a.wrapping_add(left.step);
+            b = b.wrapping_add(right.step);
+        }
+        for i in 0..M {
+            for v in 0..V {
+                if full {
+                    S::store(at(i, v), sums[i][v]);
+                } else {
+                    S::store_some(at(i, v), mask(v), sums[i][v]);
+                }
+            }
+        }
+    }
+}
