@@ -14,9 +14,10 @@ use super::program_options::{OptimiserOptions, ProgramOptions, at_least_one};
 use crate::atomic_file;
 use crate::compile::save;
 use crate::error::Error;
+use crate::frontend::Gpt2Config;
 use crate::precision::Precision;
 use crate::report::format::three_digits;
-use crate::report::published::published_plan;
+use crate::report::published::{published_beats, published_plan};
 use crate::settings::TrainingSettings;
 use crate::tune::{Outcome, Plan, Progress, Tuner, Tuning, comparison, rejections, winners};
 
@@ -80,11 +81,16 @@ impl Options {
         let mut bar = Bar::new();
         let tuning = tuner.run(&mut bar)?;
         bar.bar.finish_and_clear();
-        self.show(&tuning, &base)?;
+        self.show(&tuning, &model.config, &base)?;
         self.write(&tuning, &base)
     }
 
-    fn show(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
+    fn show(
+        &self,
+        tuning: &Tuning,
+        config: &Gpt2Config,
+        base: &TrainingSettings,
+    ) -> Result<(), Error> {
         let Some(best) = tuning.outcomes.first() else {
             say(rejections(tuning));
             return Err(Error::failed("no plan fits this machine").with_hint(
@@ -106,6 +112,17 @@ impl Options {
         say(format_args!("\n{}", rejections(tuning)));
         if let Some(reference) = &tuning.reference {
             say(format_args!("\n{}", comparison(reference, best)));
+            for beat in published_beats(config, base, &reference.plan) {
+                // The same step with another beat.
+                let slower = beat.cycles as f64 / reference.beat_cycles.max(1) as f64;
+                let rate = reference.samples_per_second / slower;
+                say(format_args!(
+                    "the reference executed as published ({}): about {} samples/s, by an estimate with the same formulae; the best is {:.2} × that",
+                    beat.meaning,
+                    three_digits(rate),
+                    best.samples_per_second / rate,
+                ));
+            }
         }
         say(format_args!(
             "\nbest: {} samples/s\n{}",

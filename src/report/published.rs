@@ -274,6 +274,31 @@ pub(super) fn published_style(
     Ok(styles.into())
 }
 
+/// The beat of a plan in the published style of execution, for each published graph; none for plans that nobody published the like of.
+pub fn published_beats(config: &Gpt2Config, base: &TrainingSettings, plan: &Plan) -> Vec<Beat> {
+    let half_partials = base.precision.precision.has_half_partials();
+    if plan.layers_per_ipu.len() < 2 || !half_partials {
+        return vec![];
+    }
+    let mut plans = Plans::new();
+    let beats = Variant::ALL.map(|variant| {
+        let execution = Execution {
+            machine: &base.machine,
+            config,
+            block_size: base.block_size,
+            batch_size: plan.batch_size,
+            layers_per_ipu: &plan.layers_per_ipu,
+            matmul_proportion: MATMUL_PROPORTION,
+            head_slices: HEAD_SLICES,
+            variant,
+            recompute: plan.recompute != Recompute::Nothing,
+            rearrangement: Rearrangement::Planner,
+        };
+        estimate(&execution, &mut plans)
+    });
+    beats.into()
+}
+
 /// Why a measured pipeline cycle takes longer than a predicted one, and how much of it that may be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Candidate {
