@@ -66,6 +66,7 @@ struct Run {
     precision: String,
     recompute: bool,
     replicated_tensor_sharding: bool,
+    optimizer_state_offchip: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -178,7 +179,7 @@ impl Run {
             && manifest.layers_per_ipu == self.layers_per_ipu
     }
 
-    fn differences(&self, manifest: &Manifest) -> Vec<String> {
+    fn differences(&self, program: &Program, manifest: &Manifest) -> Vec<String> {
         let mut found = Vec::new();
         let precision = manifest.precision.precision.name();
         if precision != self.precision {
@@ -190,6 +191,14 @@ impl Run {
         if manifest.sharded != self.replicated_tensor_sharding {
             found.push("optimiser state is not shared out over the replicas".into());
         }
+        let mut states = program.states.iter();
+        if self.optimizer_state_offchip && states.any(|s| s.kind == StateKind::OptimiserState) {
+            found.push("optimiser state lies in tile memory, not in streaming memory".into());
+        }
+        found.push(format!(
+            "the head works in {} blocks of rows, not in {} slices of columns",
+            manifest.loss_chunks, self.head_slices
+        ));
         found
     }
 }
@@ -207,7 +216,7 @@ pub(super) fn comparison(
         .into_iter()
         .find(|run| run.is_of(machine, &config, manifest));
     Ok(run.map(|run| Comparison {
-        differences: run.differences(manifest),
+        differences: run.differences(program, manifest),
         name: run.name,
         source: run.source,
         measured_samples_per_second: run.samples_per_second,
