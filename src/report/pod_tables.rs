@@ -291,6 +291,11 @@ fn style_tables(styles: &[PublishedStyle]) -> String {
                 grouped(style.slower_beat.part(part.name)),
             ]
         });
+        let growth = style.growth.iter().map(|row| {
+            let (n, rate) = (row.gradient_accumulation_steps, row.samples_per_second);
+            format!("{} {}", grouped(n.into()), three_digits(rate))
+        });
+        let growth: Vec<String> = growth.collect();
         let by_ipu: Vec<String> = beat.ipu_cycles.iter().map(|&c| grouped(c)).collect();
         let between = vec![
             "between IPUs".to_owned(),
@@ -300,7 +305,7 @@ fn style_tables(styles: &[PublishedStyle]) -> String {
         ];
         let header = ["", "cycles", "share", "with measured rearrangement"];
         format!(
-            "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s; cycles by IPU {}\n{}",
+            "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s; cycles by IPU {}\n{}\nsamples/s by accumulation: {}",
             beat.meaning,
             if style.of_the_run {
                 " (the measured run's)"
@@ -313,7 +318,8 @@ fn style_tables(styles: &[PublishedStyle]) -> String {
             three_digits(style.slower_samples_per_second),
             three_digits(style.samples_per_second),
             by_ipu.join(", "),
-            table(&header, rows.chain([between]), 1)
+            table(&header, rows.chain([between]), 1),
+            growth.join(", "),
         )
     };
     let parts: Vec<String> = styles.iter().map(one).collect();

@@ -110,7 +110,17 @@ pub struct PublishedStyle {
     pub beat: Beat,
     /// With PopLibs' regression of measured rearrangements.
     pub slower_beat: Beat,
-    /// Of a whole step: fill, main, flush, and this program's update.
+    /// Of a whole step: fill, main, flush, and this program's update with optimiser state off chip.
+    pub samples_per_second: f64,
+    pub slower_samples_per_second: f64,
+    /// With other numbers of micro-batches.
+    pub growth: Vec<StyleGrowth>,
+}
+
+/// Rates of the published style for a number of micro-batches.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StyleGrowth {
+    pub gradient_accumulation_steps: u32,
     pub samples_per_second: f64,
     pub slower_samples_per_second: f64,
 }
@@ -265,17 +275,30 @@ pub(super) fn published_style(
         };
         let beat = estimate(&execution, &mut plans);
         let slower_beat = estimate(&execution.with_measured_rearrangement(), &mut plans);
-        let samples_per_second = |beat: &Beat| {
-            let cycles = u64::from(pod.pipeline.pipeline_cycles) * beat.cycles;
-            manifest.samples_per_step() as f64
-                / machine.seconds(cycles + pod.pipeline.update_cycles)
+        // Fill, main, flush; the update, with optimiser state that comes and goes.
+        let update = pod.pipeline.update_cycles as f64 + off_chip_cycles(program);
+        let rate = |beat: &Beat, micro_batches: u32| {
+            let cycles = micro_batches + pod.pipeline.stages - 1;
+            let cycles = f64::from(cycles) * beat.cycles as f64 + update;
+            let samples = f64::from(micro_batches * program.replicas);
+            samples * manifest.per_device_train_batch_size as f64 * machine.clock_hz / cycles
         };
+        let own = pod.pipeline.micro_batches;
+        let growth = pod.growth.iter().map(|row| {
+            let n = row.gradient_accumulation_steps;
+            StyleGrowth {
+                gradient_accumulation_steps: n,
+                samples_per_second: rate(&beat, n),
+                slower_samples_per_second: rate(&slower_beat, n),
+            }
+        });
         PublishedStyle {
             of_the_run: run
                 .as_ref()
                 .is_some_and(|r| Variant::from(r.variant) == variant),
-            samples_per_second: samples_per_second(&beat),
-            slower_samples_per_second: samples_per_second(&slower_beat),
+            samples_per_second: rate(&beat, own),
+            slower_samples_per_second: rate(&slower_beat, own),
+            growth: growth.collect(),
             beat,
             slower_beat,
         }
@@ -364,7 +387,7 @@ pub(super) fn candidates(compiled: &Compiled, pod: &PodReport) -> Vec<Candidate>
     found.into_iter().map(candidate).collect()
 }
 
-/// Cycles of an update in which the IPU with most optimiser state loads it from streaming memory and stores it again.
+/// Cycles of an update in which the IPU with most optimiser state loads it from streaming memory and stores it again, every replica a part.
 fn off_chip_cycles(program: &Program) -> f64 {
     let mut by_ipu = vec![0u64; program.ipus as usize];
     for state in &program.states {
@@ -373,7 +396,12 @@ fn off_chip_cycles(program: &Program) -> f64 {
         if state.kind == StateKind::OptimiserState
             && let Some(sum) = by_ipu.get_mut(ipu)
         {
-            *sum += variable.ty.bytes() as u64;
+            let parts = if state.sharded {
+                1
+            } else {
+                program.replicas.max(1)
+            };
+            *sum += variable.ty.bytes() as u64 / u64::from(parts);
         }
     }
     let bytes = by_ipu.into_iter().max().unwrap_or(0);
