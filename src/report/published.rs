@@ -259,30 +259,18 @@ pub(super) fn published_style(
         .find(|run| run.is_of(machine, &config, manifest));
     let mut plans = Plans::new();
     let styles = Variant::ALL.map(|variant| {
-        let execution = Execution {
-            machine,
-            config: &config,
+        let mut execution = Execution {
             block_size: manifest.block_size,
             batch_size: manifest.per_device_train_batch_size,
-            layers_per_ipu: &manifest.layers_per_ipu,
-            matmul_proportion: run
-                .as_ref()
-                .map_or(MATMUL_PROPORTION, |r| r.matmul_proportion),
-            head_slices: run.as_ref().map_or(HEAD_SLICES, |r| r.head_slices),
-            variant,
-            recompute: true,
-            rearrangement: Rearrangement::Planner,
+            ..published_execution(machine, &config, &manifest.layers_per_ipu, variant)
         };
+        if let Some(run) = &run {
+            execution.matmul_proportion = run.matmul_proportion;
+            execution.head_slices = run.head_slices;
+        }
         let beat = estimate(&execution, &mut plans);
         let slower_beat = estimate(&execution.with_measured_rearrangement(), &mut plans);
-        // Fill, main, flush; the update, with optimiser state that comes and goes.
-        let update = pod.pipeline.update_cycles as f64 + off_chip_cycles(program);
-        let rate = |beat: &Beat, micro_batches: u32| {
-            let cycles = micro_batches + pod.pipeline.stages - 1;
-            let cycles = f64::from(cycles) * beat.cycles as f64 + update;
-            let samples = f64::from(micro_batches * program.replicas);
-            samples * manifest.per_device_train_batch_size as f64 * machine.clock_hz / cycles
-        };
+        let rate = |beat: &Beat, micro_batches| published_rate(compiled, pod, beat, micro_batches);
         let own = pod.pipeline.micro_batches;
         let growth = pod.growth.iter().map(|row| {
             let n = row.gradient_accumulation_steps;
@@ -306,6 +294,37 @@ pub(super) fn published_style(
     Ok(styles.into())
 }
 
+/// Samples a second of the published style: fill, main, flush, and this program's update with optimiser state that comes and goes.
+fn published_rate(compiled: &Compiled, pod: &PodReport, beat: &Beat, micro_batches: u32) -> f64 {
+    let Compiled { manifest, program } = compiled;
+    let update = pod.pipeline.update_cycles as f64 + off_chip_cycles(program);
+    let cycles = micro_batches + pod.pipeline.stages - 1;
+    let cycles = f64::from(cycles) * beat.cycles as f64 + update;
+    let samples = f64::from(micro_batches * program.replicas);
+    samples * manifest.per_device_train_batch_size as f64 * program.machine.clock_hz / cycles
+}
+
+/// One sample of a model, as the published recipes execute it.
+fn published_execution<'a>(
+    machine: &'a Machine,
+    config: &'a Gpt2Config,
+    layers_per_ipu: &'a [u32],
+    variant: Variant,
+) -> Execution<'a> {
+    Execution {
+        machine,
+        config,
+        block_size: config.n_positions,
+        batch_size: 1,
+        layers_per_ipu,
+        matmul_proportion: MATMUL_PROPORTION,
+        head_slices: HEAD_SLICES,
+        variant,
+        recompute: true,
+        rearrangement: Rearrangement::Planner,
+    }
+}
+
 /// The beat of a plan in the published style of execution, for each published graph; none for plans that nobody published the like of.
 pub fn published_beats(config: &Gpt2Config, base: &TrainingSettings, plan: &Plan) -> Vec<Beat> {
     let half_partials = base.precision.precision.has_half_partials();
@@ -315,16 +334,10 @@ pub fn published_beats(config: &Gpt2Config, base: &TrainingSettings, plan: &Plan
     let mut plans = Plans::new();
     let beats = Variant::ALL.map(|variant| {
         let execution = Execution {
-            machine: &base.machine,
-            config,
             block_size: base.block_size,
             batch_size: plan.batch_size,
-            layers_per_ipu: &plan.layers_per_ipu,
-            matmul_proportion: MATMUL_PROPORTION,
-            head_slices: HEAD_SLICES,
-            variant,
             recompute: plan.recompute != Recompute::Nothing,
-            rearrangement: Rearrangement::Planner,
+            ..published_execution(&base.machine, config, &plan.layers_per_ipu, variant)
         };
         estimate(&execution, &mut plans)
     });
