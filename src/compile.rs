@@ -229,6 +229,7 @@ fn run_passes(
         matmul_plan: settings.matmul_plan,
         half_partials: settings.precision.precision.has_half_partials(),
         stochastic_rounding: settings.precision.stochastic_rounding,
+        offchip: settings.offchip,
         ipus_per_replica: settings.ipus_per_replica,
         matmul_proportion: settings.matmul_proportion.clone(),
     };

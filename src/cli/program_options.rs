@@ -112,16 +112,6 @@ impl ProgramOptions {
         layout: &IpuLayout,
     ) -> Result<TrainingSettings, Error> {
         let ipu = &layout.settings;
-        if self.offchip.or(ipu.optimizer_state_offchip) == Some(true) {
-            return Err(Error::failed("optimiser state off chip is not supported")
-                .with_hint("--optimizer_state_offchip false"));
-        }
-        if self.head_slices.or(ipu.head_slices).unwrap_or(1) > 1 {
-            return Err(
-                Error::failed("an output head in column blocks is not supported")
-                    .with_hint("--embedding_serialization_factor 1"),
-            );
-        }
         let batch_size = self.batch_size.unwrap_or(1);
         let accumulation = self
             .accumulation

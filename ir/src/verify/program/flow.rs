@@ -14,7 +14,7 @@ use super::error::{ProgramError, ProgramErrorKind, ProgramPlace};
 use super::exchanges::{read_region, written_region};
 use super::region::{Coverage, Region};
 use crate::ids::{ProcId, VarId};
-use crate::program::{Direction, Move, Operand, Program, Step, View};
+use crate::program::{Direction, Move, Operand, Program, RemoteDirection, Step, View};
 use crate::types::Shape;
 
 /// Largest tensor whose views are followed element by element when boxes cannot tell what is read.
@@ -32,7 +32,9 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
     };
     flow.summarise(program.entry);
     let summary = flow.summaries.remove(&program.entry).unwrap_or_default();
-    let states: FxHashSet<VarId> = program.states.iter().map(|s| s.variable).collect();
+    // What rests in streaming memory is on its tiles from a load on.
+    let resting = program.states.iter().filter(|s| !s.remote);
+    let states: FxHashSet<VarId> = resting.map(|s| s.variable).collect();
     for (id, reads) in summary.carried {
         if let Some(read) = reads.first().filter(|_| !states.contains(&id)) {
             let kind = ProgramErrorKind::ReadBeforeWrite {
@@ -193,6 +195,15 @@ impl<'p> Flow<'p> {
                 match stream.direction {
                     Direction::HostToDevice => self.write_operand(frame, &whole),
                     Direction::DeviceToHost => self.read_operand(frame, &whole),
+                }
+            }
+            Step::Remote {
+                state, direction, ..
+            } => {
+                let whole = Operand::whole(self.program.states[*state as usize].variable);
+                match direction {
+                    RemoteDirection::Load => self.write_operand(frame, &whole),
+                    RemoteDirection::Store => self.read_operand(frame, &whole),
                 }
             }
             Step::SetSeed { seed, .. } => self.read_operand(frame, &Operand::whole(*seed)),
