@@ -94,6 +94,8 @@ pub struct Outcome {
     /// One cycle of the full pipeline, or one micro-batch.
     pub beat_cycles: u64,
     pub fullest_tile: u64,
+    /// Row blocks of head and loss, as compiled.
+    pub loss_chunks: usize,
     pub factors: Factors,
 }
 
@@ -121,6 +123,7 @@ impl Outcome {
             cycles_per_update: pace.cycles,
             beat_cycles: pace.beat,
             fullest_tile: MemoryReport::new(program).max_tile_bytes(),
+            loss_chunks: manifest.loss_chunks,
             factors: factors(&plan, compiled, program, &time, &pace),
             plan,
         }

@@ -270,9 +270,10 @@ impl<'p> Flow<'p> {
     fn is_covered(&self, id: VarId, read: &Read<'_>, known: &Coverage) -> bool {
         let shape = &self.program.variable(id).ty.shape;
         known.covers(&read.region)
-            || read
-                .views
-                .is_some_and(|views| covers_elements(known, shape, views))
+            || read.views.is_some_and(|views| {
+                // What nothing of is written need not be followed.
+                known.touches(&read.region) && covers_elements(known, shape, views)
+            })
     }
 
     /// A value that is made at step `from` of the frame, or in a procedure that it runs, and is needed at its current step, must be alive in

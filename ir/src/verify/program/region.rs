@@ -118,6 +118,11 @@ impl Coverage {
         other.boxes.into_iter().for_each(|region| self.add(region));
     }
 
+    /// Whether some of the region may be covered.
+    pub(super) fn touches(&self, region: &Region) -> bool {
+        self.boxes.iter().any(|written| written.overlaps(region))
+    }
+
     pub(super) fn covers(&self, region: &Region) -> bool {
         let mut missing = vec![region.clone()];
         for written in &self.boxes {
