@@ -119,7 +119,8 @@ fn fewest_chunks(
 ) -> Result<(Placed, usize), Error> {
     let rows = settings.batch_size.saturating_mul(settings.block_size);
     let precision = settings.precision.precision;
-    let mut chunks = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
+    let fewest = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
+    let mut chunks = fewest.max(settings.head_blocks).min(rows.max(1));
     let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {
