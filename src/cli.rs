@@ -17,10 +17,12 @@ mod explain;
 mod failure;
 mod generate;
 mod host_options;
-mod ipu_config;
+mod ipu_options;
+mod layer_list;
 mod model_options;
 mod opt;
 mod output;
+mod plan_cache_options;
 mod precision_options;
 mod program_options;
 mod progress;
@@ -29,6 +31,7 @@ mod solve;
 mod spelling;
 mod sweep;
 mod train;
+mod tune;
 
 /// Compiles Hugging Face GPT-2 models for Graphcore-Mk2-like machines and trains what it compiled, on simulated tiles.
 #[derive(Debug, Parser)]
@@ -51,6 +54,8 @@ enum Command {
     Report(report::Options),
     /// Try a model on machines with other parameters: larger tiles, a wider exchange.
     Sweep(Box<sweep::Options>),
+    /// Search for the best plan of a whole pod: stages, replicas, micro-batch, recomputation.
+    Tune(Box<tune::Options>),
     /// Train: compile, or take an executable, and run it on a text or on tokens.
     Train(Box<train::Options>),
     /// Loss and perplexity of a model over a text or tokens.
@@ -73,6 +78,7 @@ impl Command {
             Command::Compile(options) => options.run(),
             Command::Report(options) => options.run(),
             Command::Sweep(options) => options.run(),
+            Command::Tune(options) => options.run(),
             Command::Train(options) => options.run(),
             Command::Eval(options) => options.run(),
             Command::Generate(options) => options.run(),

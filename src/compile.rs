@@ -4,9 +4,11 @@ use superstep_ir::graph::{Graph, Module};
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 use superstep_ir::text::print_graph;
-use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile};
+use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile_by_book};
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
 use superstep_passes::pipeline;
+use superstep_passes::plan::PlanBook;
+use superstep_passes::plan::book::Key;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
@@ -17,13 +19,16 @@ use crate::precision::Precision;
 use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 
 mod cache;
+mod compiler;
 mod file;
 mod machine;
+mod plan_cache;
 pub mod remedies;
 
 pub use cache::{ExecutableCache, Origin};
 pub use file::{open, save};
 pub use machine::machine_named;
+pub use plan_cache::PlanCache;
 
 /// A program and what it says about itself: what an executable file holds.
 #[derive(Clone, Debug)]
@@ -51,9 +56,13 @@ pub fn compile_training(
     name: &str,
     config: &Gpt2Config,
     settings: &TrainingSettings,
+    plans: &PlanCache,
     sink: &mut dyn IrSink,
 ) -> Result<Compiled, Error> {
-    let (placed, loss_chunks) = fit(config, settings, sink)?;
+    let mut book = plans.open(&settings.machine);
+    let fitted = fit(config, settings, &mut book, sink);
+    plans.keep(book);
+    let (placed, loss_chunks) = fitted?;
     let manifest = Manifest {
         kind: Manifest::TRAINING.into(),
         model: name.into(),
@@ -83,23 +92,41 @@ pub fn compile_training(
 fn fit(
     config: &Gpt2Config,
     settings: &TrainingSettings,
+    book: &mut PlanBook,
+    sink: &mut dyn IrSink,
+) -> Result<(Placed, usize), Error> {
+    if let Some(asked) = settings.loss_chunks {
+        return Ok((compile_with(config, settings, asked, book, sink)?, asked));
+    }
+    let key = Key::of(&format!("{settings:?} {}", config.to_json()));
+    if let Some(chunks) = book.loss_chunks(key)
+        && let Ok(placed) = compile_with(config, settings, chunks, book, sink)
+    {
+        return Ok((placed, chunks));
+    }
+    let fitted = fewest_chunks(config, settings, book, sink);
+    if let Ok((_, chunks)) = &fitted {
+        book.set_loss_chunks(key, *chunks);
+    }
+    fitted
+}
+
+fn fewest_chunks(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<(Placed, usize), Error> {
     let rows = settings.batch_size.saturating_mul(settings.block_size);
-    let mut chunks = match settings.loss_chunks {
-        Some(asked) => return Ok((compile_with(config, settings, asked, sink)?, asked)),
-        None => {
-            let precision = settings.precision.precision;
-            loss_chunks(rows, config.vocab_size, &settings.machine, precision)
-        }
-    };
-    let mut outcome = compile_with(config, settings, chunks, sink);
+    let precision = settings.precision.precision;
+    let mut chunks = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
+    let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {
             Err(error) if error.is_overflow() && chunks * 2 <= rows => {
                 chunks *= 2;
                 // An error with other chunks says no more than the first.
-                outcome = compile_with(config, settings, chunks, sink).map_err(|_| error);
+                outcome = compile_with(config, settings, chunks, book, sink).map_err(|_| error);
             }
             outcome => return Ok((outcome?, chunks)),
         }
@@ -111,6 +138,7 @@ fn compile_with(
     config: &Gpt2Config,
     settings: &TrainingSettings,
     loss_chunks: usize,
+    book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<Placed, Error> {
     let options = GraphOptions {
@@ -127,7 +155,7 @@ fn compile_with(
         .precision
         .apply(&mut forward, precision.master_weights)?;
     let module = training_module(&forward, &training_options(config, settings))?;
-    run_passes(module, settings, sink)
+    run_passes(module, settings, book, sink)
 }
 
 /// Compiles a forward pass with a loss over `batch` samples.
@@ -137,6 +165,7 @@ pub fn compile_evaluation(
     precision: Precision,
     batch: usize,
     seq: usize,
+    plans: &PlanCache,
 ) -> Result<Program, Error> {
     let rows = batch.saturating_mul(seq);
     let loss_chunks = loss_chunks(rows, config.vocab_size, machine, precision);
@@ -148,7 +177,7 @@ pub fn compile_evaluation(
         dropout: false,
         loss_chunks,
     };
-    compile_forward(gpt2_graph(config, options)?, machine, precision)
+    compile_forward(gpt2_graph(config, options)?, machine, precision, plans)
 }
 
 /// Compiles a forward pass over one text of `length` positions that gives the logits of one of them.
@@ -157,15 +186,17 @@ pub fn compile_generation(
     machine: &Machine,
     precision: Precision,
     length: usize,
+    plans: &PlanCache,
 ) -> Result<Program, Error> {
     let graph = gpt2_next_token_graph(config, 1, length)?;
-    compile_forward(graph, machine, precision)
+    compile_forward(graph, machine, precision, plans)
 }
 
 fn compile_forward(
     mut graph: Graph,
     machine: &Machine,
     precision: Precision,
+    plans: &PlanCache,
 ) -> Result<Program, Error> {
     precision.apply(&mut graph, false)?;
     let options = CompileOptions {
@@ -173,21 +204,19 @@ fn compile_forward(
         half_partials: precision.has_half_partials(),
         ..CompileOptions::default()
     };
-    let compiled = compile(
-        Module {
-            graphs: vec![graph],
-        },
-        machine,
-        &options,
-        Vec::new(),
-    )
-    .map_err(Box::new)?;
-    Ok(compiled.program)
+    let module = Module {
+        graphs: vec![graph],
+    };
+    let mut book = plans.open(machine);
+    let compiled = compile_by_book(module, machine, &options, &mut book, Vec::new());
+    plans.keep(book);
+    Ok(compiled.map_err(Box::new)?.program)
 }
 
 fn run_passes(
     module: Module,
     settings: &TrainingSettings,
+    book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<Placed, Error> {
     let options = CompileOptions {
@@ -200,6 +229,8 @@ fn run_passes(
         matmul_plan: settings.matmul_plan,
         half_partials: settings.precision.precision.has_half_partials(),
         stochastic_rounding: settings.precision.stochastic_rounding,
+        ipus_per_replica: settings.ipus_per_replica,
+        matmul_proportion: settings.matmul_proportion.clone(),
     };
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {
@@ -210,7 +241,10 @@ fn run_passes(
             print,
         )));
     }
-    Ok(compile(module, &settings.machine, &options, instruments).map_err(Box::new)?)
+    Ok(
+        compile_by_book(module, &settings.machine, &options, book, instruments)
+            .map_err(Box::new)?,
+    )
 }
 
 /// `all`, `changed`, or one of the passes that every graph goes through.

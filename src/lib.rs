@@ -1,5 +1,6 @@
 //! superstep: the outside world around the compiler and the runtime.
 
+pub mod as_published;
 pub mod atomic_file;
 pub mod cli;
 pub mod compile;
@@ -10,6 +11,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod frontend;
 pub mod generate;
+pub mod ipu_config;
 pub mod manifest;
 pub mod precision;
 pub mod report;
@@ -17,3 +19,5 @@ pub mod session;
 pub mod settings;
 pub mod sweep;
 pub mod train;
+pub mod tune;
+pub mod user_cache;

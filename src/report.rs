@@ -9,6 +9,11 @@ pub mod efficiency;
 pub mod format;
 pub mod losses;
 pub mod memory;
+pub mod pace;
+pub mod pod;
+mod pod_tables;
+pub mod published;
+pub mod sensitivity;
 pub mod steps;
 pub mod terminal;
 pub mod time;
@@ -26,6 +31,7 @@ use classes::OpClass;
 use code::CodeReport;
 use efficiency::EfficiencyReport;
 use memory::MemoryReport;
+use pod::PodReport;
 use time::{OpReport, TimeReport};
 
 /// The name and version of the JSON form.
@@ -81,22 +87,6 @@ pub struct MachineReport {
     pub reserved_bytes: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PodReport {
-    pub replicas: u32,
-    pub ipus_per_replica: u32,
-    /// In the order in which a micro-batch passes through them.
-    pub stages: Vec<StageReport>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StageReport {
-    pub ipu: u32,
-    pub phase: &'static str,
-    /// Decoder layers, by index.
-    pub layers: Vec<u32>,
-}
-
 impl Report {
     pub fn new(compiled: &Compiled) -> Result<Report, Error> {
         let Compiled { manifest, program } = compiled;
@@ -109,7 +99,7 @@ impl Report {
             schema: SCHEMA,
             model: model(manifest)?,
             machine: machine(program),
-            pod: pod(program, manifest),
+            pod: PodReport::new(program, manifest, &timeline)?,
             code: CodeReport::new(program, &Footprint::of(program, &moves), &memory),
             memory,
             time: TimeReport::new(&timeline, manifest),
@@ -154,34 +144,5 @@ fn machine(program: &Program) -> MachineReport {
         clock_hz: machine.clock_hz,
         tile_memory: machine.tile_memory,
         reserved_bytes: machine.reserved_bytes,
-    }
-}
-
-/// Forward through the IPUs in order, backward through them in reverse.
-fn pod(program: &Program, manifest: &Manifest) -> PodReport {
-    let mut first = 0;
-    let forward: Vec<StageReport> = manifest
-        .layers_per_ipu
-        .iter()
-        .enumerate()
-        .map(|(ipu, &count)| {
-            let layers = (first..first + count).collect();
-            first += count;
-            StageReport {
-                ipu: ipu as u32,
-                phase: "forward",
-                layers,
-            }
-        })
-        .collect();
-    let backward = forward.iter().rev().map(|stage| StageReport {
-        phase: "backward",
-        ..stage.clone()
-    });
-    let stages = forward.iter().cloned().chain(backward).collect();
-    PodReport {
-        replicas: program.replicas,
-        ipus_per_replica: program.ipus,
-        stages,
     }
 }

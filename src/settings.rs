@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_ir::types::Real;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
@@ -83,6 +84,14 @@ pub struct TrainingSettings {
     pub replicas: u32,
     /// Optimiser state of large weights is shared out over the replicas.
     pub sharded: bool,
+    /// Optimiser state lies in streaming memory and visits the tiles for the update.
+    pub offchip: bool,
+    /// Most IPUs that a replica may have, where `layers_per_ipu` is left to the compiler.
+    pub ipus_per_replica: Option<u32>,
+    /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
+    pub matmul_proportion: Vec<Real>,
+    /// Column blocks of the output head, of equally many rows of the embedding; the vocabulary is padded to a multiple.
+    pub head_slices: usize,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

@@ -11,7 +11,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 use superstep_runtime::timeline::{Cause, timeline};
 
-use crate::compile::{Compiled, IrSink, compile_training};
+use crate::compile::{Compiled, IrSink, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::manifest::Manifest;
@@ -100,6 +100,7 @@ pub enum Subject<'a> {
         name: &'a str,
         config: &'a Gpt2Config,
         settings: Box<TrainingSettings>,
+        plans: &'a PlanCache,
     },
     /// Timed on each machine, with the plan it has.
     Executable(&'a Compiled),
@@ -136,9 +137,10 @@ impl Subject<'_> {
                 name,
                 config,
                 settings,
+                plans,
             } => {
                 settings.machine = point.machine.clone();
-                match compile_training(name, config, settings, &mut Silent) {
+                match compile_training(name, config, settings, plans, &mut Silent) {
                     Ok(compiled) => figures(&compiled.program, &compiled.manifest),
                     Err(error @ Error::Compile(_)) => return Ok(point.failed(&error)),
                     Err(error) => return Err(error),

@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use crate::data::{SampleOrder, TokenBlocks};
 use crate::error::Error;
+use crate::ipu_config::OutputMode;
 use crate::session::Session;
 pub use cadence::Cadence;
 use host::{StepHost, StepScalars};
@@ -46,6 +47,8 @@ pub struct TrainingRun<'a> {
     /// Of the next update, where the program asks for one.
     pub loss_scale: LossScale,
     pub following: Following,
+    /// Which losses a step reports.
+    pub output_mode: OutputMode,
     /// Seconds of one optimiser step on the simulated machine.
     pub simulated_seconds: f64,
 }
@@ -106,7 +109,8 @@ impl TrainingRun<'_> {
         };
         let mut host = StepHost::new(self.blocks, samples, self.batch_size, scalars)?;
         session.run(&mut host)?;
-        let (loss, grad_norm) = host.results().map_err(Error::failed)?;
+        let (losses, grad_norm) = host.results().map_err(Error::failed)?;
+        let loss = reported(losses, self.output_mode, self.replicas as usize);
         let step_seconds = start.elapsed().as_secs_f64();
         let updates_per_epoch = self.order.steps_per_epoch() * self.device_iterations as u64;
         Ok(StepMetrics {
@@ -122,6 +126,19 @@ impl TrainingRun<'_> {
             simulated_seconds: self.simulated_seconds,
             simulated_samples_per_second: samples.len() as f64 / self.simulated_seconds,
         })
+    }
+}
+
+/// The loss that an update reports, from those of all micro-batches, which the replicas take in turn.
+fn reported(losses: &[f32], mode: OutputMode, replicas: usize) -> f64 {
+    let sum = |losses: &[f32]| losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    match mode {
+        OutputMode::All => sum(losses) / losses.len() as f64,
+        OutputMode::Sum => sum(losses) / replicas.max(1) as f64,
+        OutputMode::Final => {
+            let last = &losses[losses.len().saturating_sub(replicas.max(1))..];
+            sum(last) / last.len() as f64
+        }
     }
 }
 
@@ -141,4 +158,18 @@ fn check_finite(metrics: &StepMetrics) -> Result<(), Error> {
         return Err(Error::failed(message).with_hint(hint));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_reports_the_losses_it_is_asked_for() {
+        // Two replicas, two micro-batches each.
+        let losses = [1.0, 2.0, 4.0, 5.0];
+        assert_eq!(reported(&losses, OutputMode::All, 2), 3.0);
+        assert_eq!(reported(&losses, OutputMode::Sum, 2), 6.0);
+        assert_eq!(reported(&losses, OutputMode::Final, 2), 4.5);
+    }
 }

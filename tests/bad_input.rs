@@ -283,6 +283,8 @@ fn placements_that_cannot_be() {
         "positions",
     );
     compile("--loss_chunks 49", &[], "loss chunks");
+    let below_a_file = small.join("plans");
+    compile("--plan_cache_dir {}", &[&below_a_file], "small.toml/plans");
     compile("--print_ir_after flux", &[], "no pass `flux`");
 }
 

@@ -41,6 +41,34 @@ fn help_and_version_are_at_hand() {
 }
 
 #[test]
+fn plans_are_kept_where_the_user_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tiny, plans) = (fixture("tiny"), folder.path().join("made/plans"));
+    let compile = |name: &str, cache: &Path| {
+        let out = folder.path().join(name);
+        let line =
+            format!("compile --model_name_or_path {{}} {TINY} --plan_cache_dir {{}} -o {{}}");
+        superstep(&words(&line, &[&tiny, cache, &out])).ok();
+        let compiled = superstep::compile::open(&out).unwrap();
+        (compiled.program, compiled.manifest.products)
+    };
+    let without = compile("none.superstep", Path::new("none"));
+    let files = || {
+        std::fs::read_dir(&plans)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+    };
+    assert_eq!(compile("cold.superstep", &plans), without);
+    let kept: Vec<_> = files().collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(compile("warm.superstep", &plans), without);
+    std::fs::write(&kept[0], "superstep plans 1").unwrap();
+    assert_eq!(compile("damaged.superstep", &plans), without);
+    assert!(files().eq(kept));
+    assert!(!Path::new("none").exists());
+}
+
+#[test]
 fn compile_then_report_then_train_the_executable() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tiny.superstep");
@@ -259,18 +287,19 @@ fn training_on_text_and_writing() {
 fn ipu_config_is_read_and_its_idle_fields_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("ipu_config.json");
-    let text = r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 2, "gradient_accumulation_steps": 6, "matmul_proportion": 0.2, "flux": 1}"#;
+    let text = r#"{"layers_per_ipu": [1, 1], "ipus_per_replica": 2, "gradient_accumulation_steps": {"pod4": 6, "pod16": 9},
+        "matmul_proportion": 0.2, "explicit_ir_inference": true, "flux": 1}"#;
     std::fs::write(&config, text).unwrap();
     let file = folder.path().join("tiny.superstep");
     let line = "compile --model_name_or_path {} --block_size 8 --ipu_config_name {} -o {}";
     let run = superstep(&words(line, &[&fixture("tiny"), folder.path(), &file])).ok();
     assert!(
-        run.err.contains("no effect yet: matmul_proportion"),
+        run.err.contains("`explicit_ir_inference` has no effect"),
         "{}",
         run.err
     );
     assert!(
-        run.err.contains("unknown fields, ignored: flux"),
+        run.err.contains("unknown fields, kept: flux"),
         "{}",
         run.err
     );
@@ -282,6 +311,74 @@ fn ipu_config_is_read_and_its_idle_fields_are_named() {
     assert_eq!(report["pod"]["ipus_per_replica"], 2);
     assert_eq!(report["pod"]["stages"][1]["layers"], serde_json::json!([1]));
     assert_eq!(report["model"]["gradient_accumulation_steps"], 6);
+    let precision = |more: &str| {
+        let line = format!("{line} {more}");
+        superstep(&words(&line, &[&fixture("tiny"), folder.path(), &file])).ok();
+        let report = superstep(&words("report {} --json -", &[&file])).ok().out;
+        serde_json::from_str::<Value>(&report).unwrap()["model"].clone()
+    };
+    let pod16 = precision("--pod_type pod16 --fp32");
+    assert_eq!(pod16["gradient_accumulation_steps"], 9);
+    let overrides = "--ipu_config_overrides layers_per_ipu=[2],ipus_per_replica=1";
+    precision(overrides);
+    for (more, says) in [
+        ("--ipu_config_overrides colour=1", "no field"),
+        ("--ipu_config_overrides layers_per_ipu=[1]", "names 1 IPUs"),
+        ("--pod_type pod64", "no value for pod64"),
+        ("--fp32 --precision f16.16", "contradicts"),
+    ] {
+        let line = format!("{line} {more}");
+        let run = superstep(&words(&line, &[&fixture("tiny"), folder.path(), &file]));
+        assert!(run.err.contains(says), "{more}: {}", run.err);
+    }
+}
+
+/// The flags of the published run, on a small model.
+#[test]
+fn the_published_command_line_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, out) = (folder.path().join("ipu.json"), folder.path().join("out"));
+    let text = r#"{"layers_per_ipu": [0, 2], "ipus_per_replica": 2, "replication_factor": {"pod4": 2, "pod16": 8}, "device_iterations": 2,
+        "replicated_tensor_sharding": true, "recompute_checkpoint_every_layer": true, "enable_half_first_order_momentum": true,
+        "output_mode": "final", "inference_device_iterations": 2, "inference_replication_factor": 2, "executable_cache_dir": ""}"#;
+    std::fs::write(&config, text).unwrap();
+    let line = "train --model_name_or_path {} --ipu_config_name {} --train_tokens {} --validation_file {} --do_train --do_eval \
+        --dataloader_num_workers 64 --per_device_train_batch_size 1 --per_device_eval_batch_size 1 --gradient_accumulation_steps 6 \
+        --output_dir {} --logging_steps 1 --learning_rate 1e-5 --lr_scheduler_type linear --loss_scaling 16384 --weight_decay 0.01 \
+        --warmup_ratio 0.1 --ipu_config_overrides gradient_accumulation_steps=8,inference_device_iterations=5 --dataloader_drop_last \
+        --pod_type pod4 --max_steps 3 --block_size 48";
+    let tiny = fixture("tiny");
+    let tokens = tiny.join("tokens.json");
+    let run = superstep(&words(line, &[&tiny, &config, &tokens, &tokens, &out])).ok();
+    for says in [
+        "Position Embedding  --> IPU 1",
+        "Layer 1             --> IPU 1",
+        "Device Iterations = 2",
+        "Replication Factor = 2",
+        "Total train batch size (w. parallel, distributed & accumulation) = 24",
+        "Total optimization steps = 3",
+    ] {
+        assert!(run.out.contains(says), "{says}: {}", run.out);
+    }
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap()
+    };
+    let kept = read("ipu_config.json");
+    assert_eq!(kept["gradient_accumulation_steps"], 6);
+    assert_eq!(kept["inference_device_iterations"], 5);
+    assert_eq!(kept["replication_factor"], 2);
+    let state = read("trainer_state.json");
+    let log = state["log_history"].as_array().unwrap();
+    // Logged is the rate of the next step.
+    let rates: Vec<f64> = log
+        .iter()
+        .filter_map(|entry| entry["learning_rate"].as_f64())
+        .collect();
+    assert_eq!(rates, [1e-5, 5e-6, 0.0]);
+    let lines = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 6);
+    let eval = read("eval_results.json");
+    assert_eq!(eval["eval_samples"].as_u64().unwrap() % 10, 0);
 }
 
 #[test]

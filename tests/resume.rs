@@ -28,6 +28,7 @@ fn spawn(arguments: &[String]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_superstep"))
         .args(arguments)
         .env("HF_HUB_CACHE", "/nonexistent")
+        .env("SUPERSTEP_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -223,7 +224,11 @@ fn a_full_disk_is_an_error_and_the_last_checkpoint_stays() {
         env!("CARGO_BIN_EXE_superstep"),
         line.join(" ")
     );
-    let output = Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", &shell])
+        .env("SUPERSTEP_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(

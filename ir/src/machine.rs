@@ -1,8 +1,8 @@
 //! The machine as data: sizes, rates and clock of an IPU and its surroundings, and the cycle formulae over them.
 //!
 //! Numbers live in TOML: `mk2.toml`, `bow.toml` and `c600.toml` are built in ([`Machine::preset`]), others come from the user
-//! ([`Machine::from_toml`]). [`facts`] says for every field how well it is known and from where. What was fitted rather than
-//! looked up is in [`calibration`].
+//! ([`Machine::from_toml`]). [`facts`] says for every field how well it is known and from where,
+//! [`ranges`] how far those may be off that are not documented. What else was chosen rather than looked up is in [`calibration`].
 
 pub mod bounds;
 pub mod calibration;
@@ -14,6 +14,7 @@ pub mod exchange_cost;
 pub mod facts;
 pub mod link_cost;
 pub mod presets;
+pub mod ranges;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,14 +44,26 @@ pub struct Machine {
     pub amp_f16_macs: u32,
     /// Bytes of coefficients the matrix unit loads per cycle.
     pub amp_load_bytes_per_cycle: u32,
+    /// Cycles of the matrix unit for every block of coefficients beyond PopLibs' estimate; fewer if negative.
+    pub amp_block_extra_cycles: i64,
     /// Bytes per cycle of a copy inside a tile.
     pub copy_bytes_per_cycle: f64,
+    /// Cycles around a copy inside a tile, and for every fragment of it, beside those of its bytes.
+    pub copy_start_cycles: u64,
+    pub copy_fragment_cycles: u64,
+    /// Worker cycles to turn 4 × 4 elements of f16, and one element of anything else.
+    pub transpose_block_cycles: u64,
+    pub transpose_element_cycles: u64,
+    /// Factor on the summed instruction costs of a fused elementwise vertex.
+    pub map_factor: f64,
     /// Bytes a tile sends, and at the same time receives, per cycle.
     pub exchange_bytes_per_cycle: f64,
     /// Whether the two tiles of a pair that receive the same bytes do so at twice the rate.
     pub exchange_pair_mode: bool,
     /// Cycles from the end of a sync to the first word of an exchange.
     pub exchange_start_cycles: u64,
+    /// Cycles that a tile of an exchange loses for every fragment it sends or receives.
+    pub exchange_fragment_cycles: u64,
     /// Cycles of an internal sync of one IPU.
     pub sync_cycles: u64,
     /// Cycles of a sync over several IPUs, or with the host.
@@ -61,10 +74,14 @@ pub struct Machine {
     pub rung_links: u32,
     /// Links from an IPU to its neighbour in the next rung.
     pub ladder_links: u32,
+    /// The last rung is linked to the first.
+    pub torus: bool,
     /// Bytes per second between host and one IPU.
     pub host_bytes_per_second: f64,
     /// Bytes per second and direction between one IPU and its streaming memory.
     pub streaming_bytes_per_second: f64,
+    /// Seconds from asking streaming memory for something to its first byte.
+    pub streaming_latency_seconds: f64,
     /// Streaming memory of one IPU, bytes; 0 for none.
     pub streaming_bytes: u64,
     /// Electrical power of one IPU with its share of the box, watts.

@@ -11,6 +11,7 @@ pub mod footprint;
 pub mod grid;
 pub mod variable;
 
+use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -291,6 +292,16 @@ impl Program {
 
     pub fn grid(&self, id: GridId) -> &Grid {
         &self.grids[id.index()]
+    }
+
+    /// The tiles of every grid.
+    pub fn tile_sets(&self) -> Vec<FixedBitSet> {
+        let sets = self.grids.iter().map(|grid| {
+            let mut tiles = FixedBitSet::with_capacity(grid.tiles as usize);
+            grid.tile_ids().for_each(|tile| tiles.insert(tile.index()));
+            tiles
+        });
+        sets.collect()
     }
 
     pub fn grid_of(&self, id: VarId) -> &Grid {

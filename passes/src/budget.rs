@@ -9,6 +9,8 @@ use superstep_ir::machine::Machine;
 use superstep_ir::program::{Category, Program, Step};
 use superstep_ir::units::Bytes;
 
+use crate::place::Limits;
+
 /// Bytes on a tile for the temporaries of one op.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Budgets {
@@ -34,14 +36,19 @@ impl Budgets {
     }
 
     /// `share` of what is free on the fullest tile during each op of a program with known live ranges; `available` bytes of a tile are
-    /// for variables.
-    pub fn of_free_memory(program: &Program, available: Bytes, share: f64) -> Budgets {
+    /// for variables; no op gets more than its IPU's limit.
+    pub fn of_free_memory(
+        program: &Program,
+        available: Bytes,
+        share: f64,
+        limits: &Limits,
+    ) -> Budgets {
         let spans = spans(program);
         let mut free: FxHashMap<String, Bytes> = FxHashMap::default();
         for ipu in (0..program.ipus).map(IpuId) {
             for (origin, resident) in residents(program, ipu, &spans) {
                 let left = available.saturating_sub(resident) as f64 * share;
-                let left = (left as Bytes).max(LEAST);
+                let left = (left as Bytes).min(limits.on(ipu)).max(LEAST);
                 let name = &program.origins[origin].name;
                 free.entry(name.clone())
                     .and_modify(|known| *known = left.min(*known))
@@ -118,7 +125,7 @@ fn residents(program: &Program, ipu: IpuId, spans: &[Option<(u32, u32)>]) -> Vec
             let variable = &program.variables[v];
             let grid = program.grid(variable.grid);
             let bytes = variable.tile_bytes(grid) as u64;
-            for (_, tile) in grid.iter() {
+            for tile in grid.tile_ids() {
                 let held = &mut now[tile.index()];
                 *held = if starts { *held + bytes } else { *held - bytes };
             }

@@ -12,6 +12,7 @@ use crate::memory::MemoryFit;
 use crate::pass::PassError;
 use crate::pipeline;
 use crate::place::{PlacementError, PlacementOptions, place};
+use crate::plan::PlanBook;
 use crate::plan::matmul::PlannedProduct;
 use crate::stage::LayersPerIpu;
 
@@ -47,9 +48,24 @@ pub enum CompileError {
 /// # Errors
 /// A pass failed (a bug), or the module cannot be placed on the machine.
 pub fn compile<'a>(
+    module: Module,
+    machine: &Machine,
+    options: &CompileOptions,
+    instruments: Vec<Box<dyn Instrument + 'a>>,
+) -> Result<Compiled, CompileError> {
+    let mut book = PlanBook::new(machine);
+    compile_by_book(module, machine, options, &mut book, instruments)
+}
+
+/// The same with what is known from earlier compilations; `book` then knows this one too, also where it failed.
+///
+/// # Errors
+/// Those of [`compile`].
+pub fn compile_by_book<'a>(
     mut module: Module,
     machine: &Machine,
     options: &CompileOptions,
+    book: &mut PlanBook,
     instruments: Vec<Box<dyn Instrument + 'a>>,
 ) -> Result<Compiled, CompileError> {
     let mut manager = PassManager::new(pipeline::standard());
@@ -57,7 +73,7 @@ pub fn compile<'a>(
         manager = manager.with(instrument);
     }
     let passes = manager.run_module(&mut module)?;
-    let placed = place(&module, machine, options)?;
+    let placed = place(&module, machine, options, book)?;
     verify_program(&placed.program)?;
     Ok(Compiled {
         program: placed.program,

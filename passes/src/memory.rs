@@ -85,6 +85,7 @@ pub struct MemoryFit {
 /// Some tile's memory does not suffice.
 pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> {
     let names = live_ranges(program);
+    let tiles = program.tile_sets();
     let mut fit = MemoryFit::default();
     for ipu in (0..program.ipus).map(IpuId) {
         let variables: Vec<VarId> = (0..program.variables.len() as u32)
@@ -93,7 +94,7 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> 
             .collect();
         let items: Vec<Item> = variables
             .iter()
-            .map(|&v| item(program, v, names.len() as u32))
+            .map(|&v| item(program, &tiles, v, names.len() as u32))
             .collect();
         let placement = place(
             &items,
@@ -130,16 +131,12 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> 
     Ok(fit)
 }
 
-fn item(program: &Program, v: VarId, steps: u32) -> Item {
-    let (variable, grid) = (program.variable(v), program.grid_of(v));
-    let mut memories = FixedBitSet::with_capacity(grid.tiles as usize);
-    for (_, tile) in grid.iter() {
-        memories.insert(tile.index());
-    }
+fn item(program: &Program, tiles: &[FixedBitSet], v: VarId, steps: u32) -> Item {
+    let variable = program.variable(v);
     Item {
-        size: variable.tile_bytes(grid) as u64,
+        size: variable.tile_bytes(program.grid_of(v)) as u64,
         live: variable.live.unwrap_or((0, steps)),
-        memories,
+        memories: tiles[variable.grid.index()].clone(),
     }
 }
 

@@ -5,15 +5,19 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::graph::Module;
+use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
 use superstep_ir::op::infer::TypeError;
 use superstep_ir::program::{Program, Rounding};
+use superstep_ir::types::Real;
+use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
 use crate::budget::Budgets;
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
+use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
 use crate::replicate::{Replication, replicate};
@@ -40,6 +44,10 @@ pub struct PlacementOptions {
     pub replicas: u32,
     /// Least elements of a weight whose optimiser state is shared out over the replicas; absent: every replica has all of it.
     pub sharded: Option<usize>,
+    /// Most IPUs that a replica may have, where `layers_per_ipu` is absent.
+    pub ipus_per_replica: Option<u32>,
+    /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
+    pub matmul_proportion: Vec<Real>,
 }
 
 /// Layers whose forward ops run again before their backward pass.
@@ -69,6 +77,8 @@ pub struct Placed {
     /// How the products are executed.
     pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
+    /// The budget with which it fits, counted in the order in which budgets are tried.
+    pub budget: usize,
     pub fit: MemoryFit,
     /// Seconds spent in each step of placement, by name.
     pub seconds: Vec<(&'static str, f64)>,
@@ -109,7 +119,7 @@ const SHARES_OF_FREE: [f64; 4] = [0.9, 0.75, 0.55, 0.35];
 const THRIFTY: [f64; 2] = [0.07, 0.04];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
-/// (when the assignment is free) are tried before giving up.
+/// (when the assignment is free) are tried before giving up. Plans and outcome go into `book`, and are not searched for when it has them.
 ///
 /// # Errors
 /// An impossible assignment, an op without a tile program, or too little memory.
@@ -117,6 +127,31 @@ pub fn place(
     module: &Module,
     machine: &Machine,
     options: &PlacementOptions,
+    book: &mut PlanBook,
+) -> Result<Placed, PlacementError> {
+    let known = std::mem::replace(book, PlanBook::new(machine)).about(machine);
+    let key = Key::of_module(module, options);
+    let choice = known.choice(key).cloned();
+    let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials, known);
+    let placed = place_from(choice, module, machine, options, &mut plans);
+    *book = plans.into_book();
+    if let Ok(placed) = &placed {
+        let choice = Choice {
+            layers_per_ipu: placed.layers_per_ipu.clone(),
+            budget: placed.budget,
+        };
+        book.choose(key, choice);
+    }
+    placed
+}
+
+/// Tries a choice that is known to fit, then searches.
+fn place_from(
+    choice: Option<Choice>,
+    module: &Module,
+    machine: &Machine,
+    options: &PlacementOptions,
+    plans: &mut MatmulPlans,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
     let replicas = options.replicas.max(1);
@@ -130,23 +165,28 @@ pub fn place(
     }
     // What one replica may have of it.
     let of_one = Machine {
-        ipus: machine.ipus / replicas,
+        ipus: (machine.ipus / replicas).min(options.ipus_per_replica.unwrap_or(u32::MAX)),
         ..machine.clone()
     };
-    let mut plans = MatmulPlans::new(options.matmul_plan, options.half_partials);
     let mut clock = Clock::default();
     let prepared = prepare(module, options, &mut clock)?;
-    let mut place_on = |layers_per_ipu| {
-        let clock = clock.clone();
-        place_on(
-            &prepared,
-            machine,
+    let mut place_with = |layers_per_ipu, first_budget| {
+        let choice = Choice {
             layers_per_ipu,
-            options,
-            &mut plans,
-            clock,
-        )
+            budget: first_budget,
+        };
+        place_on(&prepared, machine, choice, options, plans, clock.clone())
     };
+    if let Some(Choice {
+        layers_per_ipu,
+        budget,
+    }) = choice
+        && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
+        && let Ok(placed) = place_with(known, budget)
+    {
+        return Ok(placed);
+    }
+    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, 0);
     if let Some(given) = &options.layers_per_ipu {
         return place_on(stage::check(given, layers, &of_one)?);
     }
@@ -214,15 +254,16 @@ fn prepare(
     Ok(prepared)
 }
 
-/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits.
+/// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits, from `choice` on.
 fn place_on(
     prepared: &Module,
     machine: &Machine,
-    layers_per_ipu: LayersPerIpu,
+    choice: Choice,
     options: &PlacementOptions,
     plans: &mut MatmulPlans,
     mut clock: Clock,
 ) -> Result<Placed, PlacementError> {
+    let layers_per_ipu = choice.layers_per_ipu;
     let mut staged = prepared.clone();
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
@@ -240,26 +281,32 @@ fn place_on(
             lower(&staged, machine, execution, budgets, plans)
         })
     };
-    let even = Budgets::proportion(machine, FIRST_SHARE);
+    let limits = Limits::of(options, machine);
+    let even = Budgets::proportion(machine, FIRST_SHARE.min(limits.least));
     let mut first = lowered(&even, &mut clock)?;
     clock.time("memory", || live_ranges(&mut first.program));
     let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
-    let of_free = SHARES_OF_FREE
-        .iter()
-        .map(|&share| Budgets::of_free_memory(&first.program, available, share));
-    let thrifty = THRIFTY.map(|share| Budgets::proportion(machine, share));
+    let budgets = |number: usize| match SHARES_OF_FREE.get(number) {
+        Some(&share) => Budgets::of_free_memory(&first.program, available, share, &limits),
+        None => {
+            let share = THRIFTY[number - SHARES_OF_FREE.len()];
+            Budgets::proportion(machine, share.min(limits.least))
+        }
+    };
     let mut last = None;
-    for budgets in of_free.chain(thrifty) {
+    let tried = SHARES_OF_FREE.len() + THRIFTY.len();
+    for budget in choice.budget.min(tried - 1)..tried {
         let Lowered {
             mut program,
             products,
-        } = lowered(&budgets, &mut clock)?;
+        } = lowered(&budgets(budget), &mut clock)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
                     program,
                     products,
                     layers_per_ipu,
+                    budget,
                     fit,
                     seconds: clock.seconds,
                 });
@@ -273,6 +320,32 @@ fn place_on(
         tried: ipus,
         ipus: machine.ipus,
     })
+}
+
+/// What the user allows temporaries of an op.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The smallest share of a tile, 1 where there is none.
+    least: f64,
+    by_ipu: Vec<Bytes>,
+}
+
+impl Limits {
+    fn of(options: &PlacementOptions, machine: &Machine) -> Limits {
+        let shares = &options.matmul_proportion;
+        let bytes = |share: &Real| (f64::from(machine.tile_memory) * share.0) as Bytes;
+        Limits {
+            least: shares.iter().fold(1.0, |least, share| share.0.min(least)),
+            by_ipu: shares.iter().map(bytes).collect(),
+        }
+    }
+
+    /// Bytes on a tile of an IPU.
+    pub fn on(&self, ipu: IpuId) -> Bytes {
+        let one_for_all = self.by_ipu.first().filter(|_| self.by_ipu.len() == 1);
+        let own = self.by_ipu.get(ipu.index()).or(one_for_all);
+        own.copied().unwrap_or(Bytes::MAX)
+    }
 }
 
 /// In what order the micro-batches of a step go through the stages.

@@ -156,6 +156,18 @@ pub struct ProcedureTime {
     pub times: u64,
     /// Of one run, with all that it calls.
     pub cycles: KindCycles,
+    /// The same cycles by cause.
+    pub ledger: Ledger,
+    /// Entry `i`: what IPU `i` does by itself in one run, by cause. What it lacks of `cycles`, it waits, or takes part in what all do together.
+    pub ipus: Vec<Ledger>,
+}
+
+impl ProcedureTime {
+    /// Cycles of transfers over the links and barriers over all IPUs, in one run.
+    pub fn shared_cycles(&self) -> u64 {
+        let busiest = self.ipus.iter().map(Ledger::total).max().unwrap_or(0);
+        self.cycles.total().saturating_sub(busiest)
+    }
 }
 
 /// One IPU, over the whole run of the entry. What is left of the run, it waits for another, or takes part in what they do together.
@@ -222,10 +234,14 @@ impl Timeline {
         self.cycles.total() as f64 / self.clock_hz
     }
 
-    /// Cycles of one run of a procedure, `micro_batch` or `update` for instance.
+    /// A procedure by name, `micro_batch` or `update` for instance.
+    pub fn procedure(&self, name: &str) -> Option<&ProcedureTime> {
+        self.procedures.iter().find(|p| p.name == name)
+    }
+
+    /// Cycles of one run of a procedure.
     pub fn procedure_cycles(&self, name: &str) -> Option<u64> {
-        let procedure = self.procedures.iter().find(|p| p.name == name)?;
-        Some(procedure.cycles.total())
+        self.procedure(name).map(|p| p.cycles.total())
     }
 }
 
@@ -236,7 +252,7 @@ pub fn timeline(program: &Program) -> Timeline {
     timeline_with(program, &DistinctMoves::of(program))
 }
 
-/// The same with the program's moves expanded before.
+/// The same with the program's moves expanded before, or those of a program that differs in its machine only.
 pub fn timeline_with<'p>(program: &'p Program, moves: &'p DistinctMoves<'p>) -> Timeline {
     account::account(program, moves)
 }

@@ -9,7 +9,7 @@ use super::model_options::ModelOptions;
 use super::output::{IrPrinter, check_writable_file, note, say};
 use super::program_options::{OptimiserOptions, ProgramOptions};
 use crate::compile::remedies::remedies;
-use crate::compile::{compile_training, save};
+use crate::compile::{PlanCache, compile_training, save};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::report::Report;
@@ -33,11 +33,21 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
         let model = self.model.load()?;
-        let settings = self.program.settings(&self.optimiser, &model.config)?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let settings = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
         check_writable_file(&self.output)?;
         let start = Instant::now();
-        let compiled = compile_training(&model.name, &model.config, &settings, &mut IrPrinter)
-            .inspect_err(|error| suggest(error, &model.config, &settings))?;
+        let plans = self.program.plan_cache.cache()?;
+        let compiled = compile_training(
+            &model.name,
+            &model.config,
+            &settings,
+            &plans,
+            &mut IrPrinter,
+        )
+        .inspect_err(|error| suggest(error, &model.config, &settings, &plans))?;
         let seconds = start.elapsed().as_secs_f64();
         let report = Report::new(&compiled)?;
         say(pass_table(&report));
@@ -54,12 +64,12 @@ impl Options {
 }
 
 /// After an overflow: what would fit, each compiled to be sure.
-fn suggest(error: &Error, config: &Gpt2Config, settings: &TrainingSettings) {
+fn suggest(error: &Error, config: &Gpt2Config, settings: &TrainingSettings, plans: &PlanCache) {
     if !error.is_overflow() {
         return;
     }
     note("the model does not fit; compiling what might");
-    let fitting = remedies(config, settings);
+    let fitting = remedies(config, settings, plans);
     for remedy in &fitting {
         note(remedy);
     }

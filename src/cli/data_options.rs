@@ -13,6 +13,7 @@ use crate::data::tokenise::Counts;
 use crate::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch, read_tokens};
 use crate::error::Error;
 use crate::frontend::CacheLocation;
+use crate::user_cache;
 
 /// As much of a `.json` file as tells what it is.
 const SNIFF_BYTES: u64 = 1 << 20;
@@ -70,7 +71,7 @@ impl TextOptions {
     fn cache(&self) -> TokenCache {
         let directory = self.cache_dir.clone();
         TokenCache {
-            directory: directory.unwrap_or_else(TokenCache::default_directory),
+            directory: directory.unwrap_or_else(user_cache::directory),
             overwrite: self.overwrite_cache,
         }
     }

@@ -15,13 +15,14 @@ use super::generate::Continuation;
 use super::host_options::HostOptions;
 use super::output::{IrPrinter, prepare_directory, say};
 use super::progress::Progress;
-use crate::compile::{Compiled, compile_training, machine_named};
+use crate::compile::{Compiled, PlanCache, compile_training, machine_named};
 use crate::data::{SampleOrder, TokenBlocks, text_blocks};
 use crate::error::Error;
 use crate::frontend::{
     Gpt2Config, SaveDtype, Tokenizer, Weights, init_weights, preset, save_pretrained,
 };
 use crate::generate::Sampling;
+use crate::ipu_config::OutputMode;
 use crate::precision::{Precision, PrecisionSettings};
 use crate::report::Report;
 use crate::report::terminal::{pass_table, summary};
@@ -44,7 +45,7 @@ const PROMPT: &str = "It was";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one.
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one.
     #[arg(long = "machine", value_name = "NAME|FILE.toml", default_value = "ipu")]
     machine: String,
     /// Optimiser steps.
@@ -74,7 +75,13 @@ impl Options {
 
         say("compiling a small GPT-2");
         let start = Instant::now();
-        let compiled = compile_training("demo", &config, &self.settings()?, &mut IrPrinter)?;
+        let compiled = compile_training(
+            "demo",
+            &config,
+            &self.settings()?,
+            &PlanCache::none(),
+            &mut IrPrinter,
+        )?;
         let report = Report::new(&compiled)?;
         say(format_args!(
             "{}\nin {:.2} s\n",
@@ -127,6 +134,10 @@ impl Options {
             recompute: Recompute::Nothing,
             replicas: 1,
             sharded: false,
+            offchip: false,
+            ipus_per_replica: None,
+            matmul_proportion: Vec::new(),
+            head_slices: 1,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,
@@ -154,6 +165,7 @@ impl Options {
             ),
             batch_size: BATCH_SIZE,
             device_iterations: 1,
+            output_mode: OutputMode::All,
             seed: SEED,
             replicas: 1,
             loss_scale: LossScale::starting_at(1.0),
@@ -195,6 +207,7 @@ impl Options {
                 top_p: None,
             },
             seed: SEED,
+            plans: &PlanCache::none(),
         };
         continuation.print(PROMPT)
     }

@@ -12,6 +12,7 @@ use super::data_options::{DataFile, TextOptions};
 use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::{note, prepare_directory, say};
+use super::plan_cache_options::PlanCacheOptions;
 use super::program_options::at_least_one;
 use crate::compile::{ExecutableCache, Origin, machine_named};
 use crate::data::TokenBlocks;
@@ -50,7 +51,7 @@ pub(super) struct Options {
     /// Samples of a batch.
     #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     batch_size: usize,
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
@@ -67,6 +68,8 @@ pub(super) struct Options {
     executable_cache_dir: Option<PathBuf>,
     #[command(flatten)]
     host: HostOptions,
+    #[command(flatten)]
+    plan_cache: PlanCacheOptions,
 }
 
 impl Options {
@@ -86,7 +89,10 @@ impl Options {
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
         evaluator.host = self.host;
         evaluator.precision = self.precision;
-        evaluator.cache.directory = self.executable_cache_dir.clone();
+        evaluator.cache = ExecutableCache {
+            directory: self.executable_cache_dir.clone(),
+            plans: self.plan_cache.cache()?,
+        };
         let evaluation = evaluator.evaluate(&weights)?;
         say(evaluator.line(&evaluation));
         match &self.output_dir {

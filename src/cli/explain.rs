@@ -11,6 +11,7 @@ use superstep_ir::text;
 use superstep_ir::types::DType;
 use superstep_ir::verify::verify_graph;
 use superstep_passes::place::{PlacementOptions, place};
+use superstep_passes::plan::PlanBook;
 use superstep_passes::plan::matmul::{MatmulProblem, PlanStyle, PlannedProduct};
 
 use super::model_options::ModelOptions;
@@ -143,7 +144,7 @@ impl Options {
             matmul_plan: self.plan,
             ..PlacementOptions::default()
         };
-        let placed = place(&module, &machine, &options)
+        let placed = place(&module, &machine, &options, &mut PlanBook::new(&machine))
             .map_err(|error| Error::failed(format!("{shown}: {error}")))?;
         Ok((placed.program, placed.products))
     }

@@ -8,8 +8,9 @@ use clap::Args;
 use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::say;
+use super::plan_cache_options::PlanCacheOptions;
 use super::program_options::{above_zero, at_least_one, ratio};
-use crate::compile::{compile_generation, machine_named};
+use crate::compile::{PlanCache, compile_generation, machine_named};
 use crate::error::Error;
 use crate::frontend::tokenizer::END_OF_TEXT;
 use crate::frontend::{Gpt2Config, Tokenizer, Weights};
@@ -48,11 +49,13 @@ pub(super) struct Options {
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
     #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
     precision: Precision,
-    /// Machine: ipu, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
     #[command(flatten)]
     host: HostOptions,
+    #[command(flatten)]
+    plan_cache: PlanCacheOptions,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
         let model = self.model.load()?;
         let weights = model.trained_weights()?;
         let tokenizer = model.tokenizer()?;
+        let plans = self.plan_cache.cache()?;
         let continuation = Continuation {
             config: &model.config,
             weights: &weights,
@@ -71,6 +75,7 @@ impl Options {
             block_size: self.block_size,
             sampling: self.sampling(),
             seed: self.seed,
+            plans: &plans,
         };
         continuation.print(&self.prompt)
     }
@@ -99,6 +104,7 @@ pub(super) struct Continuation<'a> {
     pub(super) block_size: Option<usize>,
     pub(super) sampling: Sampling,
     pub(super) seed: u64,
+    pub(super) plans: &'a PlanCache,
 }
 
 impl Continuation<'_> {
@@ -125,7 +131,8 @@ impl Continuation<'_> {
             .config
             .block_size(Some(self.block_size.unwrap_or(wanted)))?;
         let machine = machine_named(self.machine)?;
-        let program = compile_generation(self.config, &machine, self.precision, length)?;
+        let program =
+            compile_generation(self.config, &machine, self.precision, length, self.plans)?;
         let mut session = Session::load(Arc::new(program), self.weights, &self.host.engine())?;
         let stop = self
             .config

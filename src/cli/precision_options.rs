@@ -12,6 +12,9 @@ pub(super) struct PrecisionOptions {
     /// first moments and updates [default: f32].
     #[arg(long = "precision", value_enum, value_name = "NAME")]
     pub(super) precision: Option<Precision>,
+    /// The same as --precision f32, also with an IPU configuration.
+    #[arg(long = "fp32", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(super) fp32: bool,
     /// Keep f32 weights and round them to f16 where they are read [default: false].
     #[arg(long = "master_weights", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub(super) master_weights: Option<bool>,
@@ -24,9 +27,21 @@ pub(super) struct PrecisionOptions {
 }
 
 impl PrecisionOptions {
-    /// What these options ask for.
-    pub(super) fn settings(&self) -> Result<PrecisionSettings, Error> {
-        let precision = self.precision.unwrap_or_default();
+    /// What these options ask for; `unless_given` and `auto_loss_scaling` are those of an IPU configuration.
+    pub(super) fn settings(
+        &self,
+        unless_given: Precision,
+        auto_loss_scaling: Option<bool>,
+    ) -> Result<PrecisionSettings, Error> {
+        let precision = match (self.precision, self.fp32) {
+            (Some(given), true) if given != Precision::F32 => {
+                return Err(Error::usage(format!(
+                    "--fp32 contradicts --precision {given}"
+                )));
+            }
+            (_, true) => Precision::F32,
+            (given, false) => given.unwrap_or(unless_given),
+        };
         let default = PrecisionSettings::of(precision);
         let master_weights = self.master_weights.unwrap_or_default();
         if master_weights && matches!(precision, Precision::F32 | Precision::Recipe) {
@@ -39,7 +54,10 @@ impl PrecisionOptions {
                 "--stochastic_rounding rounds to f16; give --precision f16.16, f16.32 or recipe",
             ));
         }
-        let auto_loss_scaling = self.auto_loss_scaling.unwrap_or_default();
+        let auto_loss_scaling = self
+            .auto_loss_scaling
+            .or(auto_loss_scaling)
+            .unwrap_or_default();
         Ok(PrecisionSettings {
             precision,
             master_weights,
@@ -92,12 +110,12 @@ mod tests {
             master_weights: Some(true),
             ..PrecisionOptions::default()
         };
-        assert!(options.settings().is_err());
+        assert!(options.settings(Precision::F32, None).is_err());
         let options = PrecisionOptions {
             stochastic_rounding: Some(true),
             ..PrecisionOptions::default()
         };
-        assert!(options.settings().is_err());
+        assert!(options.settings(Precision::F32, None).is_err());
     }
 
     #[test]
@@ -106,10 +124,12 @@ mod tests {
             precision: Some(Precision::F16Partials16),
             ..PrecisionOptions::default()
         };
-        let settings = options.settings().unwrap();
+        let settings = options.settings(Precision::F32, None).unwrap();
         assert_eq!(settings, PrecisionSettings::of(Precision::F16Partials16));
         assert!(settings.loss_scaling && settings.stochastic_rounding);
-        let plain = PrecisionOptions::default().settings().unwrap();
+        let plain = PrecisionOptions::default()
+            .settings(Precision::F32, None)
+            .unwrap();
         assert_eq!(plain, PrecisionSettings::default());
     }
 }

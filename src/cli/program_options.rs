@@ -2,15 +2,15 @@
 //!
 //! Every option is optional here, because an executable, `ipu_config.json` or a default may stand behind it.
 
-use std::path::PathBuf;
-
 use clap::Args;
+use superstep_ir::types::Real;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
-use super::ipu_config::{IpuConfig, LayerList, parse_layers};
+use super::ipu_options::{IpuLayout, IpuOptions};
+use super::layer_list::{LayerList, parse_layers};
+use super::plan_cache_options::PlanCacheOptions;
 use super::precision_options::PrecisionOptions;
-use crate::compile::machine_named;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::manifest::Manifest;
@@ -20,7 +20,7 @@ use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Program")]
 pub(super) struct ProgramOptions {
-    /// Machine: mk2, bow, c600, pod4, pod16, pod64, or a file that describes one [default: pod4].
+    /// Machine: mk2, bow, c600, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     pub(super) machine: Option<String>,
     /// Tokens of a training sample [default: the model's n_positions, at most 1024].
@@ -35,9 +35,8 @@ pub(super) struct ProgramOptions {
     /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
     #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
     pub(super) layers_per_ipu: Option<LayerList>,
-    /// An ipu_config.json, or a folder that has one.
-    #[arg(long = "ipu_config_name", value_name = "DIR|FILE")]
-    pub(super) ipu_config_name: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) ipu: IpuOptions,
     /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
     #[arg(long = "pipeline", value_name = "true|false")]
     pub(super) pipeline: Option<bool>,
@@ -50,6 +49,12 @@ pub(super) struct ProgramOptions {
     /// Share the optimiser state of large weights out over the replicas [default: false].
     #[arg(long = "replicated_tensor_sharding", value_name = "true|false")]
     pub(super) sharded: Option<bool>,
+    /// Keep optimiser state in streaming memory; it visits the tiles for the update [default: false].
+    #[arg(long = "optimizer_state_offchip", value_name = "true|false")]
+    pub(super) offchip: Option<bool>,
+    /// Column blocks of the output head; the vocabulary is padded to a multiple [default: 1].
+    #[arg(long = "embedding_serialization_factor", value_name = "N", value_parser = at_least_one::<u32>)]
+    pub(super) head_slices: Option<u32>,
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
@@ -61,6 +66,8 @@ pub(super) struct ProgramOptions {
     pub(super) print_ir_after: Option<String>,
     #[command(flatten)]
     pub(super) precision: PrecisionOptions,
+    #[command(flatten)]
+    pub(super) plan_cache: PlanCacheOptions,
 }
 
 /// The update rule, which is compiled into the program.
@@ -91,37 +98,68 @@ pub(super) struct OptimiserOptions {
 }
 
 impl ProgramOptions {
-    /// The settings these options give for a model; the command line goes before `ipu_config.json`.
+    /// The IPU configuration, where one is named.
+    pub(super) fn ipu_layout(&self, config: &Gpt2Config) -> Result<IpuLayout, Error> {
+        let machine = self.ipu.machine(self.machine.as_deref())?;
+        self.ipu.load(&machine, config)
+    }
+
+    /// The settings these options give for a model; the command line goes before the IPU configuration.
     pub(super) fn settings(
         &self,
         optimiser: &OptimiserOptions,
         config: &Gpt2Config,
+        layout: &IpuLayout,
     ) -> Result<TrainingSettings, Error> {
-        let ipu_config = match &self.ipu_config_name {
-            Some(name) => IpuConfig::load(name)?,
-            None => IpuConfig::default(),
-        };
+        let ipu = &layout.settings;
+        if self.offchip.or(ipu.optimizer_state_offchip) == Some(true) {
+            return Err(Error::failed("optimiser state off chip is not supported")
+                .with_hint("--optimizer_state_offchip false"));
+        }
+        if self.head_slices.or(ipu.head_slices).unwrap_or(1) > 1 {
+            return Err(
+                Error::failed("an output head in column blocks is not supported")
+                    .with_hint("--embedding_serialization_factor 1"),
+            );
+        }
         let batch_size = self.batch_size.unwrap_or(1);
         let accumulation = self
             .accumulation
-            .or(ipu_config.gradient_accumulation_steps)
+            .or(ipu.gradient_accumulation_steps)
             .unwrap_or(1);
         Ok(TrainingSettings {
-            machine: machine_named(self.machine.as_deref())?,
+            machine: self.ipu.machine(self.machine.as_deref())?,
             block_size: config.block_size(self.block_size)?,
             batch_size,
             accumulation,
             optimiser: optimiser.settings(),
-            precision: self.precision.settings()?,
+            precision: self
+                .precision
+                .settings(ipu.precision, ipu.auto_loss_scaling)?,
             layers_per_ipu: self
                 .layers_per_ipu
                 .clone()
                 .map(|list| list.0)
-                .or(ipu_config.layers_per_ipu),
-            pipelined: self.pipeline.unwrap_or(self.ipu_config_name.is_some()),
-            recompute: self.recompute.clone().unwrap_or(ipu_config.recompute),
-            replicas: self.replicas.unwrap_or(1),
-            sharded: self.sharded.unwrap_or(false),
+                .or(ipu.layers_per_ipu.clone()),
+            ipus_per_replica: ipu.ipus_per_replica,
+            pipelined: self.pipeline.unwrap_or(layout.config.is_some()),
+            recompute: self.recompute.clone().unwrap_or({
+                match ipu.recompute_every_layer {
+                    true => Recompute::EveryLayer,
+                    false => Recompute::Nothing,
+                }
+            }),
+            replicas: self.replicas.or(ipu.replication_factor).unwrap_or(1),
+            sharded: self
+                .sharded
+                .or(ipu.replicated_tensor_sharding)
+                .unwrap_or(false),
+            offchip: self
+                .offchip
+                .or(ipu.optimizer_state_offchip)
+                .unwrap_or(false),
+            matmul_proportion: ipu.matmul_proportion.iter().map(|&x| Real(x)).collect(),
+            head_slices: self.head_slices.or(ipu.head_slices).unwrap_or(1) as usize,
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -156,7 +194,11 @@ impl ProgramOptions {
             ));
         }
         for (option, given) in [
-            ("ipu_config_name", self.ipu_config_name.is_some()),
+            ("ipu_config_name", self.ipu.ipu_config_name.is_some()),
+            ("pod_type", self.ipu.pod_type.is_some()),
+            ("n_ipu", self.ipu.n_ipu.is_some()),
+            ("optimizer_state_offchip", self.offchip.is_some()),
+            ("embedding_serialization_factor", self.head_slices.is_some()),
             ("print_ir_after", self.print_ir_after.is_some()),
             ("matmul_plan", self.matmul_plan.is_some()),
             ("pipeline", self.pipeline.is_some()),

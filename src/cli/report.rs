@@ -24,6 +24,12 @@ pub(super) struct Options {
     /// How many ops to list, the most expensive first.
     #[arg(long = "ops", value_name = "N", default_value_t = 20)]
     ops: usize,
+    /// Also estimate the beat of the published style of execution; done unasked beside a published measurement.
+    #[arg(long = "as_published")]
+    as_published: bool,
+    /// Also time the same plan with every uncertain number of the machine at the ends of its range.
+    #[arg(long = "sensitivity")]
+    sensitivity: bool,
     /// List the op of every layer and chunk by itself, not h.*.mlp.c_fc for all of them.
     #[arg(long = "each")]
     each: bool,
@@ -36,7 +42,13 @@ impl Options {
             check_writable_file(out)?;
             atomic_file::write(out, steps::csv(&compiled.program).as_bytes())?;
         }
-        let report = Report::new(&compiled)?;
+        let mut report = Report::new(&compiled)?;
+        if self.as_published || report.pod.published.is_some() {
+            report.pod.estimate_published_style(&compiled)?;
+        }
+        if self.sensitivity {
+            report.pod.vary_the_machine(&compiled)?;
+        }
         let ops = OpList {
             limit: self.ops,
             each: self.each,

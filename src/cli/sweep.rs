@@ -51,7 +51,10 @@ impl Options {
             return self.sweep(&name, Subject::Executable(&compiled), format);
         }
         let model = self.model.load()?;
-        let settings = self.program.settings(&self.optimiser, &model.config)?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let settings = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
         if settings.print_ir_after.is_some() {
             return Err(Error::usage(
                 "--print_ir_after is for one compilation, not for a sweep",
@@ -61,6 +64,7 @@ impl Options {
             name: &model.name,
             config: &model.config,
             settings: Box::new(settings),
+            plans: &self.program.plan_cache.cache()?,
         };
         self.sweep(&model.name, subject, format)
     }

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::eval::Evaluator;
+use super::ipu_options::IpuLayout;
 use super::model_options::{Model, ModelOptions};
 use super::output::{IrPrinter, note, prepare_directory, say, say_origin};
 use super::program_options::{OptimiserOptions, ProgramOptions};
@@ -19,12 +20,13 @@ use crate::train::state::rounded;
 use options::{DataOptions, OutputOptions, ScheduleOptions};
 use run::Trained;
 
+mod announce;
 mod options;
 mod resume;
 mod run;
 mod samples;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     model: ModelOptions,
@@ -52,17 +54,44 @@ impl Options {
             prepare_directory(directory)?;
         }
         let (model, loaded) = self.model_and_executable()?;
+        let layout = match &loaded {
+            Some(_) => IpuLayout::default(),
+            None => self.program.ipu_layout(&model.config)?,
+        };
+        self.filled(&layout).run_model(&model, loaded, &layout)
+    }
+
+    /// These options, with what they leave open taken from an IPU configuration.
+    fn filled(&self, layout: &IpuLayout) -> Options {
+        let mut filled = self.clone();
+        let ipu = &layout.settings;
+        filled.schedule.fill(ipu);
+        let cache = &mut filled.output.executable_cache_dir;
+        *cache = cache.take().or_else(|| ipu.executable_cache_dir.clone());
+        filled
+    }
+
+    fn run_model(
+        &self,
+        model: &Model,
+        loaded: Option<Compiled>,
+        layout: &IpuLayout,
+    ) -> Result<(), Error> {
         let weights = model.weights(self.schedule.seed)?;
         let block_size = loaded
             .as_ref()
             .map(|c| c.manifest.block_size)
             .or(self.program.block_size);
-        let (blocks, validation) = self.samples(&model, block_size)?;
+        let (blocks, validation) = self.samples(model, block_size)?;
         let compiled = match loaded {
             Some(compiled) => compiled,
-            None => self.compile(&model, blocks.block_size())?,
+            None => self.compile(model, blocks.block_size(), layout)?,
         };
+        let validation = validation
+            .map(|validation| self.whole_batches(validation, &layout.settings))
+            .transpose()?;
         let machine = compiled.program.machine.clone();
+        let cache = self.cache()?;
         let mut evaluator = validation.map(|validation| {
             let mut evaluator = Evaluator::new(
                 &model.config,
@@ -72,11 +101,18 @@ impl Options {
             );
             evaluator.host = self.output.host;
             evaluator.precision = compiled.manifest.precision.precision;
-            evaluator.cache.directory = self.output.executable_cache_dir.clone();
+            evaluator.cache = cache;
             evaluator
         });
         let trained = if self.output.do_train {
-            self.train(&model, compiled, weights, &blocks, evaluator.as_mut())?
+            self.train(
+                model,
+                layout,
+                compiled,
+                weights,
+                &blocks,
+                evaluator.as_mut(),
+            )?
         } else {
             Trained {
                 weights,
@@ -128,18 +164,30 @@ impl Options {
         Ok((model, Some(compiled)))
     }
 
-    fn compile(&self, model: &Model, block_size: usize) -> Result<Compiled, Error> {
-        let mut settings = self.program.settings(&self.optimiser, &model.config)?;
+    fn compile(
+        &self,
+        model: &Model,
+        block_size: usize,
+        layout: &IpuLayout,
+    ) -> Result<Compiled, Error> {
+        let mut settings = self
+            .program
+            .settings(&self.optimiser, &model.config, layout)?;
         settings.block_size = block_size;
         settings.precision.loss_scaling |= self.schedule.loss_scaling.is_some();
         let start = Instant::now();
-        let cache = ExecutableCache {
-            directory: self.output.executable_cache_dir.clone(),
-        };
         let (compiled, origin) =
-            cache.training(&model.name, &model.config, &settings, &mut IrPrinter)?;
+            self.cache()?
+                .training(&model.name, &model.config, &settings, &mut IrPrinter)?;
         say_origin(&origin, start.elapsed().as_secs_f64());
         Ok(compiled)
+    }
+
+    fn cache(&self) -> Result<ExecutableCache, Error> {
+        Ok(ExecutableCache {
+            directory: self.output.executable_cache_dir.clone(),
+            plans: self.program.plan_cache.cache()?,
+        })
     }
 
     pub(super) fn order(
@@ -149,8 +197,8 @@ impl Options {
     ) -> Result<SampleOrder, Error> {
         let batch = manifest.per_device_train_batch_size;
         let accumulation =
-            manifest.gradient_accumulation_steps as usize * self.schedule.device_iterations;
-        let needed = manifest.samples_per_step() * self.schedule.device_iterations;
+            manifest.gradient_accumulation_steps as usize * self.schedule.device_iterations();
+        let needed = manifest.samples_per_step() * self.schedule.device_iterations();
         let seed = self.data.shuffle.then_some(self.schedule.seed);
         let order = SampleOrder::new(blocks.len(), needed, seed).ok_or_else(|| {
             DataError::TooFewSamples {

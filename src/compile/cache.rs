@@ -1,7 +1,7 @@
 //! Executables that were compiled before: a run like an earlier one starts without compiling.
 //!
-//! An entry's name is the digest of all that the program depends on: model shape, settings, machine, and the compiler itself (the digest of
-//! the running program, since a version number does not change with every change). What an entry holds is checked like any executable.
+//! An entry's name is the digest of all that the program depends on: model shape, settings, machine, and the compiler itself. What an
+//! entry holds is checked like any executable.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,9 @@ use superstep_ir::executable::{Executable, FORMAT};
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 
-use super::{Compiled, IrSink, compile_evaluation, compile_training, open, save};
+use super::{
+    Compiled, IrSink, PlanCache, compile_evaluation, compile_training, compiler, open, save,
+};
 use crate::atomic_file;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
@@ -20,6 +22,8 @@ use crate::settings::TrainingSettings;
 #[derive(Clone, Debug, Default)]
 pub struct ExecutableCache {
     pub directory: Option<PathBuf>,
+    /// For what must be compiled.
+    pub plans: PlanCache,
 }
 
 /// Where a program came from.
@@ -57,7 +61,7 @@ impl ExecutableCache {
                 Err(error) => origin = Origin::MadeAnew(error.to_string()),
             }
         }
-        let compiled = compile_training(name, config, settings, sink)?;
+        let compiled = compile_training(name, config, settings, &self.plans, sink)?;
         if let Some(path) = &entry {
             save(&compiled, path)?;
         }
@@ -82,7 +86,7 @@ impl ExecutableCache {
                 Err(reason) => origin = Origin::MadeAnew(format!("{}: {reason}", path.display())),
             }
         }
-        let program = compile_evaluation(config, machine, precision, batch, seq)?;
+        let program = compile_evaluation(config, machine, precision, batch, seq, &self.plans)?;
         if let Some(path) = &entry {
             let executable = Executable {
                 manifest: r#"{"kind":"evaluation"}"#.into(),
@@ -95,15 +99,14 @@ impl ExecutableCache {
 
     /// The file for a program, in a folder that exists.
     fn entry(&self, what: &str, config: &Gpt2Config) -> Result<Option<PathBuf>, Error> {
-        let Some(directory) = &self.directory else {
+        let (Some(directory), Some(compiler)) = (&self.directory, compiler::digest()) else {
             return Ok(None);
         };
         atomic_file::create_directory(directory)?;
         let mut hasher = blake3::Hasher::new();
         let version = env!("CARGO_PKG_VERSION");
         hasher.update(format!("{version} {FORMAT} {what}\n{}", config.to_json()).as_bytes());
-        let program = std::env::current_exe().and_then(std::fs::read);
-        hasher.update(blake3::hash(&program.unwrap_or_default()).as_bytes());
+        hasher.update(compiler.as_bytes());
         let digest = hasher.finalize().to_hex();
         Ok(Some(directory.join(format!("{}.superstep", &digest[..32]))))
     }

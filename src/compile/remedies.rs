@@ -4,7 +4,7 @@ use superstep_ir::machine::Machine;
 use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::timeline;
 
-use super::{IrSink, compile_training};
+use super::{IrSink, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
 use crate::report::format::{bytes, three_digits};
 use crate::report::memory::MemoryReport;
@@ -35,10 +35,14 @@ impl std::fmt::Display for Remedy {
 }
 
 /// Larger pods, in order of size.
-const LARGER: [&str; 3] = ["pod4", "pod16", "pod64"];
+const LARGER: [&str; 5] = ["pod4", "pod8", "pod16", "pod32", "pod64"];
 
 /// Compiles with one change after another: layers placed by the compiler, recomputation, more loss chunks, half the batch or the block, the next larger pod.
-pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy> {
+pub fn remedies(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    plans: &PlanCache,
+) -> Vec<Remedy> {
     let mut changes: Vec<(String, TrainingSettings)> = Vec::new();
     let mut change = |options: String, with: &dyn Fn(&mut TrainingSettings)| {
         let mut changed = settings.clone();
@@ -83,6 +87,7 @@ pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy>
             name: name.into(),
             ipus: pod.ipus,
             global_sync_cycles: pod.global_sync_cycles,
+            torus: pod.torus,
             ..settings.machine.clone()
         };
         // Only a preset has a name for the command line; another machine's file says how many IPUs it has.
@@ -95,12 +100,17 @@ pub fn remedies(config: &Gpt2Config, settings: &TrainingSettings) -> Vec<Remedy>
     }
     let tried = changes.into_iter();
     tried
-        .filter_map(|(options, settings)| remedy(config, options, &settings))
+        .filter_map(|(options, settings)| remedy(config, options, &settings, plans))
         .collect()
 }
 
-fn remedy(config: &Gpt2Config, options: String, settings: &TrainingSettings) -> Option<Remedy> {
-    let compiled = compile_training("remedy", config, settings, &mut Quiet).ok()?;
+fn remedy(
+    config: &Gpt2Config,
+    options: String,
+    settings: &TrainingSettings,
+    plans: &PlanCache,
+) -> Option<Remedy> {
+    let compiled = compile_training("remedy", config, settings, plans, &mut Quiet).ok()?;
     let samples = settings.batch_size as f64 * f64::from(settings.accumulation);
     Some(Remedy {
         options,

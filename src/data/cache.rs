@@ -29,18 +29,6 @@ pub trait TokeniseWatch {
 }
 
 impl TokenCache {
-    /// `$SUPERSTEP_CACHE_DIR`, or `superstep` in the user's cache, or in the system's folder for temporary files.
-    pub fn default_directory() -> PathBuf {
-        let folder = |name: &str| {
-            let value = std::env::var_os(name).filter(|value| !value.is_empty());
-            value.map(PathBuf::from)
-        };
-        folder("SUPERSTEP_CACHE_DIR")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|dir| dir.join("superstep")))
-            .or_else(|| folder("HOME").map(|dir| dir.join(".cache/superstep")))
-            .unwrap_or_else(|| std::env::temp_dir().join("superstep"))
-    }
-
     /// The blocks of `corpus`, tokenised now or before.
     pub fn blocks(
         &self,

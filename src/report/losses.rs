@@ -5,7 +5,7 @@ use super::format::{bytes, count, grouped, share};
 use super::terminal::table;
 
 /// Causes as the columns of a table call them, and what they mean.
-const CAUSES: [(&str, &str, &str); 18] = [
+pub(super) const CAUSES: [(&str, &str, &str); 18] = [
     ("ideal", "ideal", "arithmetic at peak on all tiles"),
     (
         "amp_fill",

@@ -65,9 +65,10 @@ pub struct ResidentVariable {
 
 impl MemoryReport {
     pub fn new(program: &Program) -> MemoryReport {
+        let tiles = program.tile_sets();
         MemoryReport {
             ipus: (0..program.ipus)
-                .map(|ipu| IpuMemory::new(program, IpuId(ipu)))
+                .map(|ipu| IpuMemory::new(program, &tiles, IpuId(ipu)))
                 .collect(),
         }
     }
@@ -83,7 +84,7 @@ impl MemoryReport {
 }
 
 impl IpuMemory {
-    fn new(program: &Program, ipu: IpuId) -> IpuMemory {
+    fn new(program: &Program, tiles_of: &[FixedBitSet], ipu: IpuId) -> IpuMemory {
         let here: Vec<&Variable> = program
             .variables
             .iter()
@@ -91,7 +92,7 @@ impl IpuMemory {
             .collect();
         let items: Vec<Item> = here
             .iter()
-            .map(|variable| item(program, variable))
+            .map(|variable| item(program, tiles_of, variable))
             .collect();
         let tiles = program.machine.tiles_per_ipu as usize;
         let peaks = peaks(&items, tiles);
@@ -133,14 +134,11 @@ impl IpuMemory {
     }
 }
 
-fn item(program: &Program, variable: &Variable) -> Item {
-    let grid = program.grid(variable.grid);
-    let mut memories = FixedBitSet::with_capacity(program.machine.tiles_per_ipu as usize);
-    memories.extend(grid.iter().map(|(_, tile)| tile.index()));
+fn item(program: &Program, tiles_of: &[FixedBitSet], variable: &Variable) -> Item {
     Item {
-        size: variable.tile_bytes(grid) as u64,
+        size: variable.tile_bytes(program.grid(variable.grid)) as u64,
         live: variable.live.unwrap_or((0, u32::MAX - 1)),
-        memories,
+        memories: tiles_of[variable.grid.index()].clone(),
     }
 }
 

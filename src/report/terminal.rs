@@ -8,7 +8,8 @@ use super::code;
 use super::format::{bytes, count, grouped, seconds, share, three_digits};
 use super::losses;
 use super::memory::{IpuMemory, RESERVED, TileMemory};
-use super::{Report, StageReport};
+use super::pod::StageReport;
+use super::{Report, pod_tables};
 
 /// What was compiled and how fast it is, on a dozen lines.
 pub fn summary(report: &Report) -> String {
@@ -116,6 +117,7 @@ pub fn full(report: &Report, ops: OpList) -> String {
             "besides variables: code, vertex state, exchange programs\n{}",
             code::tables(&report.code)
         ),
+        pod_tables::tables(report),
         format!("cycles of an optimiser step\n{}", time_table(report)),
         format!("where they go\n{}", losses::cause_table(report)),
         op_part(report, ops),
@@ -322,7 +324,7 @@ pub(crate) fn table(
 }
 
 /// `name   value`, values in one column.
-fn aligned(lines: &[(&str, String)]) -> String {
+pub(super) fn aligned(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|line| line.0.len()).max().unwrap_or(0);
     let lines: Vec<String> = lines
         .iter()

@@ -5,12 +5,13 @@ use superstep_ir::program::Program;
 use superstep_runtime::timeline::Timeline;
 
 use super::classes::{ByCause, by_cause};
+use super::pace::Pace;
 use crate::manifest::Manifest;
 
 /// Cycles of a whole optimiser step and what follows from them; the kinds sum to `cycles_per_update`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TimeReport {
-    /// Forward and backward of one micro-batch.
+    /// Forward and backward of one micro-batch; in a pipeline, one cycle of it.
     pub cycles_per_micro_batch: u64,
     /// All micro-batches of an optimiser step and the update.
     pub cycles_per_update: u64,
@@ -48,7 +49,7 @@ impl TimeReport {
     pub(super) fn new(timeline: &Timeline, manifest: &Manifest) -> TimeReport {
         let seconds = timeline.seconds();
         TimeReport {
-            cycles_per_micro_batch: timeline.procedure_cycles(MICRO_BATCH).unwrap_or(0),
+            cycles_per_micro_batch: Pace::of(timeline, manifest).beat,
             cycles_per_update: timeline.cycles.total(),
             seconds_per_update: seconds,
             samples_per_second: manifest.samples_per_step() as f64 / seconds,
@@ -72,9 +73,6 @@ impl TimeReport {
         ]
     }
 }
-
-/// The procedure that a program runs once a micro-batch.
-const MICRO_BATCH: &str = "micro_batch";
 
 /// Every op that takes time, the most cycles first.
 pub(super) fn ops(program: &Program, timeline: &Timeline) -> Vec<OpReport> {

@@ -13,6 +13,7 @@ use super::state::{TrainerState, rounded};
 use crate::error::Error;
 use crate::evaluate::Evaluation;
 use crate::frontend::{Gpt2Config, Tokenizer};
+use crate::ipu_config::OutputMode;
 use crate::session::Session;
 
 /// A run in progress.
@@ -91,8 +92,12 @@ impl Trainer<'_> {
 
     fn step(&mut self, companion: &mut dyn Companion) -> Result<(), Error> {
         let updates = self.run.step(&mut self.session, self.state.global_step)?;
-        let count = updates.len() as f64;
-        let loss = updates.iter().map(|update| update.loss).sum::<f64>() / count;
+        let losses = updates.iter().map(|update| update.loss);
+        let loss = match self.run.output_mode {
+            OutputMode::All => losses.sum::<f64>() / updates.len() as f64,
+            OutputMode::Sum => losses.sum(),
+            OutputMode::Final => losses.last().unwrap_or(f64::NAN),
+        };
         let seconds = updates.iter().map(|update| update.step_seconds).sum();
         for update in &updates {
             if let Some(records) = &mut self.records {

@@ -85,7 +85,7 @@ impl Machine {
 
     fn check_counts(&self) -> Result<(), MachineError> {
         // The upper bounds are far beyond any machine, and small enough that products of them stay in range.
-        let counts: [(&'static str, u64, u64, u64); 14] = [
+        let counts: [(&'static str, u64, u64, u64); 19] = [
             ("ipus", self.ipus.into(), 1, 4096),
             ("tiles_per_ipu", self.tiles_per_ipu.into(), 1, 1 << 16),
             ("tile_memory", self.tile_memory.into(), 1 << 10, 1 << 28),
@@ -104,6 +104,31 @@ impl Machine {
                 self.exchange_start_cycles,
                 0,
                 1 << 30,
+            ),
+            (
+                "exchange_fragment_cycles",
+                self.exchange_fragment_cycles,
+                0,
+                1 << 20,
+            ),
+            ("copy_start_cycles", self.copy_start_cycles, 0, 1 << 30),
+            (
+                "copy_fragment_cycles",
+                self.copy_fragment_cycles,
+                0,
+                1 << 20,
+            ),
+            (
+                "transpose_block_cycles",
+                self.transpose_block_cycles,
+                1,
+                1 << 20,
+            ),
+            (
+                "transpose_element_cycles",
+                self.transpose_element_cycles,
+                1,
+                1 << 20,
             ),
             ("sync_cycles", self.sync_cycles, 0, 1 << 30),
             ("global_sync_cycles", self.global_sync_cycles, 0, 1 << 30),
@@ -126,8 +151,9 @@ impl Machine {
     }
 
     fn check_rates(&self) -> Result<(), MachineError> {
-        let rates: [(&'static str, f64, f64); 7] = [
+        let rates: [(&'static str, f64, f64); 8] = [
             ("clock_hz", self.clock_hz, 1e12),
+            ("map_factor", self.map_factor, 1e3),
             ("copy_bytes_per_cycle", self.copy_bytes_per_cycle, 1e6),
             (
                 "exchange_bytes_per_cycle",
@@ -143,6 +169,18 @@ impl Machine {
             ),
             ("watts_per_ipu", self.watts_per_ipu, 1e6),
         ];
+        let latency = self.streaming_latency_seconds;
+        if !(0.0..=1.0).contains(&latency) {
+            return impossible(
+                "streaming_latency_seconds",
+                latency,
+                "must be from 0 to 1 second",
+            );
+        }
+        let extra = self.amp_block_extra_cycles;
+        if extra.unsigned_abs() > 1 << 20 {
+            return impossible("amp_block_extra_cycles", extra, "out of any proportion");
+        }
         for (key, value, most) in rates {
             if !value.is_finite() {
                 return impossible(key, value, "must be a finite number");

@@ -5,7 +5,6 @@
 //! wherever the address or the source changes.
 
 use super::Machine;
-use super::calibration::{COPY_FRAGMENT_CYCLES, COPY_OVERHEAD, EXCHANGE_FRAGMENT_CYCLES};
 use crate::units::{Bytes, Cycles};
 
 /// Cycles from the end of the sync to the last word, when the busiest tile sends `max_send` and receives `max_receive` bytes.
@@ -25,7 +24,7 @@ pub fn copy_cycles(machine: &Machine, bytes: Bytes, fragments: u64) -> Cycles {
         return 0;
     }
     let moved = (bytes as f64 / machine.copy_bytes_per_cycle).ceil() as Cycles;
-    COPY_OVERHEAD + moved + fragments * COPY_FRAGMENT_CYCLES
+    machine.copy_start_cycles + moved + fragments * machine.copy_fragment_cycles
 }
 
 fn words(machine: &Machine, bytes: Bytes) -> Cycles {
@@ -81,7 +80,8 @@ impl TileTraffic {
     }
 
     fn send_cycles(self, other: TileTraffic, machine: &Machine) -> (Cycles, Cycles) {
-        let fragments = self.sent_fragments.max(other.sent_fragments) * EXCHANGE_FRAGMENT_CYCLES;
+        let fragments =
+            self.sent_fragments.max(other.sent_fragments) * machine.exchange_fragment_cycles;
         if !machine.exchange_pair_mode {
             return (words(machine, self.sent.max(other.sent)), fragments);
         }
@@ -94,8 +94,8 @@ impl TileTraffic {
     }
 
     fn receive_cycles(self, other: TileTraffic, machine: &Machine) -> (Cycles, Cycles) {
-        let fragments =
-            self.received_fragments.max(other.received_fragments) * EXCHANGE_FRAGMENT_CYCLES;
+        let fragments = self.received_fragments.max(other.received_fragments)
+            * machine.exchange_fragment_cycles;
         if !machine.exchange_pair_mode {
             return (words(machine, self.received.max(other.received)), fragments);
         }

@@ -32,18 +32,25 @@ const fn system(
 }
 
 /// Every name that [`Machine::preset`] knows.
-pub const SYSTEMS: [System; 10] = [
+pub const SYSTEMS: [System; 14] = [
     system("ipu", "mk2", 1, "one Mk2 IPU"),
     system("mk2", "mk2", 1, "one Mk2 IPU"),
     system("pod4", "mk2", 4, "one IPU-M2000: four Mk2 IPUs"),
+    system("pod8", "mk2", 8, "two IPU-M2000"),
     system("pod16", "mk2", 16, "four IPU-M2000"),
+    system("pod32", "mk2", 32, "eight IPU-M2000"),
     system("pod64", "mk2", 64, "sixteen IPU-M2000"),
     system("bow", "bow", 1, "one Bow IPU"),
     system("bow_pod4", "bow", 4, "one Bow-2000: four Bow IPUs"),
+    system("bow_pod8", "bow", 8, "two Bow-2000"),
     system("bow_pod16", "bow", 16, "four Bow-2000"),
+    system("bow_pod32", "bow", 32, "eight Bow-2000"),
     system("bow_pod64", "bow", 64, "sixteen Bow-2000"),
     system("c600", "c600", 1, "one C600 PCIe card"),
 ];
+
+/// Systems of this many IPUs have the ends of their ladder joined (POD64 datasheet).
+const TORUS_FROM: u32 = 64;
 
 impl Machine {
     /// One Mk2 IPU.
@@ -57,6 +64,7 @@ impl Machine {
         let mut machine = chip(system.chip);
         machine.name = system.name.into();
         machine.ipus = system.ipus;
+        machine.torus = system.ipus >= TORUS_FROM;
         machine.global_sync_cycles = machine
             .global_sync_cycles
             .max(link_cost::sync_model(&machine));

@@ -173,6 +173,9 @@ impl Blocks<'_> {
 /// A box of digit values, one part an atom, atoms of all dimensions in order.
 type DigitBox = SmallVec<[Part; 6]>;
 
+/// Extent, source stride and destination stride of each loop over a digit, in elements.
+type DigitLoops = SmallVec<[(usize, usize, usize); 6]>;
+
 struct Expansion<'a> {
     source: Blocks<'a>,
     same_ipu: bool,
@@ -272,16 +275,26 @@ impl Expansion<'_> {
         self.emit(&b, held);
     }
 
+    /// First source index of a box in every dimension.
+    fn first_of(&self, b: &DigitBox) -> SmallVec<[usize; 4]> {
+        let mut first = SmallVec::from_slice(&self.map.offset);
+        for (atom, part) in self.atoms().zip(b) {
+            first[atom.dim] += part.first * atom.stride;
+        }
+        first
+    }
+
     fn emit(&mut self, b: &DigitBox, held: &Held) {
+        let first = self.first_of(b);
         let mut index = 0;
         for (dim, &parts) in self.source.parts.iter().enumerate() {
-            let (first, _) = self.extent_in(b, dim);
             let size = self.source.variable.ty.shape[dim];
-            index = index * parts + self.source.variable.cuts[dim].part_of(size, parts, first);
+            let part = self.source.variable.cuts[dim].part_of(size, parts, first[dim]);
+            index = index * parts + part;
         }
         let from = &self.source.blocks[index];
-        let source_offset: usize = (0..self.source.parts.len())
-            .map(|d| (self.extent_in(b, d).0 - from.block.start[d]) * from.strides[d])
+        let source_offset: usize = (0..first.len())
+            .map(|d| (first[d] - from.block.start[d]) * from.strides[d])
             .sum();
         let (destination_offset, loops) = self.loops(b, held, from);
         let (loops, run) = normalise(loops, self.element);
@@ -295,29 +308,21 @@ impl Expansion<'_> {
         };
         let is_local =
             |tile: u32| self.same_ipu && self.source.on_tile[tile as usize] == index as u32;
-        let remote: SmallVec<[u32; 2]> = held
-            .tiles
-            .iter()
-            .copied()
-            .filter(|&t| !is_local(t))
-            .collect();
-        let mut new: SmallVec<[RegionCopy; 2]> = held
-            .tiles
-            .iter()
-            .filter(|&&t| is_local(t))
-            .map(|&t| copy(t, SmallVec::from_elem(t, 1)))
-            .collect();
+        let local = held.tiles.iter().filter(|&&tile| is_local(tile));
+        self.copies
+            .extend(local.map(|&tile| copy(tile, SmallVec::from_elem(tile, 1))));
+        let mut remote = SmallVec::with_capacity(held.tiles.len());
+        remote.extend(held.tiles.iter().copied().filter(|&tile| !is_local(tile)));
         if let Some(&to) = remote.first() {
             // Spread the sending over the tiles that hold a copy.
             let source_tile = from.tiles[to as usize % from.tiles.len()];
-            new.push(copy(source_tile, remote));
+            self.copies.push(copy(source_tile, remote));
         }
-        self.copies.extend(new);
     }
 
-    /// Destination offset in elements, and a loop (extent, source stride, destination stride) in elements for each digit.
-    fn loops(&self, b: &DigitBox, held: &Held, from: &Held) -> (usize, Vec<(usize, usize, usize)>) {
-        let mut loops = Vec::with_capacity(b.len());
+    /// Destination offset, and a loop for each digit that varies.
+    fn loops(&self, b: &DigitBox, held: &Held, from: &Held) -> (usize, DigitLoops) {
+        let mut loops = DigitLoops::new();
         let mut offset = 0;
         let mut next = 0;
         for (d, digits) in self.map.dims.iter().enumerate() {
@@ -325,12 +330,12 @@ impl Expansion<'_> {
             let mut value = 0;
             for atom in digits {
                 radix /= atom.extent;
-                value += b[next].first * radix;
-                loops.push((
-                    b[next].len,
-                    atom.stride * from.strides[atom.dim],
-                    radix * held.strides[d],
-                ));
+                let Part { first, len } = b[next];
+                value += first * radix;
+                if len > 1 {
+                    let source_stride = atom.stride * from.strides[atom.dim];
+                    loops.push((len, source_stride, radix * held.strides[d]));
+                }
                 next += 1;
             }
             offset += (value + self.at[d] - held.block.start[d]) * held.strides[d];
@@ -339,12 +344,11 @@ impl Expansion<'_> {
     }
 }
 
-/// Drops single-trip loops, joins loops that step on seamlessly, and takes a contiguous innermost loop as the run. Strides become bytes.
-fn normalise(loops: Vec<(usize, usize, usize)>, element: usize) -> (SmallVec<[Loop; 3]>, usize) {
-    let mut joined: Vec<(usize, usize, usize)> = Vec::with_capacity(loops.len());
-    let mut sorted: Vec<(usize, usize, usize)> = loops.into_iter().filter(|l| l.0 > 1).collect();
-    sorted.sort_by_key(|l| std::cmp::Reverse((l.2, l.1)));
-    for l in sorted {
+/// Joins loops that step on seamlessly, and takes a contiguous innermost loop as the run. Strides become bytes.
+fn normalise(mut loops: DigitLoops, element: usize) -> (SmallVec<[Loop; 3]>, usize) {
+    let mut joined = DigitLoops::new();
+    loops.sort_by_key(|l| std::cmp::Reverse((l.2, l.1)));
+    for l in loops {
         match joined.last_mut() {
             Some(outer) if outer.1 == l.0 * l.1 && outer.2 == l.0 * l.2 => {
                 *outer = (outer.0 * l.0, l.1, l.2)

@@ -263,7 +263,7 @@ impl<'p> Account<'p> {
         let all = self.footprint.tiles.len();
         let tiles = self.variants.entry(key.0.clone());
         let tiles = tiles.or_insert_with(|| FixedBitSet::with_capacity(all));
-        tiles.extend(grid.iter().map(|(_, tile)| first + tile.index()));
+        tiles.extend(grid.tile_ids().map(|tile| first + tile.index()));
         self.placed.insert(key);
     }
 
@@ -326,7 +326,7 @@ impl<'p> Account<'p> {
         let grid = self.program.grid(variable.grid);
         let packets = (variable.tile_bytes(grid) as u64).div_ceil(PACKET_BYTES);
         let bytes = saturate(packets.saturating_mul(u64::from(PACKET_HEADER + PACKET_CODE)));
-        for (_, tile) in grid.iter() {
+        for tile in grid.tile_ids() {
             let tile = self.tile(grid.ipu, tile.0);
             tile.add(CodeKind::HostExchangeCode, bytes);
             tile.add(CodeKind::ControlCode, CALL_EXCHANGE);
@@ -349,7 +349,7 @@ impl<'p> Account<'p> {
                 continue;
             }
             let first = grid.ipu.index() * footprint.tiles_per_ipu;
-            for (_, tile) in grid.iter() {
+            for tile in grid.tile_ids() {
                 let tile = &mut footprint.tiles[first + tile.index()];
                 tile.add(CodeKind::VertexState, state);
                 tile.add(CodeKind::ControlCode, control);

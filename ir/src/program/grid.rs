@@ -94,10 +94,83 @@ impl Grid {
 
     /// All points with their tiles, last axis fastest.
     pub fn iter(&self) -> impl Iterator<Item = (Point, TileId)> + '_ {
-        (0..self.points()).map(|i| {
-            let p = self.point(i);
-            let t = self.tile(&p);
-            (p, t)
+        let mut next = Odometer::new(self);
+        (0..self.points()).map(move |_| {
+            let here = (Point::from_slice(&next.point), next.tile());
+            next.advance();
+            here
         })
+    }
+
+    /// The tiles of all points, last axis fastest.
+    pub fn tile_ids(&self) -> impl Iterator<Item = TileId> + '_ {
+        let mut next = Odometer::new(self);
+        (0..self.points()).map(move |_| {
+            let tile = next.tile();
+            next.advance();
+            tile
+        })
+    }
+}
+
+/// A point that steps through a grid. Grids are walked for every variable and vertex group, so without a division for each axis.
+struct Odometer<'g> {
+    grid: &'g Grid,
+    point: Point,
+    /// Tiles from the first point's, before they wrap round.
+    offset: u64,
+}
+
+impl Odometer<'_> {
+    fn new(grid: &Grid) -> Odometer<'_> {
+        Odometer {
+            grid,
+            point: SmallVec::from_elem(0, grid.axes.len()),
+            offset: 0,
+        }
+    }
+
+    fn tile(&self) -> TileId {
+        let (tile, tiles) = (
+            u64::from(self.grid.base) + self.offset,
+            u64::from(self.grid.tiles),
+        );
+        TileId(if tile < tiles { tile } else { tile % tiles } as u32)
+    }
+
+    fn advance(&mut self) {
+        for (at, axis) in self.point.iter_mut().zip(&self.grid.axes).rev() {
+            *at += 1;
+            self.offset += u64::from(axis.stride);
+            if *at < axis.extent {
+                return;
+            }
+            self.offset -= u64::from(axis.stride) * u64::from(*at);
+            *at = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walking_a_grid_is_counting_its_points() {
+        let mut strided = Grid::dense("", IpuId(0), 5, 60, &[("a", 3), ("b", 1), ("c", 4)]);
+        strided.axes[0].stride = 17;
+        for grid in [
+            strided,
+            Grid::dense("", IpuId(0), 7, 8, &[]),
+            Grid::dense("", IpuId(0), 7, 8, &[("a", 8)]),
+        ] {
+            let counted = (0..grid.points()).map(|i| {
+                let point = grid.point(i);
+                let tile = grid.tile(&point);
+                (point, tile)
+            });
+            assert!(counted.eq(grid.iter()));
+            assert!(grid.iter().map(|(_, tile)| tile).eq(grid.tile_ids()));
+        }
     }
 }

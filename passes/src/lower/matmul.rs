@@ -92,7 +92,7 @@ impl Lowering<'_> {
     }
 
     fn plan(&mut self, problem: &MatmulProblem, budget: Bytes) -> MatmulPlan {
-        self.plans.plan(self.machine, problem, budget)
+        self.plans.plan(problem, budget)
     }
 
     /// Which dimension of a rank-2 layout is cut by the innermost axis of its grid.

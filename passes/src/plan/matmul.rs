@@ -16,6 +16,7 @@ use superstep_ir::machine::codelet_cost::matmul::peak_macs;
 use superstep_ir::types::DType;
 use superstep_ir::units::{Bytes, Cycles};
 
+use super::book::PlanBook;
 pub use cost::PlanCost;
 pub use front::Front;
 
@@ -130,6 +131,11 @@ impl MatmulProblem {
             .div_ceil(tiles * peak_macs(machine, self.input, self.partials))
     }
 
+    /// Whether its parts follow from where its second operand or its result lies: there is one split to look at.
+    pub const fn gives_split(&self) -> bool {
+        matches!(self.b, Operand::Stays { .. }) || matches!(self.out, Outcome::Fixed { .. })
+    }
+
     /// Input channels of a coefficient block of the matrix unit.
     pub const fn grain_k(&self) -> usize {
         match self.input {
@@ -229,22 +235,29 @@ pub struct PlannedProduct {
     pub budget: Bytes,
 }
 
-/// Plans found so far, by problem: identical layers are planned once.
-#[derive(Default)]
+/// Plans found so far, by problem: identical layers are planned once, and what is in the book is not planned again.
 pub struct MatmulPlans {
     style: PlanStyle,
     half_partials: bool,
-    known: FxHashMap<MatmulProblem, Front>,
+    book: PlanBook,
+    /// Fronts of problems that give their split, which are many and found at once.
+    given: FxHashMap<MatmulProblem, Front>,
 }
 
 impl MatmulPlans {
-    /// Plans in a style; with `half_partials`, products of f16 operands with f16 results have f16 partial sums.
-    pub fn new(style: PlanStyle, half_partials: bool) -> MatmulPlans {
+    /// Plans in a style, for the machine of the book; with `half_partials`, products of f16 operands with f16 results have f16 partial sums.
+    pub fn new(style: PlanStyle, half_partials: bool, book: PlanBook) -> MatmulPlans {
         MatmulPlans {
             style,
             half_partials,
-            known: FxHashMap::default(),
+            book,
+            given: FxHashMap::default(),
         }
+    }
+
+    /// The book with all that was found.
+    pub fn into_book(self) -> PlanBook {
+        self.book
     }
 
     pub const fn style(&self) -> PlanStyle {
@@ -260,21 +273,17 @@ impl MatmulPlans {
     }
 
     /// The plans of a problem that none beats in both memory and cycles.
-    pub fn front(&mut self, machine: &Machine, problem: &MatmulProblem) -> &Front {
-        let style = self.style;
-        self.known
-            .entry(problem.clone())
-            .or_insert_with(|| search::search(machine, problem, style))
+    pub fn front(&mut self, problem: &MatmulProblem) -> &Front {
+        if !problem.gives_split() {
+            return self.book.front(self.style, problem);
+        }
+        let found = self.given.entry(problem.clone());
+        found.or_insert_with(|| search::search(self.book.machine(), problem, self.style))
     }
 
     /// The fastest plan with at most `budget` bytes of temporary memory on a tile; if there is none, the one with the least.
-    pub fn plan(
-        &mut self,
-        machine: &Machine,
-        problem: &MatmulProblem,
-        budget: Bytes,
-    ) -> MatmulPlan {
-        self.front(machine, problem).best_within(budget)
+    pub fn plan(&mut self, problem: &MatmulProblem, budget: Bytes) -> MatmulPlan {
+        self.front(problem).best_within(budget)
     }
 }
 

@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 use superstep_ir::types::DType;
 
-use super::at_random::round_at_random;
+use super::at_random::{Stretch, round_at_random};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, half};
 use crate::exchange::Pieces;
 
@@ -113,10 +113,9 @@ impl Mixed {
             if is_half(operand) {
                 let from = floats(&mut work, &wide.outputs[o]);
                 if let Some(at_random) = memory.at_random() {
-                    let numbers = at_random.numbers(o);
-                    operand.stretches(|at, index, len| {
-                        round_at_random(self.isa, numbers, index, &mut from[at..at + len]);
-                    });
+                    let mut stretches: SmallVec<[Stretch; 64]> = SmallVec::new();
+                    operand.stretches(|first, len| stretches.push(Stretch { first, len }));
+                    round_at_random(self.isa, at_random.numbers(o), &stretches, from);
                 }
                 half::narrow(self.isa, from, memory.output(o));
             }

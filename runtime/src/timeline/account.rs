@@ -58,6 +58,8 @@ fn empty(program: &Program, ipus: Vec<IpuTime>) -> Timeline {
         name: procedure.name.clone(),
         times: 0,
         cycles: KindCycles::default(),
+        ledger: Ledger::default(),
+        ipus: Vec::new(),
     };
     Timeline {
         clock_hz: program.machine.clock_hz,
@@ -112,16 +114,41 @@ fn give_syncs_to_what_follows(steps: &mut [Option<Measured>]) {
 }
 
 /// One run of a procedure, with all that it calls.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone)]
 struct Run {
     cycles: KindCycles,
     ledger: Ledger,
+    /// Of what runs on one IPU, by IPU: also of procedures that others wait for.
+    ipus: Vec<Ledger>,
 }
 
 impl Run {
-    fn add(&mut self, other: Run, times: u64) {
+    fn new(ipus: u32) -> Run {
+        Run {
+            cycles: KindCycles::default(),
+            ledger: Ledger::default(),
+            ipus: vec![Ledger::default(); ipus as usize],
+        }
+    }
+
+    fn add(&mut self, other: &Run, times: u64) {
         self.cycles += other.cycles * times;
         self.ledger += other.ledger * times;
+        self.add_ipus(other, times);
+    }
+
+    fn add_ipus(&mut self, other: &Run, times: u64) {
+        for (sum, more) in self.ipus.iter_mut().zip(&other.ipus) {
+            *sum += *more * times;
+        }
+    }
+
+    fn add_step(&mut self, step: &Measured) {
+        self.cycles += KindCycles::of(step.kind, step.cycles);
+        self.ledger += step.ledger;
+        if let Some(ipu) = step.ipu.and_then(|i| self.ipus.get_mut(i as usize)) {
+            *ipu += step.ledger;
+        }
     }
 }
 
@@ -143,12 +170,12 @@ struct Walk<'p> {
 impl Walk<'_> {
     /// Walks a procedure that starts at cycle `start` the first time.
     fn procedure(&mut self, id: ProcId, start: u64) -> Run {
-        if let Some(known) = self.known[id.index()] {
-            return known;
+        if let Some(known) = &self.known[id.index()] {
+            return known.clone();
         }
         let procedure = self.program.procedure(id);
         let times = self.times[id.index()];
-        let mut run = Run::default();
+        let mut run = Run::new(self.program.ipus);
         for (i, step) in procedure.steps.iter().enumerate() {
             let at = start.saturating_add(run.cycles.total());
             let index = self.index;
@@ -157,29 +184,27 @@ impl Walk<'_> {
                 Step::Call(_) | Step::Repeat { .. } => {
                     for (body, count) in step.bodies() {
                         let body = self.procedure(body, at);
-                        run.add(body, count);
+                        run.add(&body, count);
                     }
                 }
                 Step::Parallel(bodies) => {
+                    let runs: Vec<(ProcId, Run)> = bodies
+                        .iter()
+                        .map(|&id| (id, self.procedure(id, at)))
+                        .collect();
+                    runs.iter().for_each(|(_, body)| run.add_ipus(body, 1));
                     // The others are done, and wait, when the longest ends; of equals the first counts.
-                    let mut longest: Option<(ProcId, Run)> = None;
-                    for &id in bodies {
-                        let body = self.procedure(id, at);
-                        let total = body.cycles.total();
-                        if longest.is_none_or(|(_, other)| total > other.cycles.total()) {
-                            longest = Some((id, body));
-                        }
-                    }
+                    let longest = runs.iter().rev().max_by_key(|(_, r)| r.cycles.total());
                     if let Some((body, longest)) = longest {
-                        self.longest.insert((id, i), body);
-                        run.add(longest, 1);
+                        self.longest.insert((id, i), *body);
+                        run.cycles += longest.cycles;
+                        run.ledger += longest.ledger;
                     }
                 }
                 step => {
                     if let Some(measured) = self.measured[id.index()][i] {
                         self.step(step, &measured, index, at, times);
-                        run.cycles += KindCycles::of(measured.kind, measured.cycles);
-                        run.ledger += measured.ledger;
+                        run.add_step(&measured);
                     }
                 }
             }
@@ -187,7 +212,9 @@ impl Walk<'_> {
         let account = &mut self.timeline.procedures[id.index()];
         account.times = times;
         account.cycles = run.cycles;
-        self.known[id.index()] = Some(run);
+        account.ledger = run.ledger;
+        account.ipus.clone_from(&run.ipus);
+        self.known[id.index()] = Some(run.clone());
         run
     }
 

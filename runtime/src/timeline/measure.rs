@@ -3,7 +3,7 @@
 use superstep_ir::ids::{IpuId, OriginId, TileId};
 use superstep_ir::machine::codelet_cost::data::SET_SEED;
 use superstep_ir::machine::exchange_cost::exchange_cycles;
-use superstep_ir::machine::link_cost::{half_all_reduce_cycles, host_cycles};
+use superstep_ir::machine::link_cost::{ReplicaRing, host_cycles};
 use superstep_ir::program::cost::compute_set;
 use superstep_ir::program::cost::traffic::TileSums;
 use superstep_ir::program::{Collective, CollectiveKind, Program, Step, Sync};
@@ -117,7 +117,8 @@ fn between_replicas(program: &Program, collective: &Collective) -> Measured {
     );
     let whole = source.ty.bytes().max(destination.ty.bytes()) as u64;
     let grid = program.grid(source.grid);
-    let half = half_all_reduce_cycles(machine, program.replicas, program.ipus, whole);
+    let ring = ReplicaRing::of(machine, program.replicas, program.ipus);
+    let half = ring.half_all_reduce_cycles(machine, whole);
     let halves = match collective.kind {
         CollectiveKind::AllReduce => 2,
         CollectiveKind::ReduceScatter | CollectiveKind::AllGather => 1,

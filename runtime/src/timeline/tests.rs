@@ -394,3 +394,39 @@ fn uneven_blocks_make_tiles_wait_and_copies_are_redundant() {
     let t = timeline(&p);
     assert_eq!((t.cycles.compute, t.ledger.get(Cause::Redundant)), (42, 21));
 }
+
+#[test]
+fn procedures_side_by_side_keep_their_own_accounts() {
+    let mut p = program(2);
+    let o = origin(&mut p, "o", 0);
+    let mut bodies = vec![];
+    for (ipu, fills) in [(0, 1), (1, 3)] {
+        let g = grid(&mut p, ipu, 0, &[("t", 2)]);
+        let x = variable(&mut p, g, &[12], &[Cut::by(&[0], 1)]);
+        let fill = || compute(o, &[group(Codelet::Fill { value: Real(0.0) }, g, &[], x)]);
+        let steps = (0..fills).map(|_| fill()).collect();
+        let name = format!("on_{ipu}");
+        p.procedures.push(Procedure { name, steps });
+        bodies.push(ProcId(p.procedures.len() as u32 - 1));
+    }
+    p.procedures.push(Procedure {
+        name: "cycle".into(),
+        steps: vec![Step::Parallel(bodies), Step::Sync(Sync::Replica)],
+    });
+    let body = ProcId(p.procedures.len() as u32 - 1);
+    *steps(&mut p) = vec![Step::Repeat { count: 5, body }];
+    let t = timeline(&p);
+    let cycle = t.procedure("cycle").unwrap();
+    let fill = cycle.ipus[0].total();
+    assert!(fill > 0);
+    assert_eq!(cycle.ipus[1].total(), 3 * fill);
+    assert_eq!(cycle.shared_cycles(), p.machine.global_sync_cycles);
+    assert_eq!(
+        cycle.cycles.total(),
+        3 * fill + p.machine.global_sync_cycles
+    );
+    assert_eq!(cycle.ledger.total(), cycle.cycles.total());
+    let entry = t.procedure("main").unwrap();
+    assert_eq!(entry.ipus[0].total(), 5 * fill);
+    assert_eq!(entry.cycles, t.cycles);
+}

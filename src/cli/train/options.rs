@@ -8,9 +8,10 @@ use super::super::data_options::TextOptions;
 use super::super::host_options::HostOptions;
 use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
 use crate::frontend::SaveDtype;
+use crate::ipu_config::IpuSettings;
 use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataOptions {
     /// Text to train on (.txt, .jsonl, .parquet or a folder of them): rows are tokenised, joined by thousands, cut into blocks.
@@ -46,7 +47,7 @@ pub(super) struct DataOptions {
     pub(super) shuffle: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Schedule")]
 pub(super) struct ScheduleOptions {
     /// Optimiser steps; goes before --num_train_epochs.
@@ -67,9 +68,9 @@ pub(super) struct ScheduleOptions {
     /// The same as a number of steps; goes before --warmup_ratio.
     #[arg(long = "warmup_steps", value_name = "N", default_value_t = 0)]
     pub(super) warmup_steps: u64,
-    /// Optimiser updates of a step, all at one learning rate; logs and --max_steps count steps.
-    #[arg(long = "device_iterations", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
-    pub(super) device_iterations: usize,
+    /// Optimiser updates of a step, all at one learning rate; logs and --max_steps count steps [default: 1].
+    #[arg(long = "device_iterations", value_name = "N", value_parser = at_least_one::<usize>)]
+    device_iterations: Option<usize>,
     /// Factor on the gradient of the loss, taken out again before the update; --auto_loss_scaling starts with it
     /// [default: 16384 where weights are f16, else 1].
     #[arg(long = "loss_scaling", value_name = "X", value_parser = above_zero)]
@@ -82,7 +83,7 @@ pub(super) struct ScheduleOptions {
     pub(super) seed: u64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Run and results")]
 pub(super) struct OutputOptions {
     /// Folder for the trained model, checkpoints, logs and results.
@@ -149,9 +150,36 @@ pub(super) struct OutputOptions {
     pub(super) executable_cache_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(super) host: HostOptions,
+    /// Leave out the samples that do not fill a batch of evaluation over all replicas; training always does.
+    #[arg(long = "dataloader_drop_last", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub(super) drop_last: bool,
+    /// Accepted for the sake of scripts: batches are read in this process.
+    #[arg(long = "dataloader_num_workers", value_name = "N", hide = true)]
+    _workers: Option<u32>,
+    /// Accepted for the sake of scripts: tokenising takes all threads.
+    #[arg(long = "preprocessing_num_workers", value_name = "N", hide = true)]
+    _preprocessing_workers: Option<u32>,
 }
 
 impl ScheduleOptions {
+    /// Updates of a step.
+    pub(super) fn device_iterations(&self) -> usize {
+        self.device_iterations.unwrap_or(1)
+    }
+
+    /// Takes what the command line leaves open from an IPU configuration.
+    pub(super) fn fill(&mut self, ipu: &IpuSettings) {
+        self.device_iterations = self.device_iterations.or(ipu.device_iterations);
+    }
+
+    /// Samples of the whole run as Hugging Face counts them: epochs of the data, or full steps where these are given.
+    pub(super) fn samples(&self, data: usize, samples_per_step: usize) -> f64 {
+        match self.max_steps {
+            Some(steps) if steps > 0 => (steps as usize * samples_per_step) as f64,
+            _ => self.num_train_epochs * data as f64,
+        }
+    }
+
     pub(super) fn steps(&self, steps_per_epoch: u64) -> u64 {
         match self.max_steps {
             Some(steps) if steps > 0 => steps.unsigned_abs(),

@@ -111,7 +111,7 @@ impl Options {
             "gradient_accumulation_steps",
             manifest.gradient_accumulation_steps,
         );
-        run.setting("device_iterations", self.schedule.device_iterations);
+        run.setting("device_iterations", self.schedule.device_iterations());
         run.setting("block_size", blocks.block_size());
         run.setting("seed", self.schedule.seed);
         run.setting("shuffle", self.data.shuffle);

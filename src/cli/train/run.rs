@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::super::eval::Evaluator;
+use super::super::ipu_options::IpuLayout;
 use super::super::model_options::Model;
 use super::super::output::{note, say};
 use super::super::progress::Progress;
 use super::Options;
+use super::announce::{device_allocation, keep_ipu_config};
 use crate::compile::Compiled;
 use crate::data::TokenBlocks;
 use crate::error::Error;
@@ -37,6 +39,7 @@ impl Options {
     pub(super) fn train(
         &self,
         model: &Model,
+        layout: &IpuLayout,
         compiled: Compiled,
         weights: Weights,
         blocks: &TokenBlocks,
@@ -55,19 +58,19 @@ impl Options {
             order,
             schedule,
             batch_size: manifest.per_device_train_batch_size,
-            device_iterations: self.schedule.device_iterations,
+            device_iterations: self.schedule.device_iterations(),
             seed: self.schedule.seed,
             replicas: manifest.replicas,
             loss_scale: self.loss_scale(manifest, checkpoint.as_ref())?,
             following: self.following(manifest),
+            output_mode: layout.settings.output_mode.unwrap_or_default(),
             simulated_seconds: report.time.seconds_per_update,
         };
-        say(format_args!(
-            "\ntraining: {} samples of {} tokens, {} a step, {steps} steps",
-            blocks.len(),
-            blocks.block_size(),
-            run.order.samples_per_step(),
-        ));
+        say(device_allocation(manifest));
+        say(self.announcement(manifest, blocks, &run));
+        if let Some(dir) = &self.output.output_dir {
+            keep_ipu_config(dir, layout, manifest, self.schedule.device_iterations())?;
+        }
         let weights = match &checkpoint {
             Some(checkpoint) => checkpoint.weights(&model.config)?,
             None => weights,
@@ -80,7 +83,7 @@ impl Options {
         }
         let tokenizer = model.tokenizer_if_any();
         let first = checkpoint.as_ref().map_or(0, |c| c.content.global_step)
-            * self.schedule.device_iterations as u64;
+            * self.schedule.device_iterations() as u64;
         let records = match &self.output.output_dir {
             Some(dir) => Some(Records {
                 output_dir: dir,
@@ -173,7 +176,7 @@ impl Options {
         model: &Model,
         evaluator: Option<&mut Evaluator>,
     ) -> Result<Trained, Error> {
-        let per_step = self.schedule.device_iterations as u64;
+        let per_step = self.schedule.device_iterations() as u64;
         let updates = trainer.run.schedule.steps * per_step;
         let first = trainer.state.global_step * per_step;
         let mut onlooker = Onlooker {
@@ -215,7 +218,9 @@ impl Options {
             let kept = trainer.session.save_dtype();
             let dtype = self.output.save_dtype.unwrap_or(kept);
             save_pretrained(directory, &model.config, &weights, tokenizer, dtype)?;
-            write_results(directory, &mut trainer)?;
+            let per_step = trainer.run.order.samples_per_step();
+            let samples = self.schedule.samples(trainer.run.blocks.len(), per_step);
+            write_results(directory, &mut trainer, samples)?;
             say(format_args!("saved the model in {}", directory.display()));
         }
         Ok(Trained {
@@ -271,10 +276,9 @@ fn parameters_in_layers(config: &Gpt2Config) -> f64 {
     counted.map(|p| p.element_count() as f64).sum()
 }
 
-/// The results of training, and the state with them as its last log entry.
-fn write_results(directory: &Path, trainer: &mut Trainer) -> Result<(), Error> {
+/// The results of training, and the state with them as its last log entry. `samples` are those of the whole run.
+fn write_results(directory: &Path, trainer: &mut Trainer, samples: f64) -> Result<(), Error> {
     let (steps, seconds) = (trainer.state.global_step as f64, trainer.meter.seconds);
-    let samples = trainer.run.order.samples_per_step() as f64 * steps;
     let values = [
         ("total_flos", trainer.state.total_flos),
         ("train_loss", trainer.meter.loss_sum / steps.max(1.0)),

@@ -1,7 +1,7 @@
 //! `map`: elementwise expressions. A single op has its own estimator in PopLibs; a whole expression is summed up (mk2.md §3.6).
 
 use super::super::Machine;
-use super::super::calibration::{MAP_OVERHEAD, MAP_SIXTEENTHS};
+use super::super::calibration::MAP_OVERHEAD;
 use super::{BlockShape, Spent, Vectors, Work, vector};
 use crate::op::{BinaryOp, MapExpr, MapNode, UnaryOp};
 use crate::types::DType;
@@ -222,12 +222,12 @@ pub fn map(
     let stores: u64 = (0..expr.outputs.len())
         .map(|i| 1 + conversion(outputs.get(i).unwrap_or(out).dtype, dtype))
         .sum();
-    let cycles = (loops + stores) * MAP_SIXTEENTHS;
+    let cycles = (loops + stores) as f64 * machine.map_factor;
     let Vectors { busiest, even } = Vectors::of(machine, vector(dtype), out.elements());
     let work = Work {
         fixed: MAP_OVERHEAD,
-        busiest: (busiest * cycles).div_ceil(16),
-        even: even * cycles as f64 / 16.0,
+        busiest: (busiest as f64 * cycles).ceil() as u64,
+        even: even * cycles,
     };
     work.vertex(machine, 0)
 }

@@ -84,7 +84,9 @@ impl Mode {
         let workers = u64::from(machine.workers);
         let slowest = self.worker(rows.div_ceil(workers), zeroes);
         let fastest = self.worker(rows / workers, zeroes);
-        (workers * slowest).max(workers * fastest + 14)
+        (workers * slowest)
+            .max(workers * fastest + 14)
+            .saturating_add_signed(machine.amp_block_extra_cycles)
     }
 }
 

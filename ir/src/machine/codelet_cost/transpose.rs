@@ -1,9 +1,7 @@
 //! Turning an operand of the matrix unit, block by block.
 
 use super::super::Machine;
-use super::super::calibration::{
-    TRANSPOSE_BLOCK_CYCLES, TRANSPOSE_ELEMENT_CYCLES, TRANSPOSE_OVERHEAD,
-};
+use super::super::calibration::TRANSPOSE_OVERHEAD;
 use super::{Spent, Vectors, Work};
 use crate::types::DType;
 
@@ -13,9 +11,9 @@ pub fn transpose(machine: &Machine, dtype: DType, groups: u64, rows: u64, column
     let elements = groups * rows * columns;
     let in_blocks = dtype.bytes() == 2 && rows.is_multiple_of(4) && columns.is_multiple_of(4);
     let (at_once, each) = if in_blocks {
-        (16, TRANSPOSE_BLOCK_CYCLES)
+        (16, machine.transpose_block_cycles)
     } else {
-        (1, TRANSPOSE_ELEMENT_CYCLES)
+        (1, machine.transpose_element_cycles)
     };
     let Vectors { busiest, even } = Vectors::of_vectors(machine, at_once, elements);
     Work::units(TRANSPOSE_OVERHEAD, busiest, even, each).vertex(machine, 0)

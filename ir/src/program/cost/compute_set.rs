@@ -100,7 +100,7 @@ pub fn account(
         }
         tiles.add(program, set, group, &classes, &cycles);
         let grid = program.grid(group.grid);
-        for (i, (_, tile)) in grid.iter().enumerate() {
+        for (i, tile) in grid.tile_ids().enumerate() {
             visit(grid.ipu, tile, cycles[classes.of(i)]);
         }
     }
@@ -190,7 +190,7 @@ impl TileCycles {
         let tiles = program.machine.tiles_per_ipu as usize;
         self.sums.resize(tiles * program.ipus as usize, 0);
         let grid = program.grid(group.grid);
-        for (i, (_, tile)) in grid.iter().enumerate() {
+        for (i, tile) in grid.tile_ids().enumerate() {
             let more = cycles[classes.of(i)];
             let sum = &mut self.sums[grid.ipu.index() * tiles + tile.index()];
             if *sum == 0 && more > 0 {

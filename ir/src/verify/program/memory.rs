@@ -85,15 +85,10 @@ impl<'p> Memory<'p> {
     fn of(program: &'p Program) -> Memory<'p> {
         let mut steps = Vec::new();
         program.walk(&mut |step, _| steps.push(step));
-        let tiles = program.grids.iter().map(|grid| {
-            let mut tiles = FixedBitSet::with_capacity(grid.tiles as usize);
-            tiles.extend(grid.iter().map(|(_, tile)| tile.index()));
-            tiles
-        });
         Memory {
             program,
             steps,
-            tiles: tiles.collect(),
+            tiles: program.tile_sets(),
         }
     }
 

@@ -167,8 +167,8 @@ impl Structure<'_> {
             return self.fail(&place, ProgramErrorKind::TooManyPoints { tiles });
         }
         let mut seen = FixedBitSet::with_capacity(tiles as usize);
-        let shared = grid.iter().find(|(_, tile)| seen.put(tile.index()));
-        if let Some((_, tile)) = shared {
+        let shared = grid.tile_ids().find(|tile| seen.put(tile.index()));
+        if let Some(tile) = shared {
             self.fail(&place, ProgramErrorKind::SharedTile(tile));
         }
     }

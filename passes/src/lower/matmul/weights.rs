@@ -72,7 +72,7 @@ impl Lowering<'_> {
             return known;
         }
         let best = self.plan(problem, budgets[0]);
-        let front = self.plans.front(self.machine, problem);
+        let front = self.plans.front(problem);
         let limit = best.cost.cycles() + best.cost.cycles() / 2;
         let fits =
             |p: &&MatmulPlan| p.cost.temporary_bytes <= budgets[0] && p.cost.cycles() <= limit;

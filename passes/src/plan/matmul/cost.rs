@@ -4,7 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
-use superstep_ir::machine::calibration::EXCHANGE_FRAGMENT_CYCLES;
 use superstep_ir::machine::codelet_cost::matmul::{AmpMatmul, amp_matmul};
 use superstep_ir::machine::codelet_cost::{reduce::reduce, transpose::transpose};
 use superstep_ir::machine::exchange_cost::copy_cycles;
@@ -126,7 +125,7 @@ impl Incoming {
         machine.exchange_start_cycles
             + (self.narrow as f64 / rate).ceil() as Cycles
             + (self.wide as f64 / twice).ceil() as Cycles
-            + self.fragments as Cycles * EXCHANGE_FRAGMENT_CYCLES
+            + self.fragments as Cycles * machine.exchange_fragment_cycles
     }
 
     const fn is_nothing(self) -> bool {

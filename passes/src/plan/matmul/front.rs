@@ -1,11 +1,13 @@
 //! Pareto fronts: plans that no other plan beats in both temporary memory and cycles.
 
+use serde::{Deserialize, Serialize};
 use superstep_ir::units::Bytes;
 
 use super::MatmulPlan;
 
 /// Plans by increasing memory and decreasing cycles. Among plans of equal memory and cycles the one with the fewest tiles stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Front {
     plans: Vec<MatmulPlan>,
 }

@@ -164,8 +164,7 @@ impl Scan<'_> {
     /// The combinations of innermost dimension and turned operands for a split.
     fn variants(&self, split: [usize; 4]) -> impl Iterator<Item = MatmulPlan> + use<> {
         let (turns_a, turns_b) = (self.problem.transpose_a, self.problem.transpose_b);
-        let given = matches!(self.problem.out, Outcome::Fixed { .. })
-            || matches!(self.problem.b, Operand::Stays { .. });
+        let given = self.problem.gives_split();
         let inner = match self.problem.out {
             Outcome::Fixed { inner, .. } => inner,
             _ => Inner::N,

@@ -1,0 +1,205 @@
+//! `superstep tune`: the best plan of a whole pod for a model and a global batch.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use superstep_passes::place::Recompute;
+
+use super::model_options::ModelOptions;
+use super::output::{check_writable_file, say};
+use super::program_options::{OptimiserOptions, ProgramOptions, at_least_one};
+use crate::atomic_file;
+use crate::compile::save;
+use crate::error::Error;
+use crate::report::format::three_digits;
+use crate::report::published::published_plan;
+use crate::settings::TrainingSettings;
+use crate::tune::{Outcome, Plan, Progress, Tuner, Tuning, comparison, rejections, winners};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Samples of an optimiser step, over all replicas [default: those of the plan that the other options describe].
+    #[arg(long = "global_batch", value_name = "N", value_parser = at_least_one::<usize>)]
+    global_batch: Option<usize>,
+    /// Seconds after which no further plan is compiled.
+    #[arg(long = "time_limit", value_name = "SECONDS", default_value_t = 120)]
+    time_limit: u64,
+    /// How many of the best plans to list.
+    #[arg(long = "plans", value_name = "N", default_value_t = 10)]
+    plans: usize,
+    /// The best plan: its executable, or an ipu_config.json.
+    #[arg(short = 'o', long = "output", value_name = "OUT.superstep|OUT.json")]
+    output: Option<PathBuf>,
+    /// Also write what was found as JSON.
+    #[arg(long = "json", value_name = "OUT")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    program: ProgramOptions,
+    #[command(flatten)]
+    optimiser: OptimiserOptions,
+}
+
+impl Options {
+    pub(super) fn run(&self) -> Result<(), Error> {
+        for path in [&self.output, &self.json].into_iter().flatten() {
+            check_writable_file(path)?;
+        }
+        let model = self.model.load()?;
+        let layout = self.program.ipu_layout(&model.config)?;
+        let base = self
+            .program
+            .settings(&self.optimiser, &model.config, &layout)?;
+        if base.print_ir_after.is_some() {
+            return Err(Error::usage(
+                "--print_ir_after is for one compilation, not for a search",
+            ));
+        }
+        let samples = base.batch_size * base.accumulation as usize * base.replicas as usize;
+        let global_batch = self.global_batch.unwrap_or(samples);
+        let mut seeds = Vec::new();
+        if base.layers_per_ipu.is_some() {
+            seeds.extend(reference(&base, global_batch)?);
+        }
+        seeds.extend(published_plan(&model.config, &base, global_batch)?);
+        let tuner = Tuner {
+            name: &model.name,
+            config: &model.config,
+            base: &base,
+            plans: &self.program.plan_cache.cache()?,
+            global_batch,
+            time_limit: Duration::from_secs(self.time_limit),
+            seeds,
+        };
+        let mut bar = Bar::new();
+        let tuning = tuner.run(&mut bar)?;
+        bar.bar.finish_and_clear();
+        self.show(&tuning, &base)?;
+        self.write(&tuning)
+    }
+
+    fn show(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
+        let Some(best) = tuning.outcomes.first() else {
+            say(rejections(tuning));
+            return Err(Error::failed("no plan fits this machine").with_hint(
+                "try a larger pod, a smaller --block_size, or optimiser state elsewhere",
+            ));
+        };
+        let searched = if tuning.cut_short {
+            "time was up before all was tried that promised more"
+        } else {
+            "nothing else promises more"
+        };
+        say(format_args!(
+            "{} plans estimated, {} compiled and fit, in {:.0} s; {searched}\n",
+            tuning.estimated,
+            tuning.outcomes.len(),
+            tuning.seconds,
+        ));
+        say(winners(tuning, &base.machine, self.plans));
+        say(format_args!("\n{}", rejections(tuning)));
+        if let Some(reference) = &tuning.reference {
+            say(format_args!("\n{}", comparison(reference, best)));
+        }
+        say(format_args!(
+            "\nbest: {} samples/s\n{}",
+            three_digits(best.samples_per_second),
+            best.plan.options()
+        ));
+        Ok(())
+    }
+
+    fn write(&self, tuning: &Tuning) -> Result<(), Error> {
+        if let Some(out) = &self.json {
+            let text = serde_json::to_string_pretty(tuning)
+                .map_err(|error| Error::failed(error.to_string()))?;
+            atomic_file::write(out, text.as_bytes())?;
+        }
+        let (Some(out), Some(best), Some(winner)) =
+            (&self.output, tuning.outcomes.first(), &tuning.winner)
+        else {
+            return Ok(());
+        };
+        if is_json(out) {
+            let text = serde_json::to_string_pretty(&ipu_config(&best.plan))
+                .map_err(|error| Error::failed(error.to_string()))?;
+            atomic_file::write(out, format!("{text}\n").as_bytes())?;
+        } else {
+            save(winner, out)?;
+        }
+        say(format_args!("\nwrote {}", out.display()));
+        Ok(())
+    }
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "json")
+}
+
+/// The plan that the options describe, with as many micro-batches as the global batch asks for.
+fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan>, Error> {
+    let samples = base.batch_size * base.replicas as usize;
+    if !global_batch.is_multiple_of(samples) {
+        return Err(Error::usage(format!(
+            "--global_batch {global_batch} is not a multiple of {} samples in {} replicas",
+            base.batch_size, base.replicas
+        )));
+    }
+    Ok(base.layers_per_ipu.clone().map(|layers_per_ipu| Plan {
+        layers_per_ipu,
+        replicas: base.replicas,
+        batch_size: base.batch_size,
+        accumulation: (global_batch / samples) as u32,
+        recompute: base.recompute.clone(),
+        loss_chunks: base.loss_chunks,
+    }))
+}
+
+/// As `ipu_config.json` has it. Single layers that are kept have no field there: the nearest is to run all of them again.
+fn ipu_config(plan: &Plan) -> serde_json::Value {
+    json!({
+        "layers_per_ipu": plan.layers_per_ipu,
+        "ipus_per_replica": plan.ipus_per_replica(),
+        "replication_factor": plan.replicas,
+        "gradient_accumulation_steps": plan.accumulation,
+        "recompute_checkpoint_every_layer": plan.recompute != Recompute::Nothing,
+        "replicated_tensor_sharding": plan.replicas > 1,
+    })
+}
+
+/// A spinner with what is being tried; hidden by itself when stderr is no terminal.
+struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let bar = ProgressBar::new_spinner();
+        let style = ProgressStyle::with_template("{elapsed} {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        Bar { bar }
+    }
+}
+
+impl Progress for Bar {
+    fn at(&mut self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+    }
+
+    fn compiled(&mut self, outcome: &Outcome, is_best: bool) {
+        let rate = three_digits(outcome.samples_per_second);
+        let best = if is_best { ", the best so far" } else { "" };
+        let plan = &outcome.plan;
+        self.bar.suspend(|| {
+            say(format_args!(
+                "{rate} samples/s{best}: {} × {:?}, micro-batches of {}",
+                plan.replicas, plan.layers_per_ipu, plan.batch_size
+            ));
+        });
+    }
+}

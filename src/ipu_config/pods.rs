@@ -1,0 +1,36 @@
+//! Values that depend on the size of the pod: `{"pod4": 1, "pod16": 4, "default": 1}` in place of a value.
+
+use serde_json::{Map, Value};
+
+/// Pods that a map may name.
+const PODS: [&str; 7] = [
+    "pod4", "pod8", "pod16", "pod32", "pod64", "pod128", "pod256",
+];
+
+fn as_pod_map(value: &Value) -> Option<&Map<String, Value>> {
+    let map = value.as_object()?;
+    let names = |key: &String| key == "default" || PODS.contains(&key.as_str());
+    (!map.is_empty() && map.keys().all(names)).then_some(map)
+}
+
+/// Puts in place of every pod map its value for `pod`, or else for `default`.
+pub(super) fn specialise(map: &mut Map<String, Value>, pod: Option<&str>) -> Result<(), String> {
+    for (name, value) in map.iter_mut() {
+        let Some(by_pod) = as_pod_map(value) else {
+            continue;
+        };
+        let chosen = pod
+            .and_then(|pod| by_pod.get(pod))
+            .or(by_pod.get("default"));
+        let Some(chosen) = chosen else {
+            let known: Vec<&str> = by_pod.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            return Err(match pod {
+                Some(pod) => format!("`{name}` has no value for {pod}, only for {known}"),
+                None => format!("`{name}` depends on the pod ({known}): give --pod_type"),
+            });
+        };
+        *value = chosen.clone();
+    }
+    Ok(())
+}

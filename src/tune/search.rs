@@ -1,0 +1,378 @@
+//! The search: estimate all, compile the best, look around the winner, until nothing promises more or time is up.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use superstep_passes::place::Recompute;
+
+use super::probe::{Probe, Silent};
+use super::space::{Candidate, Task};
+use super::{Outcome, Plan};
+use crate::compile::{Compiled, PlanCache, compile_training};
+use crate::error::Error;
+use crate::frontend::Gpt2Config;
+use crate::report::format::{bytes, three_digits};
+use crate::settings::TrainingSettings;
+
+/// The name and version of the JSON form.
+const SCHEMA: &str = "superstep.tune/1";
+
+/// What is searched for, and for how long.
+pub struct Tuner<'a> {
+    pub name: &'a str,
+    pub config: &'a Gpt2Config,
+    /// Machine, sizes, precision and optimiser; its plan is replaced.
+    pub base: &'a TrainingSettings,
+    /// Where plans of products are kept.
+    pub plans: &'a PlanCache,
+    /// Samples of an update.
+    pub global_batch: usize,
+    pub time_limit: Duration,
+    /// Plans that are compiled first: the one to compare with, then others that are known.
+    pub seeds: Vec<Plan>,
+}
+
+/// What the search tells while it runs.
+pub trait Progress {
+    /// It works on this.
+    fn at(&mut self, what: &str);
+    /// A plan was compiled.
+    fn compiled(&mut self, outcome: &Outcome, is_best: bool);
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Tuning {
+    pub schema: &'static str,
+    /// The first seed, if it fits.
+    pub reference: Option<Outcome>,
+    /// Compiled plans, the best first.
+    pub outcomes: Vec<Outcome>,
+    /// Why other kinds of plans lost, by kind.
+    pub rejected: IndexMap<String, String>,
+    pub estimated: usize,
+    pub seconds: f64,
+    /// Time was up before all was tried that promised more.
+    pub cut_short: bool,
+    /// The best plan's program.
+    #[serde(skip)]
+    pub winner: Option<Compiled>,
+}
+
+impl Tuner<'_> {
+    /// Searches.
+    ///
+    /// # Errors
+    /// What has nothing to do with a plan: an impossible model, for instance.
+    pub fn run(&self, progress: &mut dyn Progress) -> Result<Tuning, Error> {
+        let task = Task {
+            config: self.config,
+            base: self.base,
+            global_batch: self.global_batch,
+        };
+        let mut search = Search {
+            tuner: self,
+            task,
+            start: Instant::now(),
+            probes: BTreeMap::new(),
+            tried: Vec::new(),
+            outcomes: Vec::new(),
+            rejected: IndexMap::new(),
+            winner: None,
+            cut_short: false,
+        };
+        search.run(progress)
+    }
+}
+
+struct Search<'a> {
+    tuner: &'a Tuner<'a>,
+    task: Task<'a>,
+    start: Instant,
+    probes: BTreeMap<usize, Probe>,
+    tried: Vec<Plan>,
+    outcomes: Vec<Outcome>,
+    rejected: IndexMap<String, String>,
+    winner: Option<Compiled>,
+    cut_short: bool,
+}
+
+/// A plan is compiled if its estimate is at least this part of the best rate so far: estimates are off by that much.
+const MARGIN: f64 = 0.97;
+/// An IPU may seem so much fuller than it is.
+const FULL: f64 = 1.1;
+
+impl Search<'_> {
+    fn run(&mut self, progress: &mut dyn Progress) -> Result<Tuning, Error> {
+        for seed in self.tuner.seeds.clone() {
+            self.compile(&seed, progress)?;
+        }
+        let reference = self.tuner.seeds.first().and_then(|seed| {
+            let outcome = self.outcomes.iter().find(|o| o.plan == *seed);
+            outcome.cloned()
+        });
+        let candidates = self.candidates(progress)?;
+        let estimated = candidates.len();
+        for candidate in candidates {
+            if self.is_late() {
+                self.cut_short = true;
+                break;
+            }
+            if candidate.samples_per_second >= MARGIN * self.best() {
+                self.compile(&candidate.plan, progress)?;
+            } else {
+                let rate = three_digits(candidate.samples_per_second);
+                self.reject(
+                    &candidate.plan,
+                    format!("about {rate} samples/s by estimate"),
+                );
+            }
+        }
+        self.look_around(progress)?;
+        self.outcomes
+            .sort_by(|a, b| b.samples_per_second.total_cmp(&a.samples_per_second));
+        for outcome in self.outcomes.iter().skip(1) {
+            let rate = three_digits(outcome.samples_per_second);
+            let kind = kind(&outcome.plan);
+            let best = self.outcomes.first().map(|o| super::search::kind(&o.plan));
+            if best.as_ref() != Some(&kind) {
+                let reason = format!("{rate} samples/s: {}", against(&self.outcomes[0], outcome));
+                self.rejected.entry(kind).or_insert(reason);
+            }
+        }
+        Ok(Tuning {
+            schema: SCHEMA,
+            reference,
+            outcomes: std::mem::take(&mut self.outcomes),
+            rejected: std::mem::take(&mut self.rejected),
+            estimated,
+            seconds: self.start.elapsed().as_secs_f64(),
+            cut_short: self.cut_short,
+            winner: self.winner.take(),
+        })
+    }
+
+    fn is_late(&self) -> bool {
+        self.start.elapsed() >= self.tuner.time_limit
+    }
+
+    fn best(&self) -> f64 {
+        self.outcomes
+            .iter()
+            .map(|o| o.samples_per_second)
+            .fold(0.0, f64::max)
+    }
+
+    fn reject(&mut self, plan: &Plan, reason: String) {
+        self.rejected.entry(kind(plan)).or_insert(reason);
+    }
+
+    /// Every plan that may fit, the best by estimate first.
+    fn candidates(&mut self, progress: &mut dyn Progress) -> Result<Vec<Candidate>, Error> {
+        let mut candidates = Vec::new();
+        let available = self.task.available();
+        for batch_size in self.task.batch_sizes() {
+            if self.is_late() {
+                self.cut_short = true;
+                break;
+            }
+            progress.at(&format!("probing micro-batches of {batch_size}"));
+            let probe = Probe::of(
+                self.tuner.config,
+                self.tuner.base,
+                self.tuner.plans,
+                batch_size,
+            );
+            let probe = match probe {
+                Ok(probe) => probe,
+                Err(error) if error.is_overflow() => {
+                    let reason = format!("one layer does not fit: {}", first_line(&error));
+                    let kind = format!("micro-batches of {batch_size} or more");
+                    self.rejected.insert(kind, reason);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            self.probes.insert(batch_size, probe);
+            let known = candidates.len();
+            for plan in self.task.plans(batch_size, &probe) {
+                let candidate = self.task.estimate(plan, &probe);
+                let (ipu, needs) = candidate.fullest;
+                if needs > FULL * available {
+                    let reason = format!(
+                        "does not fit: a tile of IPU {ipu} would need about {} of {}",
+                        bytes(needs as u64),
+                        bytes(available as u64)
+                    );
+                    self.reject(&candidate.plan, reason);
+                } else {
+                    candidates.push(candidate);
+                }
+            }
+            // Larger ones need more still.
+            if candidates.len() == known {
+                break;
+            }
+        }
+        candidates.sort_by(|a, b| b.samples_per_second.total_cmp(&a.samples_per_second));
+        Ok(candidates)
+    }
+
+    /// Compiles a plan that was not tried before, and keeps it if it is the best.
+    fn compile(&mut self, plan: &Plan, progress: &mut dyn Progress) -> Result<(), Error> {
+        if self.tried.contains(plan) {
+            return Ok(());
+        }
+        self.tried.push(plan.clone());
+        progress.at(&plan.options());
+        let settings = plan.settings(self.tuner.base);
+        let compiled = compile_training(
+            self.tuner.name,
+            self.tuner.config,
+            &settings,
+            self.tuner.plans,
+            &mut Silent,
+        );
+        let compiled = match compiled {
+            Ok(compiled) => compiled,
+            Err(error @ Error::Compile(_)) => {
+                let what = if error.is_overflow() {
+                    "does not fit: "
+                } else {
+                    ""
+                };
+                self.reject(plan, format!("{what}{}", first_line(&error)));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let outcome = Outcome::of(plan.clone(), &compiled);
+        let is_best = outcome.samples_per_second > self.best();
+        progress.compiled(&outcome, is_best);
+        if is_best {
+            self.winner = Some(compiled);
+        }
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    /// Small changes of the best plan, until none is better: a layer to a neighbour, a layer that is not run forward again, other row blocks.
+    fn look_around(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
+        loop {
+            let best = self.best();
+            let Some(winner) = self
+                .outcomes
+                .iter()
+                .find(|o| o.samples_per_second >= best)
+                .map(|o| o.plan.clone())
+            else {
+                return Ok(());
+            };
+            let chunks = self.winner.as_ref().map_or(1, |c| c.manifest.loss_chunks);
+            for plan in self.neighbours(&winner, chunks) {
+                if self.is_late() {
+                    self.cut_short = true;
+                    return Ok(());
+                }
+                let promises = self.probes.get(&plan.batch_size).is_none_or(|probe| {
+                    let estimate = self.task.estimate(plan.clone(), probe);
+                    let own = self.task.estimate(winner.clone(), probe);
+                    estimate.samples_per_second >= own.samples_per_second
+                });
+                if promises {
+                    self.compile(&plan, progress)?;
+                }
+            }
+            if self.best() <= best {
+                return Ok(());
+            }
+        }
+    }
+
+    fn neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
+        let mut found = Vec::new();
+        let rows = plan.batch_size * self.tuner.base.block_size;
+        let others = [chunks / 2, chunks * 2];
+        for chunks in others.into_iter().filter(|c| (1..=rows).contains(c)) {
+            found.push(Plan {
+                loss_chunks: Some(chunks),
+                ..plan.clone()
+            });
+        }
+        let ipus = plan.layers_per_ipu.len();
+        for from in 0..ipus {
+            let next = [from.wrapping_sub(1), from + 1];
+            for to in next.into_iter().filter(|&to| to < ipus) {
+                let mut layers_per_ipu = plan.layers_per_ipu.clone();
+                if layers_per_ipu[from] > 0 {
+                    layers_per_ipu[from] -= 1;
+                    layers_per_ipu[to] += 1;
+                    found.push(Plan {
+                        layers_per_ipu,
+                        ..plan.clone()
+                    });
+                }
+            }
+        }
+        // Layers at the end of the pipeline wait least for their backward pass, and are kept at the least price.
+        let layers = self.tuner.config.n_layer as u32;
+        let again: Vec<u32> = match &plan.recompute {
+            Recompute::EveryLayer => (0..layers).collect(),
+            Recompute::Layers(layers) => layers.iter().copied().collect(),
+            Recompute::Nothing => vec![],
+        };
+        if let Some((_, rest)) = again.split_last() {
+            found.push(Plan {
+                recompute: Recompute::Layers(rest.iter().copied().collect()),
+                ..plan.clone()
+            });
+        }
+        found
+    }
+}
+
+/// What plans of a kind share.
+pub(super) fn kind(plan: &Plan) -> String {
+    let again = match &plan.recompute {
+        Recompute::Nothing => "nothing again",
+        Recompute::EveryLayer => "all layers again",
+        Recompute::Layers(_) => "some layers again",
+    };
+    format!(
+        "{} × {} IPUs, micro-batches of {}, {again}",
+        plan.replicas,
+        plan.ipus_per_replica(),
+        plan.batch_size
+    )
+}
+
+/// The factor in which a plan is furthest behind another.
+fn against(best: &Outcome, other: &Outcome) -> String {
+    let (a, b) = (&best.factors, &other.factors);
+    let behind = [
+        ("more cycles a sample", b.work / a.work.max(1.0)),
+        (
+            "IPUs wait more for each other and for links",
+            a.balance / b.balance.max(1e-9),
+        ),
+        (
+            "filling, emptying and updates take more",
+            a.steady / b.steady.max(1e-9),
+        ),
+    ];
+    let worst = behind.into_iter().max_by(|x, y| x.1.total_cmp(&y.1));
+    worst.map_or_else(String::new, |(why, times)| {
+        format!("{why} ({:+.0} %)", 100.0 * (times - 1.0))
+    })
+}
+
+fn first_line(error: &Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.split("; the largest")
+        .next()
+        .unwrap_or(line)
+        .to_owned()
+}
