@@ -97,12 +97,7 @@ impl Stream {
         let mut block = (first + head as u64) / 4;
         let mut many = rest.chunks_exact_mut(4 * LANES);
         for chunk in &mut many {
-            let words = self.blocks(block);
-            for (lane, four) in chunk.chunks_exact_mut(4).enumerate() {
-                for (bits, word) in four.iter_mut().zip(&words) {
-                    *bits = word[lane] as u32;
-                }
-            }
+            self.fill_lanes(std::array::from_fn(|i| block + i as u64), chunk);
             block += LANES as u64;
         }
         for four in many.into_remainder().chunks_mut(4) {
@@ -111,13 +106,38 @@ impl Stream {
         }
     }
 
-    /// Blocks `first .. first + LANES`, side by side: word `w` of block `first + i` is the lower half of `[w][i]`. What the upper halves
+    /// Writes the four numbers of each of `blocks`, as [`Stream::block`] gives them, to `out`. Compiled into its caller.
+    #[inline(always)]
+    pub fn fill_blocks(&self, blocks: &[u64], out: &mut [u32]) {
+        let mut many = blocks.chunks_exact(LANES);
+        let mut to = out.chunks_exact_mut(4 * LANES);
+        for (blocks, chunk) in (&mut many).zip(&mut to) {
+            self.fill_lanes(std::array::from_fn(|i| blocks[i]), chunk);
+        }
+        let rest = many.remainder().iter();
+        for (&block, four) in rest.zip(to.into_remainder().chunks_exact_mut(4)) {
+            four.copy_from_slice(&self.block(block));
+        }
+    }
+
+    /// The four numbers of each of these blocks one after another.
+    #[inline(always)]
+    fn fill_lanes(&self, blocks: [u64; LANES], out: &mut [u32]) {
+        let words = self.blocks(blocks);
+        for (lane, four) in out.chunks_exact_mut(4).enumerate() {
+            for (bits, word) in four.iter_mut().zip(&words) {
+                *bits = word[lane] as u32;
+            }
+        }
+    }
+
+    /// Blocks side by side: word `w` of block `numbers[i]` is the lower half of `[w][i]`. What the upper halves
     /// hold means nothing, so that a lane needs no masks but those that a product of 32-bit numbers has anyway.
     #[inline(always)]
-    fn blocks(&self, first: u64) -> [[u64; LANES]; 4] {
+    fn blocks(&self, numbers: [u64; LANES]) -> [[u64; LANES]; 4] {
         const LOW: u64 = 0xFFFF_FFFF;
-        let mut a: [u64; LANES] = std::array::from_fn(|i| first + i as u64);
-        let mut b: [u64; LANES] = std::array::from_fn(|i| (first + i as u64) >> 32);
+        let mut a: [u64; LANES] = numbers;
+        let mut b: [u64; LANES] = numbers.map(|n| n >> 32);
         let mut c = [u64::from(self.purpose[0]); LANES];
         let mut d = [u64::from(self.purpose[1]); LANES];
         let [mut k0, mut k1] = self.key;

@@ -29,6 +29,7 @@ mod vertex_memory;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use smallvec::SmallVec;
 use superstep_ir::program::Codelet;
 use superstep_ir::types::DType;
 
@@ -47,6 +48,20 @@ pub(crate) struct Scratch {
     pub(crate) doubles: Vec<f64>,
     /// Operands that are stored as halves.
     pub(crate) wide: Vec<f32>,
+    /// By input of the last vertex with such operands: what of other tiles' memory is in `wide`.
+    pub(crate) held: SmallVec<[Option<Held>; 4]>,
+    /// Number of the superstep that runs.
+    pub(crate) superstep: u64,
+}
+
+/// Halves of another tile, which nobody writes in a superstep, as floats in work space: vertices that share them come one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) superstep: u64,
+    /// Address and number of the halves.
+    pub(crate) halves: (usize, usize),
+    /// First byte in work space.
+    pub(crate) offset: usize,
 }
 
 /// A codelet made ready for the element types of one vertex group.

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use superstep_ir::ids::VarId;
@@ -22,6 +23,9 @@ use crate::tile_memory::{SharedTiles, TileMemory};
 
 /// A stretch of tiles given to a thread takes about this long; below twice that a superstep stays on one thread.
 const NANOSECONDS_A_STRETCH: f64 = 20_000.0;
+
+/// Numbers the supersteps that are run in this process.
+static RUNS: AtomicU64 = AtomicU64::new(1);
 
 /// What a tile does in a superstep.
 pub(crate) enum Action {
@@ -139,10 +143,11 @@ impl Superstep {
     pub(crate) fn run(&self, memory: &mut TileMemory) {
         let shared = memory.share();
         let count: usize = self.tiles.iter().map(|(_, tiles)| tiles.len()).sum();
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let turn = |i: usize| {
             if let Some((ipu, tile)) = self.tile(i) {
                 // SAFETY: the invariants above; each `i` is another tile.
-                unsafe { self.run_tile(ipu, tile, shared) }
+                unsafe { self.run_tile(number, ipu, tile, shared) }
             }
         };
         if self.nanoseconds < 2.0 * NANOSECONDS_A_STRETCH {
@@ -170,10 +175,11 @@ impl Superstep {
     ///
     /// # Safety
     /// The invariants of [`Superstep::run`]; nobody else takes this tile's turn.
-    unsafe fn run_tile(&self, ipu: u32, tile: u32, memory: SharedTiles<'_>) {
+    unsafe fn run_tile(&self, number: u64, ipu: u32, tile: u32, memory: SharedTiles<'_>) {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
+        SCRATCH.with_borrow_mut(|scratch| scratch.superstep = number);
         for action in &self.actions {
             match action {
                 Action::Receive(mv) => {

@@ -6,14 +6,72 @@
 use superstep_ir::half::MAX;
 use superstep_ir::random::{Stream, uniform_f32};
 
+use super::Isa;
 use super::isa::isa_kernel;
 
 /// Elements whose random bits are drawn together.
 const CHUNK: usize = 256;
 
+/// Random numbers are drawn in blocks of so many.
+const BLOCK: usize = 4;
+
+/// Elements that follow each other and have consecutive random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    /// The random number of its first element.
+    pub(super) first: u64,
+    pub(super) len: usize,
+}
+
+/// Rounds `x` in place; its elements are those of `stretches`, one after another.
+pub(super) fn round_at_random(isa: Isa, numbers: Stream, stretches: &[Stretch], x: &mut [f32]) {
+    let is_whole =
+        |s: &Stretch| s.first.is_multiple_of(BLOCK as u64) && s.len.is_multiple_of(BLOCK);
+    if stretches.iter().all(is_whole) {
+        return round_blocks(isa, numbers, stretches, x);
+    }
+    let mut rest = x;
+    for stretch in stretches {
+        let (now, later) = rest.split_at_mut(stretch.len);
+        round_stretch(isa, numbers, stretch.first, now);
+        rest = later;
+    }
+}
+
 isa_kernel! {
-    /// Rounds `x` in place; element `i` takes random number `first + i`.
-    pub(super) fn round_at_random(numbers: Stream, first: u64, x: &mut [f32]) {
+    /// Stretches of whole blocks, which may be short: their blocks are drawn together.
+    fn round_blocks(numbers: Stream, stretches: &[Stretch], x: &mut [f32]) {
+        let mut bits = [0; CHUNK];
+        let mut blocks = [0; CHUNK / BLOCK];
+        let (mut stretches, mut next) = (stretches.iter(), 0..0);
+        for chunk in x.chunks_mut(CHUNK) {
+            let blocks = &mut blocks[..chunk.len() / BLOCK];
+            let mut filled = 0;
+            while filled < blocks.len() {
+                if next.is_empty() {
+                    let Some(stretch) = stretches.next() else { break };
+                    let first = stretch.first / BLOCK as u64;
+                    next = first..first + (stretch.len / BLOCK) as u64;
+                }
+                let count = (blocks.len() - filled).min((next.end - next.start) as usize);
+                for (i, block) in blocks[filled..filled + count].iter_mut().enumerate() {
+                    *block = next.start + i as u64;
+                }
+                next.start += count as u64;
+                filled += count;
+            }
+            let bits = &mut bits[..chunk.len()];
+            numbers.fill_blocks(blocks, bits);
+            for (x, &bits) in chunk.iter_mut().zip(&*bits) {
+                *x = rounded(*x, uniform_f32(bits));
+            }
+        }
+    }
+}
+
+isa_kernel! {
+    /// Element `i` takes random number `first + i`.
+    fn round_stretch(numbers: Stream, first: u64, x: &mut [f32]) {
         let mut bits = [0; CHUNK];
         let mut next = first;
         for chunk in x.chunks_mut(CHUNK) {
@@ -60,7 +118,16 @@ mod tests {
         let mut all = vec![x; count];
         for isa in isas() {
             let mut again = vec![x; count];
-            round_at_random(isa, Stream::rounding([seed, 1], 7, 0), 3, &mut again);
+            let stretch = Stretch {
+                first: 3,
+                len: count,
+            };
+            round_at_random(
+                isa,
+                Stream::rounding([seed, 1], 7, 0),
+                &[stretch],
+                &mut again,
+            );
             if isa == isas()[0] {
                 all = again;
             } else {
@@ -81,6 +148,32 @@ mod tests {
         }
         for x in [65505.0, 65519.9, 65520.0, 1e38, f32::INFINITY] {
             assert_eq!(rounded(-x, 0.0), -x, "left to be rounded to nearest");
+        }
+    }
+
+    #[test]
+    fn stretches_are_rounded_as_if_alone() {
+        let numbers = Stream::rounding([5, 6], 7, 0);
+        for starts in [[0, 4096, 64, 1 << 40], [1, 4097, 66, (1 << 40) + 3]] {
+            for len in [4, 12, 16, 64, 300] {
+                let stretches = starts.map(|first| Stretch { first, len });
+                for isa in isas() {
+                    let mut all = vec![0.3; starts.len() * len];
+                    round_at_random(isa, numbers, &stretches, &mut all);
+                    let alone = starts.iter().flat_map(|&first| {
+                        (0..len).map(move |i| {
+                            let mut one = [0.3];
+                            let stretch = Stretch {
+                                first: first + i as u64,
+                                len: 1,
+                            };
+                            round_at_random(Isa::PORTABLE, numbers, &[stretch], &mut one);
+                            one[0]
+                        })
+                    });
+                    assert_eq!(all, alone.collect::<Vec<f32>>());
+                }
+            }
         }
     }
 

@@ -13,6 +13,11 @@ use super::Isa;
 pub(crate) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len(), "a block keeps its size");
     #[cfg(target_arch = "x86_64")]
+    if isa.has_avx512() {
+        // SAFETY: `isa` says that AVX-512 is there.
+        return unsafe { wide::widen_more(from, to) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if isa.has_avx2() {
         // SAFETY: `isa` says that F16C and AVX are there.
         return unsafe { wide::widen(from, to) };
@@ -50,6 +55,20 @@ mod wide {
     use std::arch::x86_64::*;
 
     const LANES: usize = 8;
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn widen_more(from: &[u16], to: &mut [f32]) {
+        const LANES: usize = 16;
+        let (mut chunks, mut into) = (from.chunks_exact(LANES), to.chunks_exact_mut(LANES));
+        for (from, to) in (&mut chunks).zip(&mut into) {
+            // SAFETY: sixteen halves are 32 bytes, sixteen floats 64; neither needs to be aligned.
+            unsafe {
+                let halves = _mm256_loadu_si256(from.as_ptr().cast());
+                _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(halves));
+            }
+        }
+        super::widen_one_by_one(chunks.remainder(), into.into_remainder());
+    }
 
     #[target_feature(enable = "avx,f16c")]
     pub(super) fn widen(from: &[u16], to: &mut [f32]) {

@@ -6,8 +6,8 @@
 use smallvec::SmallVec;
 use superstep_ir::types::DType;
 
-use super::at_random::round_at_random;
-use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, half};
+use super::at_random::{Stretch, round_at_random};
+use super::{Held, Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, half};
 use crate::exchange::Pieces;
 
 /// Floats between the blocks of two operands in work space start at multiples of a cache line.
@@ -96,8 +96,17 @@ impl Mixed {
         if work.len() < total {
             work.resize(total, 0.0);
         }
+        let held = std::mem::take(&mut scratch.held);
         for (i, operand) in vertex.inputs.iter().enumerate() {
-            if with_inputs && is_half(operand) {
+            let known = held.get(i).copied().flatten();
+            let now = memory.on_neighbour(i).map(|address| Held {
+                superstep: scratch.superstep,
+                halves: (address, operand.elements()),
+                offset: wide.inputs[i].offset,
+            });
+            let now = now.filter(|_| with_inputs && is_half(operand));
+            scratch.held.push(now);
+            if with_inputs && is_half(operand) && (now.is_none() || now != known) {
                 let to = floats(&mut work, &wide.inputs[i]);
                 half::widen(self.isa, memory.input(i), to);
             }
@@ -113,10 +122,9 @@ impl Mixed {
             if is_half(operand) {
                 let from = floats(&mut work, &wide.outputs[o]);
                 if let Some(at_random) = memory.at_random() {
-                    let numbers = at_random.numbers(o);
-                    operand.stretches(|at, index, len| {
-                        round_at_random(self.isa, numbers, index, &mut from[at..at + len]);
-                    });
+                    let mut stretches: SmallVec<[Stretch; 64]> = SmallVec::new();
+                    operand.stretches(|first, len| stretches.push(Stretch { first, len }));
+                    round_at_random(self.isa, at_random.numbers(o), &stretches, from);
                 }
                 half::narrow(self.isa, from, memory.output(o));
             }

@@ -161,21 +161,29 @@ impl<'a> Operand<'a> {
         u64::from(self.entry) * each
     }
 
-    /// Calls `each(first element of the block, its row-major index in the whole variable, length)` for stretches of elements that lie one
-    /// after the other in both.
-    pub(crate) fn stretches(&self, mut each: impl FnMut(usize, u64, usize)) {
+    /// Calls `each(row-major index in the whole variable, length)` for stretches of elements that lie one after the other in both, in the
+    /// order of the block.
+    pub(crate) fn stretches(&self, mut each: impl FnMut(u64, usize)) {
         let (rows, c) = self.rows();
-        let base = self.entry_index();
-        let mut r = 0;
-        while r < rows && c > 0 {
-            let first = self.row_index(r);
-            let mut end = r + 1;
-            while end < rows && self.row_index(end) == first + ((end - r) * c) as u64 {
-                end += 1;
-            }
-            each(r * c, base + first, (end - r) * c);
-            r = end;
+        if rows == 0 || c == 0 {
+            return;
         }
+        let base = self.entry_index();
+        // From a row to the next along the second-last axis.
+        let inner = self.dims().iter().rev().nth(1).map_or(1, |&e| e as usize);
+        let step = self.tensor_dims().last().map_or(1, |&d| d as u64);
+        let mut open = (base + self.row_index(0), 0);
+        for outer in (0..rows).step_by(inner) {
+            let first = base + self.row_index(outer);
+            for index in (0..inner as u64).map(|r| first + r * step) {
+                if open.0 + open.1 as u64 != index {
+                    each(open.0, open.1);
+                    open = (index, 0);
+                }
+                open.1 += c;
+            }
+        }
+        each(open.0, open.1);
     }
 
     /// `(batch, r, c)`: the last two extents, and all others taken together.

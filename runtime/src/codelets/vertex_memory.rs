@@ -112,6 +112,12 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         numbers(unsafe { std::slice::from_raw_parts(self.at(operand), operand.bytes()) })
     }
 
+    /// The address of input `i`, if it is on another tile: nobody writes it in the superstep.
+    pub(crate) fn on_neighbour(&self, i: usize) -> Option<usize> {
+        let operand = &self.vertex.inputs[i];
+        matches!(operand.home(), Home::Neighbour(_)).then(|| self.at(operand).addr())
+    }
+
     /// Output `o`.
     pub(crate) fn output<T: bytemuck::Pod>(&mut self, o: usize) -> &mut [T] {
         let operand = &self.vertex.outputs[o];
