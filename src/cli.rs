@@ -16,6 +16,7 @@ mod eval;
 mod explain;
 mod failure;
 mod generate;
+mod host_options;
 mod ipu_options;
 mod layer_list;
 mod model_options;

@@ -26,20 +26,13 @@ pub struct StateTensor {
 }
 
 impl Session {
-    /// Loads `program` with `weights`; `threads` host threads do the work, 0 for as many as there are.
+    /// Loads `program` with `weights`.
     pub fn load(
         program: Arc<Program>,
         weights: &Weights,
-        threads: usize,
+        options: &EngineOptions,
     ) -> Result<Session, Error> {
-        let engine = Engine::load(
-            program,
-            &EngineOptions {
-                threads,
-                portable: false,
-                poison: false,
-            },
-        )?;
+        let engine = Engine::load(program, options)?;
         let mut session = Session { engine };
         session.write_weights(weights)?;
         Ok(session)

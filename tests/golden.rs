@@ -5,7 +5,7 @@ mod support;
 use superstep_ir::graph::Module;
 use superstep_ir::program::{Program, Step};
 use superstep_passes::plan::matmul::PlanStyle;
-use superstep_runtime::{Engine, EngineOptions};
+use superstep_runtime::{Engine, EngineOptions, Schedule};
 use support::{
     Feed, Golden, compiled, compiled_in_style, engine, engine_with, judged, machine, relative_l2,
     state, tensors,
@@ -14,7 +14,7 @@ use support::{
 const OPTIONS: EngineOptions = EngineOptions {
     threads: 2,
     portable: false,
-    poison: false,
+    schedule: Schedule::Fast,
 };
 
 const LOSS: f64 = 1e-5;
@@ -31,8 +31,7 @@ fn train(
 ) -> Engine {
     let options = EngineOptions {
         threads,
-        portable: false,
-        poison: false,
+        ..EngineOptions::default()
     };
     train_on(golden, section, layers, tiles, options, chunks)
 }
@@ -302,7 +301,10 @@ fn bits(golden: &Golden, layers: &[u32], threads: usize, strict: bool) -> Vec<u3
         EngineOptions {
             threads,
             portable: false,
-            poison: strict,
+            schedule: match strict {
+                true => Schedule::Poisoned,
+                false => Schedule::Fast,
+            },
         },
         1,
     );

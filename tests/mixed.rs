@@ -10,11 +10,17 @@ use superstep_ir::program::Program;
 use superstep_ir::types::DType;
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
-use superstep_runtime::{Engine, EngineOptions};
+use superstep_runtime::{Engine, EngineOptions, Schedule};
 use support::{Feed, Golden, Hyper, json, judged, machine, relative_l2};
 
 /// The loss scale of the reference runs.
 const SCALE: f32 = 16384.0;
+
+const TWO_THREADS: EngineOptions = EngineOptions {
+    threads: 2,
+    portable: false,
+    schedule: Schedule::Fast,
+};
 
 fn settings(precision: Precision) -> PrecisionSettings {
     PrecisionSettings {
@@ -82,7 +88,8 @@ fn in_band(precision: PrecisionSettings, band: &str, tiles: u32) -> Session {
 fn stays_in_band(golden: &Golden, program: Program, what: &str, band: &str) -> Session {
     let hyper = golden.hyper("");
     let replicas = program.replicas;
-    let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+    let mut session =
+        Session::load(Arc::new(program), &golden.weights, &TWO_THREADS).expect("load");
     let mixed = json(&golden.folder.join("mixed.json"));
     let band = &mixed[band];
     for step in 0..hyper.steps {
@@ -221,7 +228,8 @@ fn small_steps_move_weights_only_when_rounding_is_random() {
             ..settings(Precision::Recipe)
         };
         let program = program(&golden, precision, &hyper, 64);
-        let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+        let mut session =
+            Session::load(Arc::new(program), &golden.weights, &TWO_THREADS).expect("load");
         let before = session.weights(&golden.config).expect("weights");
         for step in 0..6 {
             let mut feed = feed(&golden, &hyper, step, SCALE);
@@ -264,7 +272,8 @@ fn first_moments(
     scale: f32,
 ) -> Vec<(String, Vec<f32>)> {
     let program = program_on(golden, precision, hyper, 1472, layers);
-    let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+    let mut session =
+        Session::load(Arc::new(program), &golden.weights, &TWO_THREADS).expect("load");
     session
         .run(&mut feed(golden, hyper, 0, scale))
         .expect("step");
@@ -323,7 +332,10 @@ fn bits(precision: PrecisionSettings, threads: usize, strict: bool) -> Vec<u8> {
     let options = EngineOptions {
         threads,
         portable: strict,
-        poison: strict,
+        schedule: match strict {
+            true => Schedule::Poisoned,
+            false => Schedule::Fast,
+        },
     };
     let mut engine = Engine::load(program.clone(), &options).expect("load");
     for (name, tensor) in golden.weights.iter() {
@@ -372,7 +384,8 @@ fn an_overflow_changes_nothing_when_it_is_skipped() {
             ..settings(precision)
         };
         let program = program(&golden, precision, &hyper, 64);
-        let mut session = Session::load(Arc::new(program), &golden.weights, 2).expect("load");
+        let mut session =
+            Session::load(Arc::new(program), &golden.weights, &TWO_THREADS).expect("load");
         let step = |session: &mut Session, scale: f32| {
             let mut feed = feed(&golden, &hyper, 0, scale);
             session.run(&mut feed).expect("step");

@@ -6,7 +6,7 @@ use superstep_ir::program::{Codelet, Program, Step};
 use superstep_passes::place::{PlacementError, Recompute};
 use superstep_passes::{CompileError, CompileOptions, compile};
 use superstep_runtime::timeline::timeline;
-use superstep_runtime::{Engine, EngineOptions};
+use superstep_runtime::{Engine, EngineOptions, Schedule};
 use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state, tensors};
 
 const THREADS: [usize; 2] = [1, 2];
@@ -65,7 +65,7 @@ fn train(golden: &Golden, program: Program, options: EngineOptions, steps: usize
 const FAST: EngineOptions = EngineOptions {
     threads: 2,
     portable: false,
-    poison: false,
+    schedule: Schedule::Fast,
 };
 
 #[test]
@@ -89,7 +89,7 @@ fn tiny_trains_to_the_golden_weights_through_pipelines() {
 }
 
 #[test]
-fn bits_depend_on_neither_threads_nor_poison() {
+fn bits_depend_on_neither_threads_nor_schedule() {
     let golden = Golden::load("tiny").by_rows();
     let weights = |options: EngineOptions| {
         let program = pipelined(&golden, &[0, 1, 1], Recompute::EveryLayer, 48);
@@ -98,10 +98,10 @@ fn bits_depend_on_neither_threads_nor_poison() {
     };
     let reference = weights(FAST);
     for threads in THREADS {
-        for poison in [false, true] {
+        for schedule in [Schedule::Fast, Schedule::Strict, Schedule::Poisoned] {
             let options = EngineOptions {
                 threads,
-                poison,
+                schedule,
                 ..FAST
             };
             assert_eq!(weights(options), reference, "{options:?}");

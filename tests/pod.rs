@@ -6,7 +6,7 @@ mod support;
 use superstep_ir::program::{Program, Step};
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
-use superstep_runtime::EngineOptions;
+use superstep_runtime::{EngineOptions, Schedule};
 use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state};
 
 const STEPS: usize = 3;
@@ -51,7 +51,7 @@ fn train(golden: &Golden, program: Program, options: EngineOptions) -> Vec<(Stri
 const FAST: EngineOptions = EngineOptions {
     threads: 2,
     portable: false,
-    poison: false,
+    schedule: Schedule::Fast,
 };
 
 fn pod(recompute: bool, sharded: bool, offchip: bool) -> CompileOptions {
@@ -98,19 +98,20 @@ fn every_combination_trains_as_a_single_ipu_does() {
 }
 
 #[test]
-fn neither_threads_nor_poison_change_a_bit() {
+fn neither_threads_nor_schedule_change_a_bit() {
     let golden = golden();
-    let weights = |threads, poison| {
+    let weights = |threads, schedule| {
         let options = EngineOptions {
             threads,
-            poison,
+            schedule,
             ..FAST
         };
         train(&golden, program(&golden, pod(true, true, true)), options)
     };
-    let reference = weights(2, false);
-    assert!(weights(1, false) == reference);
-    assert!(weights(2, true) == reference);
+    let reference = weights(2, Schedule::Fast);
+    assert!(weights(1, Schedule::Fast) == reference);
+    assert!(weights(2, Schedule::Strict) == reference);
+    assert!(weights(2, Schedule::Poisoned) == reference);
 }
 
 #[test]

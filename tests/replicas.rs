@@ -5,7 +5,7 @@ mod support;
 use superstep_ir::program::Program;
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
-use superstep_runtime::EngineOptions;
+use superstep_runtime::{EngineOptions, Schedule};
 use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state, tensors};
 
 /// How a case is laid out.
@@ -39,12 +39,13 @@ fn train(
     layout: &Layout,
     steps: usize,
     threads: usize,
+    schedule: Schedule,
 ) -> Vec<(String, Vec<f32>)> {
     let hyper = golden.hyper("");
     let options = EngineOptions {
         threads,
-        portable: false,
-        poison: false,
+        schedule,
+        ..EngineOptions::default()
     };
     let program = replicated(golden, layout);
     let mut engine = engine_with(program, &golden.weights, &options);
@@ -94,7 +95,7 @@ fn tiny_trains_to_the_golden_weights_on_replicas() {
             sharded,
             pipelined,
         };
-        let trained = train(&golden, &layout, steps, 2);
+        let trained = train(&golden, &layout, steps, 2, Schedule::Fast);
         let mut expected = tensors(&golden.folder.join("weights_final.safetensors"));
         let moments = tensors(&golden.folder.join("adam_final.safetensors"));
         expected.extend(
@@ -114,7 +115,7 @@ fn tiny_trains_to_the_golden_weights_on_replicas() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn threads_and_schedule_do_not_change_a_bit() {
     let golden = Golden::load("tiny").by_rows();
     let layout = Layout {
         layers: &[2],
@@ -122,5 +123,8 @@ fn threads_do_not_change_a_bit() {
         sharded: Some(64),
         pipelined: false,
     };
-    assert!(train(&golden, &layout, 2, 1) == train(&golden, &layout, 2, 2));
+    let strict = train(&golden, &layout, 2, 1, Schedule::Strict);
+    for threads in [1, 2] {
+        assert!(strict == train(&golden, &layout, 2, threads, Schedule::Fast));
+    }
 }

@@ -223,7 +223,8 @@ fn busiest_relieved(
 ) -> Result<Placed, PlacementError> {
     let cycles = LayerCycles::of(&even.program, prepared);
     let split = cycles.split(even.layers_per_ipu.len());
-    if cycles.busiest(&split) >= cycles.busiest(&even.layers_per_ipu) {
+    let busiest_of_even = cycles.busiest(&even.layers_per_ipu);
+    if cycles.busiest(&split) >= busiest_of_even {
         return Ok(even);
     }
     let relieved = match place_on(split) {
@@ -231,14 +232,11 @@ fn busiest_relieved(
         outcome => outcome?,
     };
     // With less memory to spare plans can be slower.
-    let busiest = |placed: &Placed| {
-        LayerCycles::of(&placed.program, prepared).busiest(&placed.layers_per_ipu)
-    };
-    Ok(if busiest(&relieved) < busiest(&even) {
-        relieved
-    } else {
-        even
-    })
+    let cycles = LayerCycles::of(&relieved.program, prepared);
+    if cycles.busiest(&relieved.layers_per_ipu) < busiest_of_even {
+        return Ok(relieved);
+    }
+    Ok(even)
 }
 
 /// What no assignment of layers changes: layers that run forward again, the update of one replica among several.

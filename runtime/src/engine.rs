@@ -16,14 +16,25 @@ use crate::tensor_io::Tensor;
 use crate::tile_memory::TileMemory;
 
 /// How to run; no setting changes a bit of the results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Host threads; 0 takes as many as the machine has.
     pub threads: usize,
     /// Leave vector instructions beyond the compiler's baseline unused.
     pub portable: bool,
-    /// Run strictly step by step, and fill memory that no live variable holds with NaNs; slow, for tests.
-    pub poison: bool,
+    pub schedule: Schedule,
+}
+
+/// How the host goes through the program. All give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Schedule {
+    /// Steps are joined where no tile waits for another, and what nobody writes is not copied; derived from the program when it is loaded.
+    #[default]
+    Fast,
+    /// To the letter: a step at a time, each vertex by itself on its own tile's bytes, and every exchange copies every byte it names.
+    Strict,
+    /// [`Schedule::Strict`], and memory that no live variable holds is filled with NaNs; slow, for tests.
+    Poisoned,
 }
 
 /// The host's side of the streams. Bytes are those of one whole tensor, row-major, little endian.
@@ -59,15 +70,14 @@ impl Engine {
         } else {
             Isa::detect()
         };
-        // Steps that were run tile by tile have no common end at which something could be dead.
-        let stepwise = options.poison;
+        let stepwise = options.schedule != Schedule::Fast;
         let load = LoadOptions { isa, stepwise };
         let loaded = pool.install(|| Loaded::of(&program, load))?;
         let replicas = 0..program.replicas.max(1);
         let mut memories: Vec<TileMemory> = replicas
             .map(|_| TileMemory::reserve(&program))
             .collect::<Result<_, _>>()?;
-        let deaths = options.poison.then(|| {
+        let deaths = (options.schedule == Schedule::Poisoned).then(|| {
             let deaths = memories
                 .iter_mut()
                 .map(|memory| Deaths::prepare(&program, &loaded.layouts, memory));

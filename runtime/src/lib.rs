@@ -18,7 +18,7 @@ mod tile_memory;
 pub mod timeline;
 
 pub use codelets::CodeletError;
-pub use engine::{Engine, EngineOptions, Host};
+pub use engine::{Engine, EngineOptions, Host, Schedule};
 pub use error::{EngineError, HostError};
 
 /// Kernels for the benchmarks; no interface.

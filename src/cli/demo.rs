@@ -12,6 +12,7 @@ use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::generate::Continuation;
+use super::host_options::HostOptions;
 use super::output::{IrPrinter, prepare_directory, say};
 use super::progress::Progress;
 use crate::compile::{Compiled, PlanCache, compile_training, machine_named};
@@ -53,9 +54,8 @@ pub(super) struct Options {
     /// Keep the trained model in this folder.
     #[arg(long = "output_dir", value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
@@ -175,7 +175,7 @@ impl Options {
         let mut session = Session::load(
             Arc::new(compiled.program),
             &init_weights(config, SEED),
-            self.threads,
+            &self.host.engine(),
         )?;
         let mut progress = Progress::new(self.max_steps, None);
         let outcome = run.run(&mut session, &mut |step| progress.step(step));
@@ -197,7 +197,7 @@ impl Options {
             weights,
             tokenizer,
             machine: Some(&self.machine),
-            threads: self.threads,
+            host: self.host,
             precision: Precision::F32,
             max_new_tokens: 60,
             block_size: None,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use superstep_ir::machine::Machine;
 
 use super::data_options::{DataFile, TextOptions};
+use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::{note, prepare_directory, say};
 use super::plan_cache_options::PlanCacheOptions;
@@ -67,9 +68,8 @@ pub(super) struct Options {
     executable_cache_dir: Option<PathBuf>,
     #[command(flatten)]
     plan_cache: PlanCacheOptions,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
@@ -87,7 +87,7 @@ impl Options {
         let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
         let machine = machine_named(self.machine.as_deref())?;
         let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
-        evaluator.threads = self.threads;
+        evaluator.host = self.host;
         evaluator.precision = self.precision;
         evaluator.cache = ExecutableCache {
             directory: self.executable_cache_dir.clone(),
@@ -121,7 +121,7 @@ pub(super) struct Evaluator<'a> {
     machine: &'a Machine,
     blocks: TokenBlocks,
     batch_size: usize,
-    pub(super) threads: usize,
+    pub(super) host: HostOptions,
     pub(super) precision: Precision,
     pub(super) cache: ExecutableCache,
     session: Option<Session>,
@@ -139,7 +139,7 @@ impl<'a> Evaluator<'a> {
             machine,
             batch_size: batch_size.min(blocks.len()),
             blocks,
-            threads: 0,
+            host: HostOptions::default(),
             precision: Precision::default(),
             cache: ExecutableCache::default(),
             session: None,
@@ -165,7 +165,11 @@ impl<'a> Evaluator<'a> {
                 if let Origin::MadeAnew(reason) = origin {
                     note(format_args!("the kept program cannot be used: {reason}"));
                 }
-                none.insert(Session::load(Arc::new(program), weights, self.threads)?)
+                none.insert(Session::load(
+                    Arc::new(program),
+                    weights,
+                    &self.host.engine(),
+                )?)
             }
         };
         let bar = ProgressBar::new(self.blocks.len() as u64);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
 use super::output::say;
 use super::plan_cache_options::PlanCacheOptions;
@@ -53,9 +54,8 @@ pub(super) struct Options {
     machine: Option<String>,
     #[command(flatten)]
     plan_cache: PlanCacheOptions,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
@@ -69,7 +69,7 @@ impl Options {
             weights: &weights,
             tokenizer: &tokenizer,
             machine: self.machine.as_deref(),
-            threads: self.threads,
+            host: self.host,
             precision: self.precision,
             max_new_tokens: self.max_new_tokens,
             block_size: self.block_size,
@@ -98,7 +98,7 @@ pub(super) struct Continuation<'a> {
     pub(super) weights: &'a Weights,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) machine: Option<&'a str>,
-    pub(super) threads: usize,
+    pub(super) host: HostOptions,
     pub(super) precision: Precision,
     pub(super) max_new_tokens: usize,
     pub(super) block_size: Option<usize>,
@@ -133,7 +133,7 @@ impl Continuation<'_> {
         let machine = machine_named(self.machine)?;
         let program =
             compile_generation(self.config, &machine, self.precision, length, self.plans)?;
-        let mut session = Session::load(Arc::new(program), self.weights, self.threads)?;
+        let mut session = Session::load(Arc::new(program), self.weights, &self.host.engine())?;
         let stop = self
             .config
             .eos_token_id

@@ -99,7 +99,7 @@ impl Options {
                 validation,
                 self.output.eval_batch_size,
             );
-            evaluator.threads = self.output.threads;
+            evaluator.host = self.output.host;
             evaluator.precision = compiled.manifest.precision.precision;
             evaluator.cache = cache;
             evaluator

@@ -232,8 +232,7 @@ pub fn engine(program: Program, weights: &Weights, threads: usize) -> Engine {
         weights,
         &EngineOptions {
             threads,
-            portable: false,
-            poison: false,
+            ..EngineOptions::default()
         },
     )
 }

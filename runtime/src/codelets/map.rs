@@ -159,12 +159,22 @@ fn window(
             if at + len <= period {
                 return Some(at);
             }
-            let repeated = operand[at..].iter().chain(operand.iter().cycle());
-            for (to, &from) in register[..len].iter_mut().zip(repeated) {
-                *to = from;
+            // The same for every chunk, where a chunk is a whole number of periods.
+            if first == 0 || !CHUNK.is_multiple_of(period) {
+                repeat(&operand[..period], at, &mut register[..len]);
             }
             None
         }
+    }
+}
+
+/// Fills `to` with `period` again and again, from its element `at` on.
+fn repeat(period: &[f32], at: usize, to: &mut [f32]) {
+    let head = (period.len() - at).min(to.len());
+    let (first, rest) = to.split_at_mut(head);
+    first.copy_from_slice(&period[at..at + head]);
+    for part in rest.chunks_mut(period.len()) {
+        part.copy_from_slice(&period[..part.len()]);
     }
 }
 

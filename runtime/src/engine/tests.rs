@@ -234,7 +234,7 @@ impl Host for Tape {
 const PLAIN: EngineOptions = EngineOptions {
     threads: 1,
     portable: false,
-    poison: false,
+    schedule: Schedule::Fast,
 };
 
 /// All outputs, and the total at the end, as bits.
@@ -285,11 +285,11 @@ fn no_option_changes_a_bit() {
     let plain = results(program(), &PLAIN).expect("the program is sound");
     for threads in [1, 2, 5] {
         for portable in [false, true] {
-            for poison in [false, true] {
+            for schedule in [Schedule::Fast, Schedule::Strict, Schedule::Poisoned] {
                 let options = EngineOptions {
                     threads,
                     portable,
-                    poison,
+                    schedule,
                 };
                 assert_eq!(
                     results(program(), &options).expect("sound"),
@@ -361,7 +361,7 @@ fn memory_is_read_only_while_it_is_live() {
     late.procedures[1].steps.swap(2, 1);
     late.variables[W_HERE as usize].live = Some((2, 2));
     let poisoned = EngineOptions {
-        poison: true,
+        schedule: Schedule::Poisoned,
         ..PLAIN
     };
     let sound = results(program(), &PLAIN).expect("sound");
@@ -586,7 +586,7 @@ fn states_go_in_and_out_in_row_major_order_with_all_copies() {
 fn a_vertex_depends_on_its_own_tile_alone() {
     let options = EngineOptions {
         threads: 2,
-        poison: true,
+        schedule: Schedule::Poisoned,
         ..PLAIN
     };
     let mut engine = Engine::load(Arc::new(program()), &options).expect("sound");
@@ -626,7 +626,7 @@ fn cuts(program: Program, options: &EngineOptions) -> Vec<u64> {
 #[test]
 fn supersteps_are_cut_where_tiles_must_wait_for_each_other() {
     let strict = EngineOptions {
-        poison: true,
+        schedule: Schedule::Poisoned,
         ..PLAIN
     };
     assert_eq!(cuts(program(), &strict), [1; 7]);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::super::data_options::TextOptions;
+use super::super::host_options::HostOptions;
 use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
 use crate::frontend::SaveDtype;
 use crate::ipu_config::IpuSettings;
@@ -156,9 +157,8 @@ pub(super) struct OutputOptions {
     /// Accepted for the sake of scripts: tokenising takes all threads.
     #[arg(long = "preprocessing_num_workers", value_name = "N", hide = true)]
     _preprocessing_workers: Option<u32>,
-    /// Host threads; results do not depend on it [default: all].
-    #[arg(long = "threads", value_name = "N", default_value_t = 0)]
-    pub(super) threads: usize,
+    #[command(flatten)]
+    pub(super) host: HostOptions,
 }
 
 impl ScheduleOptions {

@@ -76,7 +76,7 @@ impl Options {
             None => weights,
         };
         let program = Arc::new(compiled.program);
-        let mut session = Session::load(program, &weights, self.output.threads)?;
+        let mut session = Session::load(program, &weights, &self.output.host.engine())?;
         drop(weights);
         if let Some(checkpoint) = &checkpoint {
             checkpoint.restore_optimiser(&mut session)?;

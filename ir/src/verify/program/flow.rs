@@ -374,7 +374,8 @@ impl<'p> Flow<'p> {
 /// Whether every element that the views look at is covered: follows them one by one.
 fn covers_elements(coverage: &Coverage, shape: &Shape, views: &[View]) -> bool {
     let elements = shape.elements();
-    if elements > FOLLOWED_ELEMENTS_MAX {
+    // What a procedure reads before it has written any of it needs no following.
+    if coverage.is_empty() || elements > FOLLOWED_ELEMENTS_MAX {
         return false;
     }
     let mut shape = shape.clone();

@@ -93,6 +93,10 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.boxes.is_empty()
+    }
+
     pub(super) fn add(&mut self, region: Region) {
         let mut region = region;
         // Slices that arrive in order grow into one box.

@@ -84,11 +84,11 @@ fn no_option_changes_a_bit_of_a_half() {
         }
         for threads in [1, 2, 5] {
             for portable in [false, true] {
-                for poison in [false, true] {
+                for schedule in [Schedule::Fast, Schedule::Strict, Schedule::Poisoned] {
                     let options = EngineOptions {
                         threads,
                         portable,
-                        poison,
+                        schedule,
                     };
                     assert_eq!(total(rounding, [1, 2], &options), plain, "{options:?}");
                 }
