@@ -113,9 +113,7 @@ impl Options {
         if let Some(reference) = &tuning.reference {
             say(format_args!("\n{}", comparison(reference, best)));
             for beat in published_beats(config, base, &reference.plan) {
-                // The same step with another beat.
-                let slower = beat.cycles as f64 / reference.beat_cycles.max(1) as f64;
-                let rate = reference.samples_per_second / slower;
+                let rate = reference.rate_with_beat(beat.cycles, base);
                 say(format_args!(
                     "the reference executed as published ({}): about {} samples/s, by an estimate with the same formulae; the best is {:.2} × that",
                     beat.meaning,
@@ -175,6 +173,7 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
         accumulation: (global_batch / samples) as u32,
         recompute: base.recompute.clone(),
         loss_chunks: base.loss_chunks,
+        offchip: base.offchip,
     }))
 }
 
@@ -187,7 +186,7 @@ fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
         "embedding_serialization_factor": base.head_blocks,
         "enable_half_first_order_momentum": precision == Precision::Recipe,
         "enable_half_partials": precision.has_half_partials(),
-        "optimizer_state_offchip": base.offchip,
+        "optimizer_state_offchip": plan.offchip,
         "layers_per_ipu": plan.layers_per_ipu,
         "ipus_per_replica": plan.ipus_per_replica(),
         "replication_factor": plan.replicas,

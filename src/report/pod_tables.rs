@@ -99,6 +99,15 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         ("links", links),
     ];
     lines.extend(collectives_line(pod).map(|line| ("collectives", line)));
+    if traffic.streaming_cycles > 0 {
+        let line = format!(
+            "{} in and {} out an update, {} cycles on the busiest IPU",
+            bytes(traffic.streaming_bytes_in),
+            bytes(traffic.streaming_bytes_out),
+            grouped(traffic.streaming_cycles),
+        );
+        lines.push(("streaming", line));
+    }
     lines.extend([("host", host), ("rate", rate), ("energy", joules)]);
     lines
 }

@@ -152,6 +152,7 @@ pub fn published_plan(
             accumulation: (global_batch / replicas as usize) as u32,
             recompute: Recompute::EveryLayer,
             loss_chunks: None,
+            offchip: true,
             layers_per_ipu: plan.layers_per_ipu,
         })
     }))
@@ -202,7 +203,9 @@ impl Run {
             found.push("optimiser state is not shared out over the replicas".into());
         }
         let mut states = program.states.iter();
-        if self.optimizer_state_offchip && states.any(|s| s.kind == StateKind::OptimiserState) {
+        if self.optimizer_state_offchip
+            && states.any(|s| s.kind == StateKind::OptimiserState && !s.remote)
+        {
             found.push("optimiser state lies in tile memory, not in streaming memory".into());
         }
         found.push(format!(
@@ -400,13 +403,15 @@ pub(super) fn candidates(compiled: &Compiled, pod: &PodReport) -> Vec<Candidate>
     found.into_iter().map(candidate).collect()
 }
 
-/// Cycles of an update in which the IPU with most optimiser state loads it from streaming memory and stores it again, every replica a part.
+/// Cycles that an update would take longer if optimiser state that lies on tiles came from streaming memory and went back, every replica a part:
+/// those of the IPU with most of it.
 fn off_chip_cycles(program: &Program) -> f64 {
     let mut by_ipu = vec![0u64; program.ipus as usize];
     for state in &program.states {
         let variable = program.variable(state.variable);
         let ipu = program.grid(variable.grid).ipu.index();
         if state.kind == StateKind::OptimiserState
+            && !state.remote
             && let Some(sum) = by_ipu.get_mut(ipu)
         {
             let parts = if state.sharded {

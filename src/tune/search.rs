@@ -317,6 +317,10 @@ impl Search<'_> {
                 ..plan.clone()
             });
         }
+        found.push(Plan {
+            offchip: !plan.offchip,
+            ..plan.clone()
+        });
         let ipus = plan.layers_per_ipu.len();
         for from in 0..ipus {
             let next = [from.wrapping_sub(1), from + 1];
@@ -357,10 +361,11 @@ pub(super) fn kind(plan: &Plan) -> String {
         Recompute::Layers(_) => "some layers again",
     };
     format!(
-        "{} × {} IPUs, micro-batches of {}, {again}",
+        "{} × {} IPUs, micro-batches of {}, {again}{}",
         plan.replicas,
         plan.ipus_per_replica(),
-        plan.batch_size
+        plan.batch_size,
+        if plan.offchip { ", off chip" } else { "" }
     )
 }
 
