@@ -54,6 +54,13 @@ pub(super) fn every_op() -> Graph {
 }
 
 fn sources_and_products(b: &mut Builder<'_>) {
+    let remote = Op::Parameter {
+        state: "exp_avg.w".into(),
+        kind: StateKind::OptimiserState,
+        ty: TensorType::f32([4, 2]),
+        remote: true,
+    };
+    b.op("exp_avg.w", remote, &[]).unwrap();
     for (name, kind) in StateKind::ALL.iter().map(|k| (k.name(), *k)) {
         let state = format!("h.0/{name} \"quoted\\\" µ");
         let ty = TensorType::f32([8, 4]);

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::ids::TileId;
-use crate::program::View;
 use crate::program::exchange::ExchangeError;
+use crate::program::{RemoteDirection, View};
 use crate::types::DType;
 
 #[test]
@@ -346,4 +346,28 @@ fn a_seed_is_two_words_whole_on_each_tile() {
     let mut whole = sound();
     seed(&mut whole, &[&[]]);
     assert_eq!(verify_program(&whole), Ok(()));
+}
+
+#[test]
+fn only_remote_state_is_loaded_and_it_is_loaded_before_it_is_read() {
+    let load = |state| Step::Remote {
+        state,
+        direction: RemoteDirection::Load,
+        origin: OriginId(0),
+    };
+    let kinds = broken(|p| p.procedures[MAIN].steps.insert(0, load(0)));
+    assert_kinds!(kinds, [ProgramErrorKind::NotRemote { .. }]);
+    let away = |p: &mut Program| {
+        let steps = p.step_ranges()[p.entry.index()].clone().unwrap_or(0..1);
+        p.states[0].remote = true;
+        let variable = p.states[0].variable;
+        p.variables[variable.index()].live = Some((0, steps.end));
+    };
+    let kinds = broken(away);
+    assert!(
+        kinds
+            .iter()
+            .any(|k| matches!(k, ProgramErrorKind::ReadBeforeWrite { .. })),
+        "{kinds:?}"
+    );
 }
