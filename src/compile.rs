@@ -119,7 +119,8 @@ fn fewest_chunks(
 ) -> Result<(Placed, usize), Error> {
     let rows = settings.batch_size.saturating_mul(settings.block_size);
     let precision = settings.precision.precision;
-    let mut chunks = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
+    let fewest = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
+    let mut chunks = fewest.max(settings.head_blocks).min(rows.max(1));
     let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {
@@ -229,6 +230,7 @@ fn run_passes(
         matmul_plan: settings.matmul_plan,
         half_partials: settings.precision.precision.has_half_partials(),
         stochastic_rounding: settings.precision.stochastic_rounding,
+        offchip: settings.offchip,
         ipus_per_replica: settings.ipus_per_replica,
         matmul_proportion: settings.matmul_proportion.clone(),
     };

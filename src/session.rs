@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use superstep_ir::op::StateKind;
-use superstep_ir::program::Program;
+use superstep_ir::program::{Program, State};
 use superstep_ir::types::{DType, TensorType};
 use superstep_runtime::{Engine, EngineOptions, Host};
 
@@ -85,6 +85,8 @@ impl Session {
     }
 
     /// The state that lasts from step to step besides the weights: moments and counters. Accumulators are zero between steps.
+    ///
+    /// Of a sharded state, the parts of all replicas one after the other: `[replicas, ..]`.
     pub fn optimiser_states(&self) -> Vec<StateTensor> {
         let program = self.engine.program();
         let lasting = program
@@ -95,7 +97,7 @@ impl Session {
             .map(|state| StateTensor {
                 name: state.name.clone(),
                 kind: state.kind,
-                ty: program.variable(state.variable).ty.clone(),
+                ty: whole(program, state),
             })
             .collect()
     }
@@ -126,4 +128,13 @@ impl Session {
         let state = program.states.iter().find(|state| state.name == name)?;
         Some(program.variable(state.variable).ty.dtype)
     }
+}
+
+/// The type of a state as the host sees it.
+fn whole(program: &Program, state: &State) -> TensorType {
+    let mut ty = program.variable(state.variable).ty.clone();
+    if state.sharded {
+        ty.shape.0.insert(0, program.replicas as usize);
+    }
+    ty
 }

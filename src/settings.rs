@@ -90,8 +90,8 @@ pub struct TrainingSettings {
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,
-    /// Column blocks of the output head, of equally many rows of the embedding; the vocabulary is padded to a multiple.
-    pub head_slices: usize,
+    /// Least number of blocks in which the output head is computed, one after the other, where `loss_chunks` leaves it open.
+    pub head_blocks: usize,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

@@ -1,5 +1,5 @@
 //! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU, how large a micro-batch, which
-//! layers run forward again, in how many blocks of rows the head works.
+//! layers run forward again, in how many blocks of rows the head works, where optimiser state lies.
 //!
 //! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch; from its cycles and bytes
 //! every plan of the space is estimated ([`probe`], [`space`]). The best by estimate are then compiled, and what is said of a plan in the end
@@ -35,6 +35,8 @@ pub struct Plan {
     pub recompute: Recompute,
     /// Row blocks of head and loss; absent: found by the compiler.
     pub loss_chunks: Option<usize>,
+    /// Optimiser state lies in streaming memory.
+    pub offchip: bool,
 }
 
 impl Plan {
@@ -53,6 +55,7 @@ impl Plan {
             loss_chunks: self.loss_chunks,
             pipelined: self.layers_per_ipu.len() > 1,
             sharded: self.replicas > 1,
+            offchip: self.offchip,
             ..base.clone()
         }
     }
@@ -74,13 +77,14 @@ impl Plan {
         };
         format!(
             "--layers_per_ipu \"[{}]\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
-             --per_device_train_batch_size {} --gradient_accumulation_steps {} --recompute {recompute}{chunks}",
+             --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --recompute {recompute}{chunks}",
             layers.join(" "),
             self.layers_per_ipu.len() > 1,
             self.replicas,
             self.replicas > 1,
             self.batch_size,
             self.accumulation,
+            self.offchip,
         )
     }
 }
@@ -94,6 +98,8 @@ pub struct Outcome {
     /// One cycle of the full pipeline, or one micro-batch.
     pub beat_cycles: u64,
     pub fullest_tile: u64,
+    /// Row blocks of head and loss, as compiled.
+    pub loss_chunks: usize,
     pub factors: Factors,
 }
 
@@ -112,6 +118,19 @@ pub struct Factors {
 }
 
 impl Outcome {
+    /// Samples a second if every cycle of the pipeline took as long as another beat.
+    pub fn rate_with_beat(&self, beat: u64, base: &TrainingSettings) -> f64 {
+        let plan = &self.plan;
+        let stages = match plan.layers_per_ipu.len() {
+            1 => 1,
+            _ => superstep_passes::stage::stage_count(&plan.layers_per_ipu),
+        };
+        let beats = f64::from(plan.accumulation + stages - 1);
+        let longer = beats * (beat as f64 - self.beat_cycles as f64);
+        let samples = plan.batch_size as f64 * f64::from(plan.accumulation * plan.replicas);
+        samples * base.machine.clock_hz / (self.cycles_per_update as f64 + longer).max(1.0)
+    }
+
     pub fn of(plan: Plan, compiled: &Compiled) -> Outcome {
         let Compiled { manifest, program } = compiled;
         let time = timeline(program);
@@ -121,6 +140,7 @@ impl Outcome {
             cycles_per_update: pace.cycles,
             beat_cycles: pace.beat,
             fullest_tile: MemoryReport::new(program).max_tile_bytes(),
+            loss_chunks: manifest.loss_chunks,
             factors: factors(&plan, compiled, program, &time, &pace),
             plan,
         }

@@ -339,7 +339,7 @@ fn the_published_command_line_trains() {
     let folder = tempfile::tempdir().unwrap();
     let (config, out) = (folder.path().join("ipu.json"), folder.path().join("out"));
     let text = r#"{"layers_per_ipu": [0, 2], "ipus_per_replica": 2, "replication_factor": {"pod4": 2, "pod16": 8}, "device_iterations": 2,
-        "replicated_tensor_sharding": true, "recompute_checkpoint_every_layer": true, "enable_half_first_order_momentum": true,
+        "replicated_tensor_sharding": true, "optimizer_state_offchip": true, "recompute_checkpoint_every_layer": true, "enable_half_first_order_momentum": true,
         "output_mode": "final", "inference_device_iterations": 2, "inference_replication_factor": 2, "executable_cache_dir": ""}"#;
     std::fs::write(&config, text).unwrap();
     let line = "train --model_name_or_path {} --ipu_config_name {} --train_tokens {} --validation_file {} --do_train --do_eval \
@@ -379,6 +379,16 @@ fn the_published_command_line_trains() {
     assert_eq!(lines.lines().count(), 6);
     let eval = read("eval_results.json");
     assert_eq!(eval["eval_samples"].as_u64().unwrap() % 10, 0);
+    // Moments in parts and in streaming memory come back from a checkpoint.
+    let (half, whole) = (folder.path().join("half"), folder.path().join("whole"));
+    let saving = format!("{line} --save_steps 2");
+    superstep(&words(&saving, &[&tiny, &config, &tokens, &tokens, &whole])).ok();
+    std::fs::create_dir(&half).unwrap();
+    std::fs::rename(whole.join("checkpoint-2"), half.join("checkpoint-2")).unwrap();
+    let resumed = superstep(&words(&saving, &[&tiny, &config, &tokens, &tokens, &half])).ok();
+    assert!(resumed.out.contains("checkpoint-2") || resumed.err.contains("checkpoint-2"));
+    let model = |dir: &std::path::Path| std::fs::read(dir.join("model.safetensors")).unwrap();
+    assert!(model(&half) == model(&whole));
 }
 
 #[test]

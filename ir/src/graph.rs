@@ -374,7 +374,9 @@ impl Graph {
     /// The `parameter` op of every state read here, in order of insertion.
     pub fn parameters(&self) -> impl Iterator<Item = (OpId, &str, StateKind, &TensorType)> + '_ {
         self.ops().filter_map(|op| match self.op(op) {
-            Op::Parameter { state, kind, ty } => Some((op, state.as_str(), *kind, ty)),
+            Op::Parameter {
+                state, kind, ty, ..
+            } => Some((op, state.as_str(), *kind, ty)),
             _ => None,
         })
     }

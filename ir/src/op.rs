@@ -104,6 +104,8 @@ pub enum Op {
         state: String,
         kind: StateKind,
         ty: TensorType,
+        /// It rests in streaming memory, and is on tiles only while the graph works on it.
+        remote: bool,
     },
     /// The value a piece of state takes when the graph has run. `(value)`, no result. At most one per state and graph.
     Assign {

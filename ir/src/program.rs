@@ -68,6 +68,17 @@ pub struct State {
     pub variable: VarId,
     /// Every replica holds another part: the whole is theirs one after the other.
     pub sharded: bool,
+    /// It rests in streaming memory: the variable has it from a load to a store.
+    pub remote: bool,
+}
+
+/// Which way a state of streaming memory goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RemoteDirection {
+    /// From streaming memory to its variable.
+    Load,
+    /// Back.
+    Store,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -101,6 +112,12 @@ pub enum Step {
     /// One tensor of `streams[stream]` between host and its variable.
     Host {
         stream: u32,
+        origin: OriginId,
+    },
+    /// One state between streaming memory and its variable, in every replica its own.
+    Remote {
+        state: u32,
+        direction: RemoteDirection,
         origin: OriginId,
     },
     /// The random number generators of the tiles that hold `seed`, a `u32[2]` whole on each, start from it. They start from 0 in every run

@@ -71,6 +71,7 @@ fn spans(program: &Program) -> Vec<Option<(u32, u32)>> {
             Step::Compute(set) => Some(set.origin),
             Step::Exchange(exchange) => Some(exchange.origin),
             Step::Collective(collective) => Some(collective.origin),
+            Step::Remote { origin, .. } => Some(*origin),
             _ => None,
         };
         if let Some(origin) = origin {

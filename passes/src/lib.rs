@@ -14,6 +14,7 @@ pub mod lower;
 pub mod manager;
 pub mod memory;
 pub mod mixed_precision;
+pub mod offload;
 mod order;
 pub mod pass;
 pub mod pipeline;

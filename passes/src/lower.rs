@@ -19,7 +19,7 @@ mod tables;
 mod views;
 
 use indexmap::IndexMap;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use superstep_ir::graph::{Graph, Module, Phase, Value};
 use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
@@ -218,6 +218,7 @@ impl<'m> Lowering<'m> {
             pending: FxHashMap::default(),
             imports: FxHashMap::default(),
             staged: None,
+            brought: FxHashSet::default(),
         };
         for op in schedule(graph) {
             lowering.op(op)?;
@@ -342,6 +343,8 @@ struct GraphLowering<'a, 'm> {
     imports: FxHashMap<(VarId, Vec<View>, IpuId), VarId>,
     /// When stages run side by side.
     staged: Option<Staged>,
+    /// State of streaming memory that is on its tiles.
+    brought: FxHashSet<VarId>,
 }
 
 impl GraphLowering<'_, '_> {
@@ -358,6 +361,7 @@ impl GraphLowering<'_, '_> {
             local: FxHashMap::default(),
         };
         lowering.localise();
+        lowering.bring_remote();
         lowering.dispatch()?;
         let made_steps = lowering.sets > 0;
         for result in 0..node.results().len() as u32 {
@@ -421,7 +425,9 @@ impl OpLowering<'_, '_, '_> {
                 self.g.bind(graph.value(self.id), Binding::Splat(value.0));
                 Ok(())
             }
-            Op::Parameter { state, kind, ty } => self.parameter(state, *kind, ty),
+            Op::Parameter {
+                state, kind, ty, ..
+            } => self.parameter(state, *kind, ty),
             Op::Assign { state } => self.assign(state),
             Op::Input { stream, ty } => self.input(stream, ty),
             Op::Output { stream } => self.output(stream),

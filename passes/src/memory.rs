@@ -6,7 +6,7 @@ use fixedbitset::FixedBitSet;
 use petgraph::algo::dominators::{Dominators, simple_fast};
 use petgraph::graphmap::DiGraphMap;
 use superstep_ir::ids::{IpuId, ProcId, TileId, VarId};
-use superstep_ir::program::{Program, Step};
+use superstep_ir::program::{Program, RemoteDirection, Step};
 use superstep_ir::types::TensorType;
 use thiserror::Error;
 
@@ -260,6 +260,16 @@ fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> Strin
             let stream = &program.streams[*stream as usize];
             touch(stream.variable);
             stream.name.clone()
+        }
+        Step::Remote {
+            state, direction, ..
+        } => {
+            let state = &program.states[*state as usize];
+            touch(state.variable);
+            match direction {
+                RemoteDirection::Load => format!("load {}", state.name),
+                RemoteDirection::Store => format!("store {}", state.name),
+            }
         }
         Step::SetSeed { seed, .. } => {
             touch(*seed);

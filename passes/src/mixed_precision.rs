@@ -115,6 +115,7 @@ impl Retype<'_> {
             state,
             kind: StateKind::Weight,
             ty,
+            ..
         } = op
         {
             return self.weight(id, state, ty, name, place);
@@ -155,6 +156,7 @@ impl Retype<'_> {
             state: state.to_string(),
             kind: StateKind::Weight,
             ty: stored,
+            remote: false,
         };
         let new = self.out.insert(parameter, &[], name, place)?;
         self.put(id, new);

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use superstep_ir::graph::Module;
+use superstep_ir::graph::{Graph, Module};
 use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
+use superstep_ir::op::Op;
 use superstep_ir::op::infer::TypeError;
 use superstep_ir::program::{Program, Rounding};
 use superstep_ir::types::Real;
@@ -17,6 +18,7 @@ use crate::balance::LayerCycles;
 use crate::budget::Budgets;
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
+use crate::offload::offload;
 use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
@@ -44,6 +46,8 @@ pub struct PlacementOptions {
     pub replicas: u32,
     /// Least elements of a weight whose optimiser state is shared out over the replicas; absent: every replica has all of it.
     pub sharded: Option<usize>,
+    /// Optimiser state rests in streaming memory.
+    pub offchip: bool,
     /// Most IPUs that a replica may have, where `layers_per_ipu` is absent.
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
@@ -102,6 +106,14 @@ pub enum PlacementError {
         "a pipeline of {stages} stages needs at least as many micro-batches a step, gradient_accumulation_steps is {given}"
     )]
     TooFewMicroBatches { stages: u32, given: u32 },
+    #[error(
+        "optimiser state off chip takes {needed} bytes of streaming memory, {machine} has {available}"
+    )]
+    StreamingMemory {
+        needed: u64,
+        machine: String,
+        available: u64,
+    },
     /// The model does not fit with the smallest temporaries; `tried` IPUs were used of `ipus`.
     #[error("{overflow}")]
     Overflow {
@@ -169,7 +181,7 @@ fn place_from(
         ..machine.clone()
     };
     let mut clock = Clock::default();
-    let prepared = prepare(module, options, &mut clock)?;
+    let prepared = prepare(module, machine, options, &mut clock)?;
     let mut place_with = |layers_per_ipu, first_budget| {
         let choice = Choice {
             layers_per_ipu,
@@ -211,7 +223,8 @@ fn busiest_relieved(
 ) -> Result<Placed, PlacementError> {
     let cycles = LayerCycles::of(&even.program, prepared);
     let split = cycles.split(even.layers_per_ipu.len());
-    if cycles.busiest(&split) >= cycles.busiest(&even.layers_per_ipu) {
+    let busiest_of_even = cycles.busiest(&even.layers_per_ipu);
+    if cycles.busiest(&split) >= busiest_of_even {
         return Ok(even);
     }
     let relieved = match place_on(split) {
@@ -219,19 +232,17 @@ fn busiest_relieved(
         outcome => outcome?,
     };
     // With less memory to spare plans can be slower.
-    let busiest = |placed: &Placed| {
-        LayerCycles::of(&placed.program, prepared).busiest(&placed.layers_per_ipu)
-    };
-    Ok(if busiest(&relieved) < busiest(&even) {
-        relieved
-    } else {
-        even
-    })
+    let cycles = LayerCycles::of(&relieved.program, prepared);
+    if cycles.busiest(&relieved.layers_per_ipu) < busiest_of_even {
+        return Ok(relieved);
+    }
+    Ok(even)
 }
 
 /// What no assignment of layers changes: layers that run forward again, the update of one replica among several.
 fn prepare(
     module: &Module,
+    machine: &Machine,
     options: &PlacementOptions,
     clock: &mut Clock,
 ) -> Result<Module, PlacementError> {
@@ -251,7 +262,34 @@ fn prepare(
         };
         *update = clock.time("replicate", || replicate(update, replication))?;
     }
+    if let Some(update) = graphs.iter_mut().find(|g| g.name == "update")
+        && options.offchip
+    {
+        *update = clock.time("offload", || offload(update))?;
+        check_streaming_memory(update, machine)?;
+    }
     Ok(prepared)
+}
+
+/// What one replica keeps in streaming memory must be there.
+fn check_streaming_memory(update: &Graph, machine: &Machine) -> Result<(), PlacementError> {
+    let remote = update.ops().filter_map(|op| match update.op(op) {
+        Op::Parameter {
+            ty, remote: true, ..
+        } => Some(ty.bytes() as u64),
+        _ => None,
+    });
+    let needed = remote.sum();
+    let available = u64::from(machine.ipus) * machine.streaming_bytes;
+    if needed <= available {
+        return Ok(());
+    }
+    let machine = machine.name.clone();
+    Err(PlacementError::StreamingMemory {
+        needed,
+        machine,
+        available,
+    })
 }
 
 /// Lowers with every op's share of what its tiles have free, and assigns addresses; less and less of it until all fits, from `choice` on.

@@ -93,7 +93,12 @@ impl Replicate<'_> {
     fn op(&mut self, id: OpId) -> Result<(), TypeError> {
         let node = self.old.node(id);
         match &node.op {
-            Op::Parameter { state, kind, ty } => self.parameter(id, state, *kind, ty),
+            Op::Parameter {
+                state,
+                kind,
+                ty,
+                remote,
+            } => self.parameter(id, (state, *kind, ty), *remote),
             Op::Assign { state } => self.assign(id, state),
             Op::Concat { axis } => self.concat(id, *axis),
             _ => self.copy(id),
@@ -112,9 +117,8 @@ impl Replicate<'_> {
     fn parameter(
         &mut self,
         id: OpId,
-        state: &str,
-        kind: StateKind,
-        ty: &TensorType,
+        (state, kind, ty): (&str, StateKind, &TensorType),
+        remote: bool,
     ) -> Result<(), TypeError> {
         let node = self.old.node(id);
         let (name, place) = (node.name.clone(), node.place);
@@ -128,6 +132,7 @@ impl Replicate<'_> {
             state: state.into(),
             kind,
             ty: ty.clone(),
+            remote,
         };
         let value = self.insert(parameter, &[], name.clone(), place)?;
         let mapped = match (shape, kind) {

@@ -57,7 +57,9 @@ pub(crate) fn random_environment(
     let (mut states, mut inputs) = (BTreeMap::new(), BTreeMap::new());
     for op in graph.ops() {
         match graph.op(op) {
-            Op::Parameter { state, kind, ty } => {
+            Op::Parameter {
+                state, kind, ty, ..
+            } => {
                 let low = match kind {
                     StateKind::OptimiserState | StateKind::Counter => 0.1,
                     _ => -1.0,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use superstep_ir::ids::VarId;
-use superstep_ir::program::{Direction, Program};
+use superstep_ir::program::{Direction, Program, RemoteDirection, State};
 
 use crate::codelets::Isa;
 use crate::error::{EngineError, HostError};
@@ -53,6 +53,8 @@ pub struct Engine {
     memories: Vec<TileMemory>,
     pool: rayon::ThreadPool,
     deaths: Option<Deaths>,
+    /// Streaming memory, by replica and state; nothing for states that rest on tiles.
+    streaming: Vec<Vec<Vec<u8>>>,
     /// One tensor on its way between host and tiles.
     staging: Vec<u8>,
 }
@@ -83,12 +85,21 @@ impl Engine {
             deaths.last()
         });
         let deaths = deaths.flatten();
+        let rests = |state: &State| match state.remote {
+            true => vec![0; program.variable(state.variable).ty.bytes()],
+            false => Vec::new(),
+        };
+        let streaming = memories
+            .iter()
+            .map(|_| program.states.iter().map(rests).collect())
+            .collect();
         Ok(Engine {
             program,
             loaded,
             memories,
             pool,
             deaths,
+            streaming,
             staging: Vec::new(),
         })
     }
@@ -99,30 +110,41 @@ impl Engine {
 
     /// Sets a state from the whole tensor, row-major: the same in every replica, or each replica's part of a sharded one.
     pub fn write_state(&mut self, name: &str, bytes: &[u8]) -> Result<(), EngineError> {
-        let (variable, sharded) = self.state(name, bytes.len())?;
-        let tensor = tensor(&self.program, &self.loaded, variable);
+        let number = self.state(name, bytes.len())?;
+        let state = &self.program.states[number];
+        let tensor = tensor(&self.program, &self.loaded, state.variable);
         for (replica, memory) in self.memories.iter_mut().enumerate() {
-            let part = if sharded { replica } else { 0 };
-            tensor.write(memory, &bytes[part * tensor.bytes()..][..tensor.bytes()]);
+            let part = if state.sharded { replica } else { 0 };
+            let bytes = &bytes[part * tensor.bytes()..][..tensor.bytes()];
+            match state.remote {
+                true => self.streaming[replica][number].copy_from_slice(bytes),
+                false => tensor.write(memory, bytes),
+            }
         }
         Ok(())
     }
 
     /// Copies a state into `bytes`, the whole tensor, row-major.
     pub fn read_state(&self, name: &str, bytes: &mut [u8]) -> Result<(), EngineError> {
-        let (variable, _) = self.state(name, bytes.len())?;
-        let tensor = tensor(&self.program, &self.loaded, variable);
+        let number = self.state(name, bytes.len())?;
+        let state = &self.program.states[number];
+        let tensor = tensor(&self.program, &self.loaded, state.variable);
         // Of what is the same everywhere, there is one part.
         let parts = bytes.chunks_mut(tensor.bytes().max(1));
-        for (memory, part) in self.memories.iter().zip(parts) {
-            tensor.read(memory, part);
+        for ((memory, streaming), part) in self.memories.iter().zip(&self.streaming).zip(parts) {
+            match state.remote {
+                true => part.copy_from_slice(&streaming[number]),
+                false => tensor.read(memory, part),
+            }
         }
         Ok(())
     }
 
-    fn state(&self, name: &str, found: usize) -> Result<(VarId, bool), EngineError> {
-        let state = self.program.states.iter().find(|s| s.name == name);
-        let state = state.ok_or_else(|| EngineError::NoState { name: name.into() })?;
+    /// Number of the state of this name, of which `found` bytes were given.
+    fn state(&self, name: &str, found: usize) -> Result<usize, EngineError> {
+        let number = self.program.states.iter().position(|s| s.name == name);
+        let number = number.ok_or_else(|| EngineError::NoState { name: name.into() })?;
+        let state = &self.program.states[number];
         let parts = if state.sharded {
             self.memories.len()
         } else {
@@ -136,7 +158,7 @@ impl Engine {
                 found,
             });
         }
-        Ok((state.variable, state.sharded))
+        Ok(number)
     }
 
     /// Runs the entry procedure once. After an error of the host, state is what the steps before it have left.
@@ -147,6 +169,7 @@ impl Engine {
             loaded: &self.loaded,
             memories: &mut self.memories,
             deaths: self.deaths.as_ref(),
+            streaming: &mut self.streaming,
             staging: &mut self.staging,
             host,
         };
@@ -172,6 +195,7 @@ struct Run<'a> {
     loaded: &'a Loaded,
     memories: &'a mut [TileMemory],
     deaths: Option<&'a Deaths>,
+    streaming: &'a mut [Vec<Vec<u8>>],
     staging: &'a mut Vec<u8>,
     host: &'a mut dyn Host,
 }
@@ -190,6 +214,7 @@ impl Run<'_> {
                 LoadedStep::Host { stream } => {
                     (0..self.memories.len()).try_for_each(|r| self.transfer(*stream, r))?;
                 }
+                LoadedStep::Remote { state, direction } => self.remote(*state, *direction),
                 LoadedStep::Collective(collective) => collective.run(self.memories),
                 LoadedStep::Repeat { count, body } => {
                     for _ in 0..*count {
@@ -213,6 +238,18 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Moves a state between streaming memory and the tiles, in every replica.
+    fn remote(&mut self, state: usize, direction: RemoteDirection) {
+        let variable = self.program.states[state].variable;
+        let tensor = tensor(self.program, self.loaded, variable);
+        for (memory, streaming) in self.memories.iter_mut().zip(&mut *self.streaming) {
+            match direction {
+                RemoteDirection::Load => tensor.write(memory, &streaming[state]),
+                RemoteDirection::Store => tensor.read(memory, &mut streaming[state]),
+            }
+        }
     }
 
     /// Moves one tensor between host and the tiles of a replica.

@@ -9,7 +9,7 @@ mod groups;
 pub(crate) mod sharing;
 
 use superstep_ir::ids::{ProcId, VarId};
-use superstep_ir::program::{ComputeSet, Exchange, Move, Program, Step};
+use superstep_ir::program::{ComputeSet, Exchange, Move, Program, RemoteDirection, Step};
 use superstep_ir::types::DType;
 
 use crate::codelets::Isa;
@@ -31,6 +31,10 @@ pub(crate) enum LoadedStep {
     Superstep(Superstep),
     Host {
         stream: usize,
+    },
+    Remote {
+        state: usize,
+        direction: RemoteDirection,
     },
     Repeat {
         count: u32,
@@ -105,6 +109,12 @@ impl Loaded {
                     Step::Sync(_) => steps.add(Actions::default()),
                     Step::Host { stream, .. } => steps.cut(LoadedStep::Host {
                         stream: *stream as usize,
+                    }),
+                    Step::Remote {
+                        state, direction, ..
+                    } => steps.cut(LoadedStep::Remote {
+                        state: *state as usize,
+                        direction: *direction,
                     }),
                     Step::SetSeed { seed, .. } => steps.add(seeded(program, &layouts, *seed)?),
                     Step::Repeat { count, body } => {
@@ -300,6 +310,10 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
                 }
                 Step::Host { stream, .. } => {
                     (*stream as usize >= program.streams.len()).then(|| format!("stream {stream}"))
+                }
+                Step::Remote { state, .. } => {
+                    let found = program.states.get(*state as usize);
+                    (!found.is_some_and(|s| s.remote)).then(|| format!("remote state {state}"))
                 }
                 Step::SetSeed { seed, .. } => {
                     (!has_variable(*seed)).then(|| format!("variable {seed}"))

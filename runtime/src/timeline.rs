@@ -30,15 +30,18 @@ pub enum Kind {
     InterIpu,
     /// Between host and IPUs, with the sync that lets the host in.
     Host,
+    /// Between streaming memory and IPUs, with the sync that lets it in.
+    Streaming,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 6] = [
         Kind::Compute,
         Kind::Exchange,
         Kind::Sync,
         Kind::InterIpu,
         Kind::Host,
+        Kind::Streaming,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -48,6 +51,7 @@ impl Kind {
             Kind::Sync => "sync",
             Kind::InterIpu => "inter_ipu",
             Kind::Host => "host",
+            Kind::Streaming => "streaming",
         }
     }
 }
@@ -60,6 +64,7 @@ pub struct KindCycles {
     pub sync: u64,
     pub inter_ipu: u64,
     pub host: u64,
+    pub streaming: u64,
 }
 
 impl KindCycles {
@@ -77,6 +82,7 @@ impl KindCycles {
             Kind::Sync => self.sync,
             Kind::InterIpu => self.inter_ipu,
             Kind::Host => self.host,
+            Kind::Streaming => self.streaming,
         }
     }
 
@@ -87,6 +93,7 @@ impl KindCycles {
             Kind::Sync => &mut self.sync,
             Kind::InterIpu => &mut self.inter_ipu,
             Kind::Host => &mut self.host,
+            Kind::Streaming => &mut self.streaming,
         }
     }
 

@@ -67,9 +67,9 @@ pub(super) struct Options {
     #[arg(long = "executable_cache_dir", value_name = "DIR")]
     executable_cache_dir: Option<PathBuf>,
     #[command(flatten)]
-    host: HostOptions,
-    #[command(flatten)]
     plan_cache: PlanCacheOptions,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {

@@ -53,9 +53,9 @@ pub(super) struct Options {
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
     #[command(flatten)]
-    host: HostOptions,
-    #[command(flatten)]
     plan_cache: PlanCacheOptions,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {

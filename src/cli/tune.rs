@@ -14,8 +14,10 @@ use super::program_options::{OptimiserOptions, ProgramOptions, at_least_one};
 use crate::atomic_file;
 use crate::compile::save;
 use crate::error::Error;
+use crate::frontend::Gpt2Config;
+use crate::precision::Precision;
 use crate::report::format::three_digits;
-use crate::report::published::published_plan;
+use crate::report::published::{published_beats, published_plan};
 use crate::settings::TrainingSettings;
 use crate::tune::{Outcome, Plan, Progress, Tuner, Tuning, comparison, rejections, winners};
 
@@ -66,6 +68,7 @@ impl Options {
             seeds.extend(reference(&base, global_batch)?);
         }
         seeds.extend(published_plan(&model.config, &base, global_batch)?);
+        seeds.dedup();
         let tuner = Tuner {
             name: &model.name,
             config: &model.config,
@@ -78,11 +81,16 @@ impl Options {
         let mut bar = Bar::new();
         let tuning = tuner.run(&mut bar)?;
         bar.bar.finish_and_clear();
-        self.show(&tuning, &base)?;
-        self.write(&tuning)
+        self.show(&tuning, &model.config, &base)?;
+        self.write(&tuning, &base)
     }
 
-    fn show(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
+    fn show(
+        &self,
+        tuning: &Tuning,
+        config: &Gpt2Config,
+        base: &TrainingSettings,
+    ) -> Result<(), Error> {
         let Some(best) = tuning.outcomes.first() else {
             say(rejections(tuning));
             return Err(Error::failed("no plan fits this machine").with_hint(
@@ -104,6 +112,15 @@ impl Options {
         say(format_args!("\n{}", rejections(tuning)));
         if let Some(reference) = &tuning.reference {
             say(format_args!("\n{}", comparison(reference, best)));
+            for beat in published_beats(config, base, &reference.plan) {
+                let rate = reference.rate_with_beat(beat.cycles, base);
+                say(format_args!(
+                    "the reference executed as published ({}): about {} samples/s, by an estimate with the same formulae; the best is {:.2} × that",
+                    beat.meaning,
+                    three_digits(rate),
+                    best.samples_per_second / rate,
+                ));
+            }
         }
         say(format_args!(
             "\nbest: {} samples/s\n{}",
@@ -113,7 +130,7 @@ impl Options {
         Ok(())
     }
 
-    fn write(&self, tuning: &Tuning) -> Result<(), Error> {
+    fn write(&self, tuning: &Tuning, base: &TrainingSettings) -> Result<(), Error> {
         if let Some(out) = &self.json {
             let text = serde_json::to_string_pretty(tuning)
                 .map_err(|error| Error::failed(error.to_string()))?;
@@ -125,7 +142,7 @@ impl Options {
             return Ok(());
         };
         if is_json(out) {
-            let text = serde_json::to_string_pretty(&ipu_config(&best.plan))
+            let text = serde_json::to_string_pretty(&ipu_config(&best.plan, base))
                 .map_err(|error| Error::failed(error.to_string()))?;
             atomic_file::write(out, format!("{text}\n").as_bytes())?;
         } else {
@@ -156,12 +173,20 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
         accumulation: (global_batch / samples) as u32,
         recompute: base.recompute.clone(),
         loss_chunks: base.loss_chunks,
+        offchip: base.offchip,
     }))
 }
 
-/// As `ipu_config.json` has it. Single layers that are kept have no field there: the nearest is to run all of them again.
-fn ipu_config(plan: &Plan) -> serde_json::Value {
+/// As `ipu_config.json` has it. The size of micro-batches and row blocks are options beside it; so are single layers that are kept: the
+/// nearest here is to run all of them again.
+fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
+    let precision = base.precision.precision;
     json!({
+        "device_iterations": 1,
+        "embedding_serialization_factor": base.head_blocks,
+        "enable_half_first_order_momentum": precision == Precision::Recipe,
+        "enable_half_partials": precision.has_half_partials(),
+        "optimizer_state_offchip": plan.offchip,
         "layers_per_ipu": plan.layers_per_ipu,
         "ipus_per_replica": plan.ipus_per_replica(),
         "replication_factor": plan.replicas,

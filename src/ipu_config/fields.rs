@@ -194,13 +194,17 @@ impl Field {
             _ if value.is_null() => Ok(None),
             Effect::InForce => Ok(None),
             Effect::Idle(reason) => Ok(Some(format!("`{}` has no effect: {reason}", self.name))),
-            Effect::Only(harmless, _) if value.to_string() == harmless => Ok(None),
+            Effect::Only(harmless, _) if is_written(value, harmless) => Ok(None),
             Effect::Only(harmless, reason) => Err(format!(
                 "`{}` is {value}, which is not supported: {reason}; leave it out, or give {harmless}",
                 self.name
             )),
         }
     }
+}
+
+fn is_written(value: &Value, text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|written| written == *value)
 }
 
 impl Type {

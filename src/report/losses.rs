@@ -5,7 +5,7 @@ use super::format::{bytes, count, grouped, share};
 use super::terminal::table;
 
 /// Causes as the columns of a table call them, and what they mean.
-pub(super) const CAUSES: [(&str, &str, &str); 18] = [
+pub(super) const CAUSES: [(&str, &str, &str); 19] = [
     ("ideal", "ideal", "arithmetic at peak on all tiles"),
     (
         "amp_fill",
@@ -60,6 +60,7 @@ pub(super) const CAUSES: [(&str, &str, &str); 18] = [
     ("sync", "sync", "barriers"),
     ("links", "links", "data between IPUs"),
     ("host", "host", "data between host and IPUs"),
+    ("streaming", "ddr", "data between streaming memory and IPUs"),
 ];
 
 /// The largest causes of an optimiser step on one line.

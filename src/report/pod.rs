@@ -7,7 +7,7 @@ use serde::Serialize;
 use superstep_ir::graph::Phase;
 use superstep_ir::machine::codelet_cost::matmul::peak_macs;
 use superstep_ir::machine::link_cost::ReplicaRing;
-use superstep_ir::program::{CollectiveKind, Direction, Program, Step};
+use superstep_ir::program::{CollectiveKind, Direction, Program, RemoteDirection, Step};
 use superstep_ir::types::DType;
 use superstep_runtime::timeline::{Kind, Timeline};
 
@@ -111,6 +111,10 @@ pub struct TrafficReport {
     pub host_bytes_in: u64,
     pub host_bytes_out: u64,
     pub host_cycles: u64,
+    /// Between streaming memory and IPUs: loads, stores, and the cycles of the IPU with most.
+    pub streaming_bytes_in: u64,
+    pub streaming_bytes_out: u64,
+    pub streaming_cycles: u64,
 }
 
 /// The ring on the links (mk2.md §1.5).
@@ -276,8 +280,16 @@ fn shares(cycles: u64, time: Option<&superstep_runtime::timeline::ProcedureTime>
 
 fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
     let mut collectives = BTreeSet::new();
+    let mut stores = BTreeSet::new();
     let mut index = 0;
     program.walk(&mut |step, _| {
+        if let Step::Remote {
+            direction: RemoteDirection::Store,
+            ..
+        } = step
+        {
+            stores.insert(index);
+        }
         if matches!(step, Step::Collective(c) if c.kind != CollectiveKind::Shard) {
             collectives.insert(index);
         }
@@ -291,8 +303,12 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
         host_bytes_in: 0,
         host_bytes_out: 0,
         host_cycles: timeline.cycles.host,
+        streaming_bytes_in: 0,
+        streaming_bytes_out: 0,
+        streaming_cycles: 0,
     };
     let mut by_ipu = vec![0; program.ipus as usize];
+    let mut streaming = vec![0; program.ipus as usize];
     for step in &timeline.steps {
         if collectives.contains(&step.index) {
             report.collective_bytes += step.bytes * step.times;
@@ -301,6 +317,16 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
             }
         } else if step.kind == Kind::InterIpu && step.name.ends_with(".main.copies") {
             report.link_bytes_per_beat += step.bytes;
+        } else if step.kind == Kind::Streaming {
+            let bytes = step.bytes * step.times;
+            if stores.contains(&step.index) {
+                report.streaming_bytes_out += bytes;
+            } else {
+                report.streaming_bytes_in += bytes;
+            }
+            if let Some(sum) = step.ipu.and_then(|i| streaming.get_mut(i as usize)) {
+                *sum += step.cycles * step.times;
+            }
         } else if step.kind == Kind::Host {
             let stream = program.streams.iter().find(|s| s.name == step.name);
             let bytes = step.bytes * step.times;
@@ -311,6 +337,7 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
         }
     }
     report.collective_cycles = by_ipu.into_iter().max().unwrap_or(0);
+    report.streaming_cycles = streaming.into_iter().max().unwrap_or(0);
     report
 }
 

@@ -62,96 +62,92 @@ fn sensitivity_table(pod: &PodReport) -> String {
 
 fn lines(report: &Report) -> Vec<(&'static str, String)> {
     let pod = &report.pod;
+    let (traffic, rates, energy) = (&pod.traffic, &pod.rates, &pod.energy);
+    let links = format!(
+        "{} between IPUs in a beat, {} cycles with the barrier",
+        bytes(traffic.link_bytes_per_beat),
+        grouped(pod.beat.shared_cycles),
+    );
+    let host = format!(
+        "{} in and {} out an update ({} a micro-batch), {} cycles",
+        bytes(traffic.host_bytes_in),
+        bytes(traffic.host_bytes_out),
+        bytes(traffic.host_bytes_in / u64::from(pod.pipeline.micro_batches.max(1))),
+        grouped(traffic.host_cycles),
+    );
+    let rate = format!(
+        "{} samples/s, {} tokens/s; {:.1} % of peak ({:.1} % with recomputation): {} and {} flop a sample",
+        three_digits(rates.samples_per_second),
+        three_digits(rates.tokens_per_second),
+        100.0 * rates.model_flops_utilisation,
+        100.0 * rates.hardware_flops_utilisation,
+        count(rates.model_flops_per_sample as u64),
+        count(rates.executed_flops_per_sample as u64),
+    );
+    let joules = format!(
+        "estimate: {} J a sample, {} J an update, {} IPUs at {} W",
+        three_digits(energy.joules_per_sample),
+        three_digits(energy.joules_per_update),
+        energy.ipus,
+        energy.watts_per_ipu,
+    );
+    let replicas = format!("{} of {} IPUs", pod.replicas, pod.ipus_per_replica);
+    let pipeline = pipeline_line(report);
+    let mut lines = vec![
+        ("replicas", replicas),
+        ("pipeline", pipeline),
+        ("links", links),
+    ];
+    lines.extend(collectives_line(pod).map(|line| ("collectives", line)));
+    if traffic.streaming_cycles > 0 {
+        let line = format!(
+            "{} in and {} out an update, {} cycles on the busiest IPU",
+            bytes(traffic.streaming_bytes_in),
+            bytes(traffic.streaming_bytes_out),
+            grouped(traffic.streaming_cycles),
+        );
+        lines.push(("streaming", line));
+    }
+    lines.extend([("host", host), ("rate", rate), ("energy", joules)]);
+    lines
+}
+
+fn pipeline_line(report: &Report) -> String {
     let cycles = report.time.cycles_per_update;
     let part = |name: &str, n: u64| format!("{name} {} ({})", grouped(n), share(n, cycles));
-    let pipeline = &pod.pipeline;
-    let of_pipeline = if pipeline.pipelined {
-        format!(
-            "{} micro-batches through {} stages: {} pipeline cycles an update; {}, {}, {}, {} cycles",
-            pipeline.micro_batches,
-            pipeline.stages,
-            pipeline.pipeline_cycles,
-            part("fill", pipeline.fill_cycles),
-            part("main", pipeline.main_cycles),
-            part("flush", pipeline.flush_cycles),
-            part("update", pipeline.update_cycles),
-        )
-    } else {
-        format!(
+    let pipeline = &report.pod.pipeline;
+    if !pipeline.pipelined {
+        return format!(
             "none: {} micro-batches in turn; {}, {} cycles",
             pipeline.micro_batches,
             part("micro-batches", pipeline.main_cycles),
             part("update", pipeline.update_cycles),
-        )
-    };
-    let traffic = &pod.traffic;
-    let rates = &pod.rates;
-    let energy = &pod.energy;
-    let mut lines = vec![
-        (
-            "replicas",
-            format!("{} of {} IPUs", pod.replicas, pod.ipus_per_replica),
-        ),
-        ("pipeline", of_pipeline),
-        (
-            "links",
-            format!(
-                "{} between IPUs in a beat, {} cycles with the barrier",
-                bytes(traffic.link_bytes_per_beat),
-                grouped(pod.beat.shared_cycles),
-            ),
-        ),
-    ];
-    if let Some(ring) = &pod.ring {
-        lines.push((
-            "collectives",
-            format!(
-                "{} an update over {}, {} cycles on the busiest IPU; {:.1} GB/s an IPU: {}; {}",
-                traffic.collectives,
-                bytes(traffic.collective_bytes),
-                grouped(traffic.collective_cycles),
-                ring.bytes_per_second / 1e9,
-                ring.links,
-                ring.neighbours,
-            ),
-        ));
+        );
     }
-    let micro_batches = u64::from(pipeline.micro_batches.max(1));
-    lines.extend([
-        (
-            "host",
-            format!(
-                "{} in and {} out an update ({} a micro-batch), {} cycles",
-                bytes(traffic.host_bytes_in),
-                bytes(traffic.host_bytes_out),
-                bytes(traffic.host_bytes_in / micro_batches),
-                grouped(traffic.host_cycles),
-            ),
-        ),
-        (
-            "rate",
-            format!(
-                "{} samples/s, {} tokens/s; {:.1} % of peak ({:.1} % with recomputation): {} and {} flop a sample",
-                three_digits(rates.samples_per_second),
-                three_digits(rates.tokens_per_second),
-                100.0 * rates.model_flops_utilisation,
-                100.0 * rates.hardware_flops_utilisation,
-                count(rates.model_flops_per_sample as u64),
-                count(rates.executed_flops_per_sample as u64),
-            ),
-        ),
-        (
-            "energy",
-            format!(
-                "estimate: {} J a sample, {} J an update, {} IPUs at {} W",
-                three_digits(energy.joules_per_sample),
-                three_digits(energy.joules_per_update),
-                energy.ipus,
-                energy.watts_per_ipu,
-            ),
-        ),
-    ]);
-    lines
+    format!(
+        "{} micro-batches through {} stages: {} pipeline cycles an update; {}, {}, {}, {} cycles",
+        pipeline.micro_batches,
+        pipeline.stages,
+        pipeline.pipeline_cycles,
+        part("fill", pipeline.fill_cycles),
+        part("main", pipeline.main_cycles),
+        part("flush", pipeline.flush_cycles),
+        part("update", pipeline.update_cycles),
+    )
+}
+
+fn collectives_line(pod: &PodReport) -> Option<String> {
+    let ring = pod.ring.as_ref()?;
+    let traffic = &pod.traffic;
+    Some(format!(
+        "{} an update over {}, {} cycles on the busiest IPU; {:.1} GB/s an IPU: {}; {}",
+        traffic.collectives,
+        bytes(traffic.collective_bytes),
+        grouped(traffic.collective_cycles),
+        ring.bytes_per_second / 1e9,
+        ring.links,
+        ring.neighbours,
+    ))
 }
 
 fn beat_title(pod: &PodReport) -> String {
@@ -280,43 +276,51 @@ fn candidate_table(candidates: &[Candidate]) -> String {
 }
 
 /// The beat of the published style of execution, by kind of work on the busiest IPU.
+fn style_table(style: &PublishedStyle) -> String {
+    let beat = &style.beat;
+    let rows = beat.parts.iter().map(|part| {
+        vec![
+            part.name.to_owned(),
+            grouped(part.cycles),
+            share(part.cycles, beat.cycles),
+            grouped(style.slower_beat.part(part.name)),
+        ]
+    });
+    let growth = style.growth.iter().map(|row| {
+        let (n, rate) = (row.gradient_accumulation_steps, row.samples_per_second);
+        format!("{} {}", grouped(n.into()), three_digits(rate))
+    });
+    let growth: Vec<String> = growth.collect();
+    let by_ipu: Vec<String> = beat.ipu_cycles.iter().map(|&c| grouped(c)).collect();
+    let between = vec![
+        "between IPUs".to_owned(),
+        grouped(beat.exchange_cycles),
+        share(beat.exchange_cycles, beat.cycles),
+        grouped(style.slower_beat.exchange_cycles),
+    ];
+    let header = ["", "cycles", "share", "with measured rearrangement"];
+    format!(
+        "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s; cycles by IPU {}\n{}\nsamples/s by accumulation: {}",
+        beat.meaning,
+        if style.of_the_run {
+            " (the measured run's)"
+        } else {
+            ""
+        },
+        seconds(beat.seconds),
+        seconds(style.slower_beat.seconds),
+        beat.busiest_ipu,
+        three_digits(style.slower_samples_per_second),
+        three_digits(style.samples_per_second),
+        by_ipu.join(", "),
+        table(&header, rows.chain([between]), 1),
+        growth.join(", "),
+    )
+}
+
+/// That of each published graph.
 fn style_tables(styles: &[PublishedStyle]) -> String {
-    let one = |style: &PublishedStyle| {
-        let beat = &style.beat;
-        let rows = beat.parts.iter().map(|part| {
-            vec![
-                part.name.to_owned(),
-                grouped(part.cycles),
-                share(part.cycles, beat.cycles),
-                grouped(style.slower_beat.part(part.name)),
-            ]
-        });
-        let by_ipu: Vec<String> = beat.ipu_cycles.iter().map(|&c| grouped(c)).collect();
-        let between = vec![
-            "between IPUs".to_owned(),
-            grouped(beat.exchange_cycles),
-            share(beat.exchange_cycles, beat.cycles),
-            grouped(style.slower_beat.exchange_cycles),
-        ];
-        let header = ["", "cycles", "share", "with measured rearrangement"];
-        format!(
-            "{}{}: {} to {} a beat on IPU {}, {} to {} samples/s; cycles by IPU {}\n{}",
-            beat.meaning,
-            if style.of_the_run {
-                " (the measured run's)"
-            } else {
-                ""
-            },
-            seconds(beat.seconds),
-            seconds(style.slower_beat.seconds),
-            beat.busiest_ipu,
-            three_digits(style.slower_samples_per_second),
-            three_digits(style.samples_per_second),
-            by_ipu.join(", "),
-            table(&header, rows.chain([between]), 1)
-        )
-    };
-    let parts: Vec<String> = styles.iter().map(one).collect();
+    let parts: Vec<String> = styles.iter().map(style_table).collect();
     format!(
         "an estimate of the published style of execution with this pipeline: PopLibs' plans and one compute set an op, not this program\n{}",
         parts.join("\n")

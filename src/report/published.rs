@@ -66,6 +66,7 @@ struct Run {
     precision: String,
     recompute: bool,
     replicated_tensor_sharding: bool,
+    optimizer_state_offchip: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -109,7 +110,17 @@ pub struct PublishedStyle {
     pub beat: Beat,
     /// With PopLibs' regression of measured rearrangements.
     pub slower_beat: Beat,
-    /// Of a whole step: fill, main, flush, and this program's update.
+    /// Of a whole step: fill, main, flush, and this program's update with optimiser state off chip.
+    pub samples_per_second: f64,
+    pub slower_samples_per_second: f64,
+    /// With other numbers of micro-batches.
+    pub growth: Vec<StyleGrowth>,
+}
+
+/// Rates of the published style for a number of micro-batches.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StyleGrowth {
+    pub gradient_accumulation_steps: u32,
     pub samples_per_second: f64,
     pub slower_samples_per_second: f64,
 }
@@ -141,6 +152,7 @@ pub fn published_plan(
             accumulation: (global_batch / replicas as usize) as u32,
             recompute: Recompute::EveryLayer,
             loss_chunks: None,
+            offchip: true,
             layers_per_ipu: plan.layers_per_ipu,
         })
     }))
@@ -178,7 +190,7 @@ impl Run {
             && manifest.layers_per_ipu == self.layers_per_ipu
     }
 
-    fn differences(&self, manifest: &Manifest) -> Vec<String> {
+    fn differences(&self, program: &Program, manifest: &Manifest) -> Vec<String> {
         let mut found = Vec::new();
         let precision = manifest.precision.precision.name();
         if precision != self.precision {
@@ -190,6 +202,16 @@ impl Run {
         if manifest.sharded != self.replicated_tensor_sharding {
             found.push("optimiser state is not shared out over the replicas".into());
         }
+        let mut states = program.states.iter();
+        if self.optimizer_state_offchip
+            && states.any(|s| s.kind == StateKind::OptimiserState && !s.remote)
+        {
+            found.push("optimiser state lies in tile memory, not in streaming memory".into());
+        }
+        found.push(format!(
+            "the head works in {} blocks of rows, not in {} slices of columns",
+            manifest.loss_chunks, self.head_slices
+        ));
         found
     }
 }
@@ -207,7 +229,7 @@ pub(super) fn comparison(
         .into_iter()
         .find(|run| run.is_of(machine, &config, manifest));
     Ok(run.map(|run| Comparison {
-        differences: run.differences(manifest),
+        differences: run.differences(program, manifest),
         name: run.name,
         source: run.source,
         measured_samples_per_second: run.samples_per_second,
@@ -240,38 +262,89 @@ pub(super) fn published_style(
         .find(|run| run.is_of(machine, &config, manifest));
     let mut plans = Plans::new();
     let styles = Variant::ALL.map(|variant| {
-        let execution = Execution {
-            machine,
-            config: &config,
+        let mut execution = Execution {
             block_size: manifest.block_size,
             batch_size: manifest.per_device_train_batch_size,
-            layers_per_ipu: &manifest.layers_per_ipu,
-            matmul_proportion: run
-                .as_ref()
-                .map_or(MATMUL_PROPORTION, |r| r.matmul_proportion),
-            head_slices: run.as_ref().map_or(HEAD_SLICES, |r| r.head_slices),
-            variant,
-            recompute: true,
-            rearrangement: Rearrangement::Planner,
+            ..published_execution(machine, &config, &manifest.layers_per_ipu, variant)
         };
+        if let Some(run) = &run {
+            execution.matmul_proportion = run.matmul_proportion;
+            execution.head_slices = run.head_slices;
+        }
         let beat = estimate(&execution, &mut plans);
         let slower_beat = estimate(&execution.with_measured_rearrangement(), &mut plans);
-        let samples_per_second = |beat: &Beat| {
-            let cycles = u64::from(pod.pipeline.pipeline_cycles) * beat.cycles;
-            manifest.samples_per_step() as f64
-                / machine.seconds(cycles + pod.pipeline.update_cycles)
-        };
+        let rate = |beat: &Beat, micro_batches| published_rate(compiled, pod, beat, micro_batches);
+        let own = pod.pipeline.micro_batches;
+        let growth = pod.growth.iter().map(|row| {
+            let n = row.gradient_accumulation_steps;
+            StyleGrowth {
+                gradient_accumulation_steps: n,
+                samples_per_second: rate(&beat, n),
+                slower_samples_per_second: rate(&slower_beat, n),
+            }
+        });
         PublishedStyle {
             of_the_run: run
                 .as_ref()
                 .is_some_and(|r| Variant::from(r.variant) == variant),
-            samples_per_second: samples_per_second(&beat),
-            slower_samples_per_second: samples_per_second(&slower_beat),
+            samples_per_second: rate(&beat, own),
+            slower_samples_per_second: rate(&slower_beat, own),
+            growth: growth.collect(),
             beat,
             slower_beat,
         }
     });
     Ok(styles.into())
+}
+
+/// Samples a second of the published style: fill, main, flush, and this program's update with optimiser state that comes and goes.
+fn published_rate(compiled: &Compiled, pod: &PodReport, beat: &Beat, micro_batches: u32) -> f64 {
+    let Compiled { manifest, program } = compiled;
+    let update = pod.pipeline.update_cycles as f64 + off_chip_cycles(program);
+    let cycles = micro_batches + pod.pipeline.stages - 1;
+    let cycles = f64::from(cycles) * beat.cycles as f64 + update;
+    let samples = f64::from(micro_batches * program.replicas);
+    samples * manifest.per_device_train_batch_size as f64 * program.machine.clock_hz / cycles
+}
+
+/// One sample of a model, as the published recipes execute it.
+fn published_execution<'a>(
+    machine: &'a Machine,
+    config: &'a Gpt2Config,
+    layers_per_ipu: &'a [u32],
+    variant: Variant,
+) -> Execution<'a> {
+    Execution {
+        machine,
+        config,
+        block_size: config.n_positions,
+        batch_size: 1,
+        layers_per_ipu,
+        matmul_proportion: MATMUL_PROPORTION,
+        head_slices: HEAD_SLICES,
+        variant,
+        recompute: true,
+        rearrangement: Rearrangement::Planner,
+    }
+}
+
+/// The beat of a plan in the published style of execution, for each published graph; none for plans that nobody published the like of.
+pub fn published_beats(config: &Gpt2Config, base: &TrainingSettings, plan: &Plan) -> Vec<Beat> {
+    let half_partials = base.precision.precision.has_half_partials();
+    if plan.layers_per_ipu.len() < 2 || !half_partials {
+        return vec![];
+    }
+    let mut plans = Plans::new();
+    let beats = Variant::ALL.map(|variant| {
+        let execution = Execution {
+            block_size: base.block_size,
+            batch_size: plan.batch_size,
+            recompute: plan.recompute != Recompute::Nothing,
+            ..published_execution(&base.machine, config, &plan.layers_per_ipu, variant)
+        };
+        estimate(&execution, &mut plans)
+    });
+    beats.into()
 }
 
 /// Why a measured pipeline cycle takes longer than a predicted one, and how much of it that may be.
@@ -330,16 +403,23 @@ pub(super) fn candidates(compiled: &Compiled, pod: &PodReport) -> Vec<Candidate>
     found.into_iter().map(candidate).collect()
 }
 
-/// Cycles of an update in which the IPU with most optimiser state loads it from streaming memory and stores it again.
+/// Cycles that an update would take longer if optimiser state that lies on tiles came from streaming memory and went back, every replica a part:
+/// those of the IPU with most of it.
 fn off_chip_cycles(program: &Program) -> f64 {
     let mut by_ipu = vec![0u64; program.ipus as usize];
     for state in &program.states {
         let variable = program.variable(state.variable);
         let ipu = program.grid(variable.grid).ipu.index();
         if state.kind == StateKind::OptimiserState
+            && !state.remote
             && let Some(sum) = by_ipu.get_mut(ipu)
         {
-            *sum += variable.ty.bytes() as u64;
+            let parts = if state.sharded {
+                1
+            } else {
+                program.replicas.max(1)
+            };
+            *sum += variable.ty.bytes() as u64 / u64::from(parts);
         }
     }
     let bytes = by_ipu.into_iter().max().unwrap_or(0);

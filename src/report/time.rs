@@ -26,6 +26,8 @@ pub struct TimeReport {
     pub inter_ipu_cycles: u64,
     /// Between host and IPUs.
     pub host_cycles: u64,
+    /// Between streaming memory and IPUs.
+    pub streaming_cycles: u64,
 }
 
 /// One op of the graph on one IPU, over a whole optimiser step.
@@ -59,17 +61,19 @@ impl TimeReport {
             sync_cycles: timeline.cycles.sync,
             inter_ipu_cycles: timeline.cycles.inter_ipu,
             host_cycles: timeline.cycles.host,
+            streaming_cycles: timeline.cycles.streaming,
         }
     }
 
     /// Cycles of each kind, in the order of the report.
-    pub fn by_kind(&self) -> [(&'static str, u64); 5] {
+    pub fn by_kind(&self) -> [(&'static str, u64); 6] {
         [
             ("compute", self.compute_cycles),
             ("exchange", self.exchange_cycles),
             ("sync", self.sync_cycles),
             ("links between IPUs", self.inter_ipu_cycles),
             ("host", self.host_cycles),
+            ("streaming memory", self.streaming_cycles),
         ]
     }
 }

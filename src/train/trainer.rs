@@ -96,7 +96,7 @@ impl Trainer<'_> {
         let loss = match self.run.output_mode {
             OutputMode::All => losses.sum::<f64>() / updates.len() as f64,
             OutputMode::Sum => losses.sum(),
-            OutputMode::Final => losses.last().unwrap_or(f64::NAN),
+            OutputMode::Final => updates.last().map_or(f64::NAN, |update| update.loss),
         };
         let seconds = updates.iter().map(|update| update.step_seconds).sum();
         for update in &updates {

@@ -56,6 +56,7 @@ impl Probe {
             recompute: Recompute::EveryLayer,
             replicas: 1,
             sharded: false,
+            offchip: false,
             ..base.clone()
         };
         settings.machine.ipus = settings.machine.ipus.max(2);

@@ -100,7 +100,9 @@ struct Search<'a> {
 }
 
 /// A plan is compiled if its estimate is at least this part of the best rate so far: estimates are off by that much.
-const MARGIN: f64 = 0.97;
+const MARGIN: f64 = 0.85;
+/// Kinds of plans whose best is refined.
+const KINDS_REFINED: usize = 2;
 /// An IPU may seem so much fuller than it is.
 const FULL: f64 = 1.1;
 
@@ -258,35 +260,49 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Small changes of the best plan, until none is better: a layer to a neighbour, a layer that is not run forward again, other row blocks.
+    /// Small changes of the best plans of the two best kinds, until none is better: a layer to a neighbour, a layer that is not run forward
+    /// again, other row blocks.
     fn look_around(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
+        let mut kinds: Vec<(String, f64)> = Vec::new();
+        for outcome in &self.outcomes {
+            let kind = kind(&outcome.plan);
+            let rate = outcome.samples_per_second;
+            match kinds.iter_mut().find(|known| known.0 == kind) {
+                Some(known) => known.1 = known.1.max(rate),
+                None => kinds.push((kind, rate)),
+            }
+        }
+        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (kind, _) in kinds.into_iter().take(KINDS_REFINED) {
+            self.refine(&kind, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Follows the best plan of a kind from neighbour to neighbour.
+    fn refine(&mut self, of: &str, progress: &mut dyn Progress) -> Result<(), Error> {
+        let mut at: Option<f64> = None;
         loop {
-            let best = self.best();
-            let Some(winner) = self
-                .outcomes
-                .iter()
-                .find(|o| o.samples_per_second >= best)
-                .map(|o| o.plan.clone())
-            else {
+            let plans = self.outcomes.iter().filter(|o| kind(&o.plan) == of);
+            let best = plans.max_by(|a, b| a.samples_per_second.total_cmp(&b.samples_per_second));
+            let Some(best) = best.filter(|b| at.is_none_or(|at| b.samples_per_second > at)) else {
                 return Ok(());
             };
-            let chunks = self.winner.as_ref().map_or(1, |c| c.manifest.loss_chunks);
-            for plan in self.neighbours(&winner, chunks) {
+            at = Some(best.samples_per_second);
+            let (plan, chunks) = (best.plan.clone(), best.loss_chunks);
+            for neighbour in self.neighbours(&plan, chunks) {
                 if self.is_late() {
                     self.cut_short = true;
                     return Ok(());
                 }
                 let promises = self.probes.get(&plan.batch_size).is_none_or(|probe| {
-                    let estimate = self.task.estimate(plan.clone(), probe);
-                    let own = self.task.estimate(winner.clone(), probe);
-                    estimate.samples_per_second >= own.samples_per_second
+                    let [new, own] = [&neighbour, &plan]
+                        .map(|p| self.task.estimate(p.clone(), probe).samples_per_second);
+                    new >= own
                 });
                 if promises {
-                    self.compile(&plan, progress)?;
+                    self.compile(&neighbour, progress)?;
                 }
-            }
-            if self.best() <= best {
-                return Ok(());
             }
         }
     }
@@ -301,6 +317,10 @@ impl Search<'_> {
                 ..plan.clone()
             });
         }
+        found.push(Plan {
+            offchip: !plan.offchip,
+            ..plan.clone()
+        });
         let ipus = plan.layers_per_ipu.len();
         for from in 0..ipus {
             let next = [from.wrapping_sub(1), from + 1];
@@ -341,10 +361,11 @@ pub(super) fn kind(plan: &Plan) -> String {
         Recompute::Layers(_) => "some layers again",
     };
     format!(
-        "{} × {} IPUs, micro-batches of {}, {again}",
+        "{} × {} IPUs, micro-batches of {}, {again}{}",
         plan.replicas,
         plan.ipus_per_replica(),
-        plan.batch_size
+        plan.batch_size,
+        if plan.offchip { ", off chip" } else { "" }
     )
 }
 

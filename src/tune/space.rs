@@ -1,7 +1,7 @@
 //! The space of plans, and what each would take by the probes.
 
 use superstep_ir::machine::Machine;
-use superstep_ir::machine::link_cost::ReplicaRing;
+use superstep_ir::machine::link_cost::{ReplicaRing, streaming_cycles};
 use superstep_passes::place::Recompute;
 use superstep_passes::solve::stage_split::stage_split;
 use superstep_passes::stage::stage_count;
@@ -61,14 +61,24 @@ impl Task<'_> {
                 continue;
             }
             for recompute in [Recompute::EveryLayer, Recompute::Nothing] {
-                for layers_per_ipu in self.splits(ipus, &recompute, probe) {
+                let splits = self.splits(ipus, &recompute, probe);
+                let places = if self.machine().streaming_bytes > 0 {
+                    &[false, true][..]
+                } else {
+                    &[false]
+                };
+                for (layers_per_ipu, &offchip) in splits
+                    .iter()
+                    .flat_map(|split| places.iter().map(move |place| (split, place)))
+                {
                     let plan = Plan {
-                        layers_per_ipu,
+                        layers_per_ipu: layers_per_ipu.clone(),
                         replicas,
                         batch_size,
                         accumulation: (self.global_batch / samples) as u32,
                         recompute: recompute.clone(),
                         loss_chunks: Some(probe.loss_chunks),
+                        offchip,
                     };
                     if plan.accumulation >= self.stages(&plan) && !plans.contains(&plan) {
                         plans.push(plan);
@@ -115,10 +125,12 @@ impl Task<'_> {
         let stages = self.stages(&plan);
         let forward = stages.div_ceil(2);
         let replicas = f64::from(plan.replicas);
-        let shared_out = |state: [f64; 2]| state[0] + state[1] / replicas;
+        // Off chip it visits the tiles when what else an update needs is little.
+        let on_tiles = if plan.offchip { 0.0 } else { 1.0 };
+        let shared_out = |state: [f64; 2]| state[0] + on_tiles * state[1] / replicas;
         let (mut busiest, mut fullest) = (0.0f64, (0, 0.0f64));
         let (mut first, mut stage) = (0, 0);
-        let mut heaviest = 0.0f64;
+        let (mut heaviest, mut visiting) = (0.0f64, 0.0f64);
         for (ipu, &count) in plan.layers_per_ipu.iter().enumerate() {
             let mut cycles = if ipu == 0 { probe.outer } else { 0.0 };
             let mut bytes = if ipu == 0 {
@@ -126,7 +138,11 @@ impl Task<'_> {
             } else {
                 0.0
             };
-            let mut weights = if ipu == 0 { probe.outer_state[0] } else { 0.0 };
+            let [mut weights, mut visits] = if ipu == 0 {
+                probe.outer_state
+            } else {
+                [0.0; 2]
+            };
             stage += u32::from(ipu > 0 && count > 0);
             let waiting = match stages {
                 1 => 1,
@@ -137,6 +153,7 @@ impl Task<'_> {
                 bytes += shared_out(probe.layer_state);
                 bytes += f64::from(waiting) * self.kept(plan.batch_size, again(layer));
                 weights += probe.layer_state[0];
+                visits += probe.layer_state[1];
             }
             first += count;
             let working = match (ipu, count) {
@@ -147,6 +164,7 @@ impl Task<'_> {
             bytes += LEAST_WORKING * working;
             busiest = busiest.max(cycles);
             heaviest = heaviest.max(weights);
+            visiting = visiting.max(visits);
             if bytes > fullest.1 {
                 fullest = (ipu as u32, bytes);
             }
@@ -157,7 +175,11 @@ impl Task<'_> {
         let tiles = f64::from(machine.tiles_per_ipu);
         let gradients = (heaviest / 2.0 * tiles) as u64;
         let reduction = 2 * ring.half_all_reduce_cycles(machine, gradients);
-        let cycles = f64::from(plan.accumulation + stages - 1) * beat + reduction as f64;
+        let visits = match plan.offchip {
+            true => 2 * streaming_cycles(machine, (visiting * tiles / replicas) as u64),
+            false => 0,
+        };
+        let cycles = f64::from(plan.accumulation + stages - 1) * beat + (reduction + visits) as f64;
         Candidate {
             samples_per_second: self.global_batch as f64 * machine.clock_hz / cycles,
             fullest,

@@ -81,7 +81,9 @@ fn environment(graph: &Graph, seed: u64) -> (Tensors, Tensors) {
     let (mut states, mut inputs) = (Tensors::new(), Tensors::new());
     for op in graph.ops() {
         match graph.op(op) {
-            Op::Parameter { state, kind, ty } => {
+            Op::Parameter {
+                state, kind, ty, ..
+            } => {
                 let low = match kind {
                     StateKind::OptimiserState | StateKind::Counter => 0.1,
                     StateKind::Weight | StateKind::Accumulator => -1.0,

@@ -108,6 +108,14 @@ fn check_step(program: &Program, step: &Step) -> Result<(), String> {
             }
             Ok(())
         }
+        Step::Remote { state, origin, .. } => {
+            check_origin(program, *origin)?;
+            match program.states.get(*state as usize) {
+                Some(state) if state.remote => Ok(()),
+                Some(state) => Err(format!("state {} is not in streaming memory", state.name)),
+                None => Err(format!("there is no state {state}")),
+            }
+        }
         Step::SetSeed { seed, origin } => {
             check_origin(program, *origin)?;
             check_variable_id(program, *seed)

@@ -56,6 +56,7 @@ fn program() -> Program {
             kind: StateKind::Weight,
             variable: VarId(0),
             sharded: false,
+            remote: false,
         }],
         streams: vec![Stream {
             name: "x".into(),

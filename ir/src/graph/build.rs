@@ -63,6 +63,7 @@ impl<'g> Builder<'g> {
             state: state.into(),
             kind,
             ty,
+            remote: false,
         };
         let id = self.graph.insert(op, &[], state, self.place)?;
         Ok(self.graph.value(id))

@@ -79,6 +79,21 @@ pub fn views_are_affine(shape: &Shape, views: &[crate::program::View]) -> bool {
 
 /// Expands one move of `program` into region copies, in a canonical order.
 pub fn expand(program: &Program, mv: &Move) -> Result<Expanded, ExchangeError> {
+    let mut copies = Vec::new();
+    visit_copies(program, mv, &mut |copy| copies.push(copy))?;
+    Ok(Expanded {
+        source_ipu: program.grid_of(mv.source).ipu,
+        destination_ipu: program.grid_of(mv.destination).ipu,
+        copies,
+    })
+}
+
+/// Visits the region copies of one move of `program`, in a canonical order, without keeping them; nothing is visited when it has no meaning.
+pub fn visit_copies(
+    program: &Program,
+    mv: &Move,
+    visit: &mut dyn FnMut(RegionCopy),
+) -> Result<(), ExchangeError> {
     let (source, destination) = (
         program.variable(mv.source),
         program.variable(mv.destination),
@@ -110,16 +125,12 @@ pub fn expand(program: &Program, mv: &Move) -> Result<Expanded, ExchangeError> {
         element: source.ty.dtype.bytes(),
         at: &mv.at,
         map: &map,
-        copies: Vec::new(),
+        visit,
     };
     for held in Blocks::of(destination, destination_grid).blocks {
         expansion.fill(&held);
     }
-    Ok(Expanded {
-        source_ipu: source_grid.ipu,
-        destination_ipu: destination_grid.ipu,
-        copies: expansion.copies,
-    })
+    Ok(())
 }
 
 /// One distinct block of a variable and the tiles that hold a copy of it.
@@ -182,7 +193,7 @@ struct Expansion<'a> {
     element: usize,
     at: &'a [usize],
     map: &'a AffineMap,
-    copies: Vec<RegionCopy>,
+    visit: &'a mut dyn FnMut(RegionCopy),
 }
 
 impl Expansion<'_> {
@@ -308,15 +319,15 @@ impl Expansion<'_> {
         };
         let is_local =
             |tile: u32| self.same_ipu && self.source.on_tile[tile as usize] == index as u32;
-        let local = held.tiles.iter().filter(|&&tile| is_local(tile));
-        self.copies
-            .extend(local.map(|&tile| copy(tile, SmallVec::from_elem(tile, 1))));
+        for &tile in held.tiles.iter().filter(|&&tile| is_local(tile)) {
+            (self.visit)(copy(tile, SmallVec::from_elem(tile, 1)));
+        }
         let mut remote = SmallVec::with_capacity(held.tiles.len());
         remote.extend(held.tiles.iter().copied().filter(|&tile| !is_local(tile)));
         if let Some(&to) = remote.first() {
             // Spread the sending over the tiles that hold a copy.
             let source_tile = from.tiles[to as usize % from.tiles.len()];
-            self.copies.push(copy(source_tile, remote));
+            (self.visit)(copy(source_tile, remote));
         }
     }
 

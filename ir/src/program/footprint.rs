@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::cost::moves::DistinctMoves;
 use super::cost::traffic::Flow;
 use super::{Codelet, ComputeSet, Exchange, Program, Step, Sync, Variable, VertexGroup};
-use crate::ids::{GridId, IpuId, TileId};
+use crate::ids::{GridId, IpuId, TileId, VarId};
 use crate::machine::code_size::{
     BASE_ADDRESS, CALL, CALL_EXCHANGE, COPY_DESCRIPTOR, PACKET_BYTES, PACKET_CODE, PACKET_HEADER,
     RECEIVED_REGION, REGION_LOOP, SENT_REGION, START_VERTICES, SUPERVISOR_STACK, SYNC, UNLOADABLE,
@@ -186,7 +186,14 @@ impl<'p> Account<'p> {
         match step {
             Step::Compute(set) => self.compute(set, moves),
             Step::Exchange(exchange) => self.exchange(exchange, moves),
-            Step::Host { stream, .. } => self.host(*stream),
+            Step::Host { stream, .. } => {
+                let variable = self.program.streams[*stream as usize].variable;
+                self.packets(variable, CodeKind::HostExchangeCode);
+            }
+            Step::Remote { state, .. } => {
+                let variable = self.program.states[*state as usize].variable;
+                self.packets(variable, CodeKind::GlobalExchangeCode);
+            }
             Step::Sync(Sync::Ipu(ipu)) => self.control(Some(*ipu), SYNC),
             Step::Sync(Sync::Replica) => self.control(None, SYNC),
             Step::SetSeed { seed, .. } => {
@@ -318,17 +325,15 @@ impl<'p> Account<'p> {
         }
     }
 
-    /// Packets between the host and every tile that holds a part of the stream's variable.
-    fn host(&mut self, stream: u32) {
-        let variable = self
-            .program
-            .variable(self.program.streams[stream as usize].variable);
+    /// Packets between the host, or streaming memory, and every tile that holds a part of the variable.
+    fn packets(&mut self, variable: VarId, kind: CodeKind) {
+        let variable = self.program.variable(variable);
         let grid = self.program.grid(variable.grid);
         let packets = (variable.tile_bytes(grid) as u64).div_ceil(PACKET_BYTES);
         let bytes = saturate(packets.saturating_mul(u64::from(PACKET_HEADER + PACKET_CODE)));
         for tile in grid.tile_ids() {
             let tile = self.tile(grid.ipu, tile.0);
-            tile.add(CodeKind::HostExchangeCode, bytes);
+            tile.add(kind, bytes);
             tile.add(CodeKind::ControlCode, CALL_EXCHANGE);
         }
     }

@@ -104,7 +104,10 @@ fn subject(op: &Op) -> String {
 fn attributes(op: &Op) -> String {
     let mut list: Vec<String> = Vec::new();
     match op {
-        Op::Parameter { kind, .. } => list.push(kind.name().into()),
+        Op::Parameter { kind, remote, .. } => {
+            list.push(kind.name().into());
+            list.extend(remote.then(|| "remote".into()));
+        }
         Op::Matmul {
             transpose_a,
             transpose_b,

@@ -126,6 +126,7 @@ impl OpBuilder<'_> {
                 state: self.subject("the name of a state")?,
                 kind: self.state_kind()?,
                 ty: self.declared()?,
+                remote: self.flag("remote")?,
             },
             "assign" => Op::Assign {
                 state: self.subject("the name of a state")?,

@@ -30,8 +30,8 @@ use super::program_names::ProgramNames;
 use crate::ids::{GridId, ProcId, VarId};
 use crate::op::ReduceKind;
 use crate::program::{
-    Codelet, Cut, Direction, Exchange, Grid, Move, Operand, Procedure, Program, Rounding, Step,
-    Sync, Variable, VertexGroup, View,
+    Codelet, Cut, Direction, Exchange, Grid, Move, Operand, Procedure, Program, RemoteDirection,
+    Rounding, Step, Sync, Variable, VertexGroup, View,
 };
 use crate::types::{Shape, TensorType};
 
@@ -232,6 +232,19 @@ impl Printer<'_> {
                     format!("{keyword} {} %{variable}", quote(&s.name))
                 }
                 None => format!("transfer by unknown stream {stream}"),
+            },
+            Step::Remote {
+                state, direction, ..
+            } => match self.program.states.get(*state as usize) {
+                Some(s) => {
+                    let keyword = match direction {
+                        RemoteDirection::Load => "load",
+                        RemoteDirection::Store => "store",
+                    };
+                    let variable = self.names.variable(s.variable);
+                    format!("{keyword} {} %{variable}", quote(&s.name))
+                }
+                None => format!("transfer of unknown state {state}"),
             },
             Step::SetSeed { seed, .. } => {
                 format!("set seed %{}", self.names.variable(*seed))

@@ -8,7 +8,7 @@
 //! a link after its level.
 
 use indexmap::IndexMap;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use superstep_ir::graph::{Graph, Phase, Value};
 use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
@@ -106,6 +106,7 @@ impl Lowering<'_> {
             pending: FxHashMap::default(),
             imports: FxHashMap::default(),
             staged: Some(staged),
+            brought: FxHashSet::default(),
         };
         for (i, ops) in by_segment.values().enumerate() {
             lowering.enter(i);

@@ -3,7 +3,7 @@
 use superstep_ir::graph::{Graph, Value};
 use superstep_ir::ids::{IpuId, VarId};
 use superstep_ir::op::{Op, StateKind};
-use superstep_ir::program::{Category, Direction, Operand, State, Step, Stream};
+use superstep_ir::program::{Category, Direction, Operand, RemoteDirection, State, Step, Stream};
 use superstep_ir::types::{Real, TensorType};
 
 use super::{Binding, LowerError, Lowering, OpLowering};
@@ -22,6 +22,7 @@ impl Lowering<'_> {
                 state,
                 kind: StateKind::Weight,
                 ty,
+                ..
             } = graph.op(weight.op)
             else {
                 continue;
@@ -50,6 +51,18 @@ impl Lowering<'_> {
             })
     }
 
+    /// Whether a graph of the module says that the state rests in streaming memory.
+    fn is_remote(&self, name: &str) -> bool {
+        let ops = self
+            .module
+            .graphs
+            .iter()
+            .flat_map(|g| g.ops().map(|op| g.op(op)));
+        let mut remote = ops
+            .filter(|op| matches!(op, Op::Parameter { state, remote: true, .. } if state == name));
+        remote.next().is_some()
+    }
+
     fn new_state(
         &mut self,
         state: &str,
@@ -63,12 +76,16 @@ impl Lowering<'_> {
             StateKind::OptimiserState | StateKind::Counter => Category::OptimiserState,
         };
         let variable = self.variable(state.to_string(), ty.clone(), layout, category);
-        self.program.variables[variable.index()].live = None;
+        let remote = self.is_remote(state);
+        if !remote {
+            self.program.variables[variable.index()].live = None;
+        }
         self.program.states.push(State {
             name: state.to_string(),
             kind,
             variable,
             sharded: self.is_sharded(state, kind, ty),
+            remote,
         });
         self.states.insert(state.to_string(), variable);
         variable
@@ -141,7 +158,12 @@ impl OpLowering<'_, '_, '_> {
         let kind = self.state_kind(state);
         let target = self.g.lw.state(state, kind, &ty, self.ipu);
         match self.g.bindings[&value].clone() {
-            Binding::Held { variable, views } if variable == target && views.is_empty() => {}
+            Binding::Held { variable, views } if variable == target && views.is_empty() => {
+                // Nothing was computed if nothing has brought it.
+                if self.is_away(target) {
+                    return Ok(());
+                }
+            }
             Binding::Held { variable, views } => {
                 let mv = super::whole_move(&self.g.lw.program, variable, views, target);
                 self.exchange("assign", vec![mv]);
@@ -152,7 +174,53 @@ impl OpLowering<'_, '_, '_> {
                 self.compute("assign", codelet, grid, &[], &[Operand::whole(target)]);
             }
         }
+        if let Some(state) = self.remote_state(target) {
+            self.remote(state, RemoteDirection::Store);
+        }
         Ok(())
+    }
+
+    /// Brings operands that rest in streaming memory, when they are needed for the first time. Views need nothing.
+    pub(super) fn bring_remote(&mut self) {
+        let node = self.g.graph.node(self.id);
+        if node.op.is_view() || matches!(node.op, Op::Assign { .. }) {
+            return;
+        }
+        for value in node.operands() {
+            let Some(&Binding::Held { variable, .. }) = self.g.bindings.get(value) else {
+                continue;
+            };
+            if let Some(state) = self
+                .remote_state(variable)
+                .filter(|_| self.is_away(variable))
+            {
+                self.g.brought.insert(variable);
+                self.remote(state, RemoteDirection::Load);
+            }
+        }
+    }
+
+    /// Whether a state rests in streaming memory and nothing has brought it.
+    fn is_away(&self, variable: VarId) -> bool {
+        self.remote_state(variable).is_some() && !self.g.brought.contains(&variable)
+    }
+
+    /// Number of the state that a variable holds for a while.
+    fn remote_state(&self, variable: VarId) -> Option<u32> {
+        let states = &self.g.lw.program.states;
+        let state = states
+            .iter()
+            .position(|s| s.remote && s.variable == variable)?;
+        Some(state as u32)
+    }
+
+    fn remote(&mut self, state: u32, direction: RemoteDirection) {
+        self.g.steps.push(Step::Remote {
+            state,
+            direction,
+            origin: self.origin,
+        });
+        self.sets += 1;
     }
 
     fn state_kind(&self, state: &str) -> StateKind {

@@ -152,12 +152,14 @@ fn program() -> Program {
                 kind: StateKind::Weight,
                 variable: VarId(W),
                 sharded: false,
+                remote: false,
             },
             State {
                 name: "total".into(),
                 kind: StateKind::Accumulator,
                 variable: VarId(TOTAL),
                 sharded: false,
+                remote: false,
             },
         ],
         streams: vec![
@@ -347,6 +349,7 @@ fn received_copies_share_storage_unless_something_is_written_there() {
         kind: StateKind::Accumulator,
         variable: VarId(Y_TURNED),
         sharded: false,
+        remote: false,
     });
     assert_eq!(shared(&kept), [X_HERE, W_HERE]);
 }

@@ -54,6 +54,7 @@ impl Forwarding {
                 }
                 Step::SetSeed { seed, .. } => kept[seed.index()] = true,
                 Step::Host { .. }
+                | Step::Remote { .. }
                 | Step::Sync(_)
                 | Step::Repeat { .. }
                 | Step::Call(_)

@@ -36,6 +36,7 @@ pub(crate) fn shared(program: &Program, layouts: &Layouts) -> Vec<bool> {
             }
             Step::SetSeed { seed, .. } => kept_apart[seed.index()] = true,
             Step::Host { .. }
+            | Step::Remote { .. }
             | Step::Sync(_)
             | Step::Repeat { .. }
             | Step::Call(_)

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use superstep_ir::ids::{IpuId, ProcId, TileId};
 use superstep_ir::program::cost::moves::DistinctMoves;
 use superstep_ir::program::cost::traffic::TileSums;
-use superstep_ir::program::{Procedure, Program, Step};
+use superstep_ir::program::{Procedure, Program, RemoteDirection, Step};
 
 use super::measure::{Measured, measure};
 use super::traffic::Traffic;
@@ -237,7 +237,7 @@ impl Walk<'_> {
             let [read, written] = measured.touched.map(|bytes| bytes.saturating_mul(times));
             origin.bytes_read = origin.bytes_read.saturating_add(read);
             origin.bytes_written = origin.bytes_written.saturating_add(written);
-            if measured.kind != Kind::Host {
+            if !matches!(measured.kind, Kind::Host | Kind::Streaming) {
                 let bytes = measured.bytes.saturating_mul(times);
                 origin.bytes_exchanged = origin.bytes_exchanged.saturating_add(bytes);
             }
@@ -298,6 +298,15 @@ impl Walk<'_> {
             Step::Exchange(exchange) => exchange.name.clone(),
             Step::Collective(collective) => collective.name.clone(),
             Step::Host { stream, .. } => self.program.streams[*stream as usize].name.clone(),
+            Step::Remote {
+                state, direction, ..
+            } => {
+                let name = &self.program.states[*state as usize].name;
+                match direction {
+                    RemoteDirection::Load => format!("load {name}"),
+                    RemoteDirection::Store => format!("store {name}"),
+                }
+            }
             Step::SetSeed { .. } => "set seed".into(),
             _ => "sync".into(),
         }

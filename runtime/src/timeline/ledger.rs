@@ -52,10 +52,12 @@ pub enum Cause {
     /// Data passes between IPUs.
     Links,
     Host,
+    /// Data passes between streaming memory and IPUs.
+    Streaming,
 }
 
 impl Cause {
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 19;
 
     pub const ALL: [Cause; Cause::COUNT] = [
         Cause::Ideal,
@@ -76,6 +78,7 @@ impl Cause {
         Cause::Sync,
         Cause::Links,
         Cause::Host,
+        Cause::Streaming,
     ];
 
     /// As machines read it.
@@ -99,6 +102,7 @@ impl Cause {
             Cause::Sync => "sync",
             Cause::Links => "links",
             Cause::Host => "host",
+            Cause::Streaming => "streaming",
         }
     }
 }

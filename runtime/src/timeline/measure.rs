@@ -1,9 +1,9 @@
 //! The length of one step by itself, and what it goes into.
 
-use superstep_ir::ids::{IpuId, OriginId, TileId};
+use superstep_ir::ids::{IpuId, OriginId, TileId, VarId};
 use superstep_ir::machine::codelet_cost::data::SET_SEED;
 use superstep_ir::machine::exchange_cost::exchange_cycles;
-use superstep_ir::machine::link_cost::{ReplicaRing, host_cycles};
+use superstep_ir::machine::link_cost::{ReplicaRing, host_cycles, streaming_cycles};
 use superstep_ir::program::cost::compute_set;
 use superstep_ir::program::cost::traffic::TileSums;
 use superstep_ir::program::{Collective, CollectiveKind, Program, Step, Sync};
@@ -90,6 +90,12 @@ pub(super) fn measure<'p>(
         Step::Sync(Sync::Replica) if program.ipus == 1 => Measured::sync(machine.sync_cycles),
         Step::Sync(Sync::Replica) => Measured::sync(machine.global_sync_cycles),
         Step::Host { stream, origin } => host(program, *stream, *origin),
+        Step::Remote { state, origin, .. } => {
+            let variable = program.states[*state as usize].variable;
+            let bytes = program.variable(variable).ty.bytes() as u64;
+            let transfer = streaming_cycles(machine, bytes);
+            outside(program, variable, *origin, Kind::Streaming, transfer)
+        }
         Step::SetSeed { seed, origin } => {
             let grid = program.grid_of(*seed);
             let tiles = grid.points() as u32;
@@ -147,20 +153,38 @@ fn between_replicas(program: &Program, collective: &Collective) -> Measured {
     }
 }
 
-/// A host transfer: the sync that lets the host in, then its link or the busiest tile, whichever is slower.
 fn host(program: &Program, stream: u32, origin: OriginId) -> Measured {
+    let variable = program.streams[stream as usize].variable;
+    let bytes = program.variable(variable).ty.bytes() as u64;
+    let transfer = host_cycles(&program.machine, bytes);
+    outside(program, variable, origin, Kind::Host, transfer)
+}
+
+/// A transfer between a variable and the host or streaming memory: the sync that lets them in, then their link, which takes `link` cycles, or
+/// the busiest tile, whichever is slower. Nothing else goes on meanwhile: no tiles are set aside for transfers.
+fn outside(
+    program: &Program,
+    variable: VarId,
+    origin: OriginId,
+    kind: Kind,
+    link: u64,
+) -> Measured {
     let machine = &program.machine;
-    let variable = program.variable(program.streams[stream as usize].variable);
+    let variable = program.variable(variable);
     let grid = program.grid(variable.grid);
     let bytes = variable.ty.bytes() as u64;
     let a_tile = variable.tile_bytes(grid) as u64;
-    let transfer = host_cycles(machine, bytes).max(exchange_cycles(machine, a_tile, a_tile));
+    let transfer = link.max(exchange_cycles(machine, a_tile, a_tile));
+    let cause = match kind {
+        Kind::Streaming => Cause::Streaming,
+        _ => Cause::Host,
+    };
     let mut ledger = Ledger::of(Cause::Sync, machine.global_sync_cycles);
-    ledger += Ledger::of(Cause::Host, transfer);
+    ledger += Ledger::of(cause, transfer);
     Measured {
         origin: Some(origin),
         ipu: Some(grid.ipu.0),
         bytes,
-        ..Measured::new(Kind::Host, ledger)
+        ..Measured::new(kind, ledger)
     }
 }

@@ -148,8 +148,6 @@ pub(super) struct OutputOptions {
     /// Folder that keeps compiled programs for the next run of the same shape.
     #[arg(long = "executable_cache_dir", value_name = "DIR")]
     pub(super) executable_cache_dir: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) host: HostOptions,
     /// Leave out the samples that do not fill a batch of evaluation over all replicas; training always does.
     #[arg(long = "dataloader_drop_last", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     pub(super) drop_last: bool,
@@ -159,6 +157,8 @@ pub(super) struct OutputOptions {
     /// Accepted for the sake of scripts: tokenising takes all threads.
     #[arg(long = "preprocessing_num_workers", value_name = "N", hide = true)]
     _preprocessing_workers: Option<u32>,
+    #[command(flatten)]
+    pub(super) host: HostOptions,
 }
 
 impl ScheduleOptions {

@@ -6,7 +6,7 @@ use crate::ids::IpuId;
 use crate::machine::Machine;
 use crate::machine::exchange_cost::{TileTraffic, copy_cycles, traffic_cycles};
 use crate::machine::link_cost::{Transfer, inter_ipu_cycles};
-use crate::program::exchange::{Loop, RegionCopy, expand};
+use crate::program::exchange::{Loop, RegionCopy, visit_copies};
 use crate::program::{Move, Program};
 
 /// Cycles of an exchange and what it moves.
@@ -239,22 +239,19 @@ impl IpuSum {
 
 /// Expands a move and sums up by tile. In pair mode a copy is wide when it goes to whole pairs of tiles only.
 pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
-    let Ok(expanded) = expand(program, mv) else {
-        return MoveTraffic::default();
-    };
-    let same_ipu = expanded.source_ipu == expanded.destination_ipu;
+    let same_ipu = program.grid_of(mv.source).ipu == program.grid_of(mv.destination).ipu;
     let tiles = program.machine.tiles_per_ipu as usize;
     let mut sent = vec![Flow::default(); tiles];
     let mut received = vec![Flow::default(); tiles];
     let mut copied = vec![Flow::default(); tiles];
     let mut pairs = PairSets::new(tiles);
     let mut traffic = MoveTraffic::default();
-    for copy in &expanded.copies {
+    let mut add = |copy: &RegionCopy| {
         let bytes = copy.bytes();
         let arriving = runs(copy, |l| l.destination_stride);
         if same_ipu && copy.destination_tiles.as_slice() == [copy.source_tile] {
             copied[copy.source_tile as usize].add_region(bytes, 0, arriving);
-            continue;
+            return;
         }
         let words = whole_words(copy);
         let wide = if pairs.are_whole(&copy.destination_tiles) {
@@ -269,6 +266,9 @@ pub fn move_traffic(program: &Program, mv: &Move) -> MoveTraffic {
         }
         traffic.total_sent += bytes;
         traffic.total_received += bytes * copy.destination_tiles.len() as u64;
+    };
+    if visit_copies(program, mv, &mut |copy| add(&copy)).is_err() {
+        return MoveTraffic::default();
     }
     let busy = |all: Vec<Flow>| -> Vec<(u32, Flow)> {
         let tiles = (0u32..).zip(all);

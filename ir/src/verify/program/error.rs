@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::ids::{GridId, IpuId, ProcId, TileId, VarId};
 use crate::program::exchange::ExchangeError;
-use crate::program::{Program, Step, Sync};
+use crate::program::{Program, RemoteDirection, Step, Sync};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +89,7 @@ pub enum ProgramErrorKind {
     },
     #[error("live from step {0} to step {1}")]
     EmptyLiveRange(u32, u32),
-    #[error("state must always be live")]
+    #[error("state that rests on tiles must always be live")]
     StateNotAlwaysLive,
     #[error(
         "overlaps `{other}` on {tile} of {ipu}: bytes {start:#x}..{end:#x}, both live at step {step}"
@@ -152,6 +152,10 @@ pub enum ProgramErrorKind {
         first: u32,
         last: u32,
     },
+    #[error(
+        "state `{state}` does not rest in streaming memory, so there is nothing to load or store"
+    )]
+    NotRemote { state: String },
     #[error("`{source_name}` and `{destination}` do not fit a {kind} over {replicas} replicas")]
     Collective {
         kind: &'static str,
@@ -206,6 +210,11 @@ fn what(program: &Program, step: &Step) -> String {
             let stream = program.streams.get(*stream as usize);
             format!("transfer {:?}", stream.map_or("?", |s| s.name.as_str()))
         }
+        Step::Remote {
+            direction: RemoteDirection::Load,
+            ..
+        } => "load".into(),
+        Step::Remote { .. } => "store".into(),
         Step::SetSeed { .. } => "set seed".into(),
         Step::Collective(c) => format!("{} {:?}", c.kind.name(), c.name),
         Step::Repeat { count, body } => format!("repeat {count} times {}", called(*body)),

@@ -14,7 +14,7 @@ use super::error::{ProgramError, ProgramErrorKind, ProgramPlace};
 use super::exchanges::{read_region, written_region};
 use super::region::{Coverage, Region};
 use crate::ids::{ProcId, VarId};
-use crate::program::{Direction, Move, Operand, Program, Step, View};
+use crate::program::{Direction, Move, Operand, Program, RemoteDirection, Step, View};
 use crate::types::Shape;
 
 /// Largest tensor whose views are followed element by element when boxes cannot tell what is read.
@@ -32,7 +32,9 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
     };
     flow.summarise(program.entry);
     let summary = flow.summaries.remove(&program.entry).unwrap_or_default();
-    let states: FxHashSet<VarId> = program.states.iter().map(|s| s.variable).collect();
+    // What rests in streaming memory is on its tiles from a load on.
+    let resting = program.states.iter().filter(|s| !s.remote);
+    let states: FxHashSet<VarId> = resting.map(|s| s.variable).collect();
     for (id, reads) in summary.carried {
         if let Some(read) = reads.first().filter(|_| !states.contains(&id)) {
             let kind = ProgramErrorKind::ReadBeforeWrite {
@@ -195,6 +197,15 @@ impl<'p> Flow<'p> {
                     Direction::DeviceToHost => self.read_operand(frame, &whole),
                 }
             }
+            Step::Remote {
+                state, direction, ..
+            } => {
+                let whole = Operand::whole(self.program.states[*state as usize].variable);
+                match direction {
+                    RemoteDirection::Load => self.write_operand(frame, &whole),
+                    RemoteDirection::Store => self.read_operand(frame, &whole),
+                }
+            }
             Step::SetSeed { seed, .. } => self.read_operand(frame, &Operand::whole(*seed)),
             Step::Collective(c) => {
                 self.read_operand(frame, &Operand::whole(c.source));
@@ -259,9 +270,10 @@ impl<'p> Flow<'p> {
     fn is_covered(&self, id: VarId, read: &Read<'_>, known: &Coverage) -> bool {
         let shape = &self.program.variable(id).ty.shape;
         known.covers(&read.region)
-            || read
-                .views
-                .is_some_and(|views| covers_elements(known, shape, views))
+            || read.views.is_some_and(|views| {
+                // What nothing of is written need not be followed.
+                known.touches(&read.region) && covers_elements(known, shape, views)
+            })
     }
 
     /// A value that is made at step `from` of the frame, or in a procedure that it runs, and is needed at its current step, must be alive in
@@ -362,7 +374,8 @@ impl<'p> Flow<'p> {
 /// Whether every element that the views look at is covered: follows them one by one.
 fn covers_elements(coverage: &Coverage, shape: &Shape, views: &[View]) -> bool {
     let elements = shape.elements();
-    if elements > FOLLOWED_ELEMENTS_MAX {
+    // What a procedure reads before it has written any of it needs no following.
+    if coverage.is_empty() || elements > FOLLOWED_ELEMENTS_MAX {
         return false;
     }
     let mut shape = shape.clone();

@@ -51,7 +51,7 @@ fn addresses(program: &Program) -> Vec<ProgramError> {
             fail(ProgramErrorKind::EmptyLiveRange(first, last));
         }
     }
-    for state in &program.states {
+    for state in program.states.iter().filter(|s| !s.remote) {
         if program.variable(state.variable).live.is_some() {
             let place = ProgramPlace::State(state.name.clone());
             let kind = ProgramErrorKind::StateNotAlwaysLive;

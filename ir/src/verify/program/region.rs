@@ -93,6 +93,10 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.boxes.is_empty()
+    }
+
     pub(super) fn add(&mut self, region: Region) {
         let mut region = region;
         // Slices that arrive in order grow into one box.
@@ -112,6 +116,11 @@ impl Coverage {
     /// Adds all boxes of another.
     pub(super) fn join(&mut self, other: Coverage) {
         other.boxes.into_iter().for_each(|region| self.add(region));
+    }
+
+    /// Whether some of the region may be covered.
+    pub(super) fn touches(&self, region: &Region) -> bool {
+        self.boxes.iter().any(|written| written.overlaps(region))
     }
 
     pub(super) fn covers(&self, region: &Region) -> bool {

@@ -254,6 +254,16 @@ impl Structure<'_> {
                 self.count(&place, "stream", *stream, program.streams.len());
                 self.origin(&place, *origin);
             }
+            Step::Remote { state, origin, .. } => {
+                self.count(&place, "state", *state, program.states.len());
+                self.origin(&place, *origin);
+                if let Some(state) = program.states.get(*state as usize).filter(|s| !s.remote) {
+                    let kind = ProgramErrorKind::NotRemote {
+                        state: state.name.clone(),
+                    };
+                    self.fail(&place, kind);
+                }
+            }
             Step::SetSeed { seed, origin } => {
                 self.origin(&place, *origin);
                 self.variable_id(&place, *seed);

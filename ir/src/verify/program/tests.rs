@@ -148,6 +148,7 @@ fn sound() -> Program {
             kind: StateKind::Weight,
             variable: W,
             sharded: false,
+            remote: false,
         }],
         streams: vec![
             stream("x", Direction::HostToDevice, X),

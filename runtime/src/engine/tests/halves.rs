@@ -26,6 +26,7 @@ fn mixed(rounding: Rounding) -> Program {
             kind: StateKind::Counter,
             variable: seed,
             sharded: false,
+            remote: false,
         });
         let origin = OriginId(0);
         p.procedures[0]

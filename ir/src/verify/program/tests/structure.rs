@@ -332,6 +332,7 @@ fn a_seed_is_two_words_whole_on_each_tile() {
             kind: StateKind::Counter,
             variable: VarId(p.variables.len() as u32),
             sharded: false,
+            remote: false,
         });
         p.procedures[MAIN]
             .steps

@@ -1,0 +1,143 @@
+//! A pod is the single IPU with the same global batch: pipelines of several stages, replicas, recomputed layers, shared out and remote
+//! optimiser state, in any combination.
+
+mod support;
+
+use superstep_ir::program::{Program, Step};
+use superstep_passes::place::Recompute;
+use superstep_passes::{CompileOptions, compile};
+use superstep_runtime::{EngineOptions, Schedule};
+use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state};
+
+const STEPS: usize = 3;
+/// Rows of a step: the stages of the pipeline twice over.
+const ROWS: u32 = 16;
+
+/// Two golden steps make one here, each row a micro-batch.
+fn golden() -> Golden {
+    let mut golden = Golden::load("tiny").by_rows();
+    golden.tokens = golden.tokens.chunks(2).map(<[_]>::concat).collect();
+    golden
+}
+
+fn program(golden: &Golden, options: CompileOptions) -> Program {
+    let replicas = options.replicas.max(1);
+    let mut hyper = golden.hyper("");
+    hyper.accumulation = ROWS / replicas;
+    let ipus = options.layers_per_ipu.as_ref().map_or(1, Vec::len) as u32 * replicas;
+    let options = CompileOptions {
+        gradient_accumulation_steps: hyper.accumulation,
+        ..options
+    };
+    let module = golden.training_module(&hyper, 1);
+    let compiled = compile(module, &machine(ipus, 64), &options, vec![]);
+    compiled.unwrap_or_else(|e| panic!("{e}")).program
+}
+
+/// Weights after a few steps, by name.
+fn train(golden: &Golden, program: Program, options: EngineOptions) -> Vec<(String, Vec<f32>)> {
+    let mut engine = engine_with(program, &golden.weights, &options);
+    let mut feed = Feed::new(golden.seq);
+    for (step, rows) in golden.tokens.iter().take(STEPS).enumerate() {
+        feed.micro_batches.extend(rows.iter().cloned());
+        feed.learning_rate = 1e-3 * (step + 1) as f32;
+        engine.run(&mut feed).expect("step");
+    }
+    let weights = golden.weights.iter();
+    let read = weights.map(|(name, w)| (name.to_string(), state(&engine, name, w.data.len())));
+    read.collect()
+}
+
+const FAST: EngineOptions = EngineOptions {
+    threads: 2,
+    portable: false,
+    schedule: Schedule::Fast,
+};
+
+fn pod(recompute: bool, sharded: bool, offchip: bool) -> CompileOptions {
+    CompileOptions {
+        layers_per_ipu: Some(vec![0, 1, 1]),
+        pipelined: true,
+        replicas: 2,
+        recompute: match recompute {
+            true => Recompute::EveryLayer,
+            false => Recompute::Nothing,
+        },
+        sharded: sharded.then_some(64),
+        offchip,
+        ..CompileOptions::default()
+    }
+}
+
+fn single() -> CompileOptions {
+    CompileOptions {
+        layers_per_ipu: Some(vec![2]),
+        ..CompileOptions::default()
+    }
+}
+
+#[test]
+fn every_combination_trains_as_a_single_ipu_does() {
+    let golden = golden();
+    let expected = train(&golden, program(&golden, single()), FAST);
+    let remote_alone = CompileOptions {
+        offchip: true,
+        ..single()
+    };
+    let mut cases = vec![remote_alone];
+    for case in 0..8 {
+        cases.push(pod(case & 1 > 0, case & 2 > 0, case & 4 > 0));
+    }
+    for options in cases {
+        let trained = train(&golden, program(&golden, options.clone()), FAST);
+        for ((name, got), (_, want)) in trained.iter().zip(&expected) {
+            let off = relative_l2(&judged(name, got), &judged(name, want));
+            assert!(off <= 1e-5, "{options:?}: {name} is off by {off:e}");
+        }
+    }
+}
+
+#[test]
+fn neither_threads_nor_schedule_change_a_bit() {
+    let golden = golden();
+    let weights = |threads, schedule| {
+        let options = EngineOptions {
+            threads,
+            schedule,
+            ..FAST
+        };
+        train(&golden, program(&golden, pod(true, true, true)), options)
+    };
+    let reference = weights(2, Schedule::Fast);
+    assert!(weights(1, Schedule::Fast) == reference);
+    assert!(weights(2, Schedule::Strict) == reference);
+    assert!(weights(2, Schedule::Poisoned) == reference);
+}
+
+#[test]
+fn remote_state_is_on_tiles_for_its_update_only() {
+    let golden = golden();
+    let program = program(&golden, pod(true, true, true));
+    let (mut loads, mut ranges) = (0, Vec::new());
+    program.walk(&mut |step, times| {
+        if let Step::Remote { state, .. } = step {
+            loads += 1;
+            assert_eq!(times, 1);
+            let state = &program.states[*state as usize];
+            ranges.push(program.variable(state.variable).live);
+        }
+    });
+    let remote = program.states.iter().filter(|s| s.remote).count();
+    // Two moments of every weight; each is loaded and stored.
+    assert_eq!(remote, 2 * golden.weights.iter().count());
+    assert_eq!(loads, 2 * remote);
+    let steps = {
+        let mut count = 0;
+        program.walk(&mut |_, _| count += 1);
+        count
+    };
+    for live in ranges {
+        let (first, last) = live.expect("it does not rest on tiles");
+        assert!(last - first < steps / 4, "{first} to {last} of {steps}");
+    }
+}
