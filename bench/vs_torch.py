@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """A training step of GPT-2 in PyTorch eager float32 and in superstep, on the same machine in the same run.
 
-    vs_torch.py [--superstep PATH] [--case small|wide_vocabulary|narrow_vocabulary] [--steps N] [--rounds R] [--json OUT] [--torch-only]
+    vs_torch.py [--superstep PATH] [--case small|wide_vocabulary|narrow_vocabulary] [--steps N] [--rounds R] [--precision NAME]
+                [--json OUT] [--torch-only]
 
 Both train the same model (random, saved by transformers) on the same tokens with AdamW, constant learning rate, no dropout, two threads.
 Rounds alternate; the first step of every process is warm-up and not counted. Losses must agree within 1e-3 at every step (exit code 1 if not).
+--precision takes one more run of superstep into each round, in that precision, and gives its speed over that of f32.
 """
 import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time
 import numpy as np
@@ -69,13 +71,13 @@ def run_torch(folder, steps, name):
     return json.loads(out.splitlines()[-1])
 
 
-def run_superstep(path, folder, steps, case, machine):
+def run_superstep(path, folder, steps, case, machine, precision):
     out = os.path.join(folder, "out")
     command = [path, "train", "--model_name_or_path", os.path.join(folder, "model"), "--train_tokens",
                os.path.join(folder, "tokens.npy"), "--max_steps", str(steps), "--per_device_train_batch_size", str(case["batch"]),
                "--gradient_accumulation_steps", "1", "--block_size", str(case["seq"]), "--learning_rate", str(RATE), "--weight_decay",
                str(DECAY), "--lr_scheduler_type", "constant", "--shuffle", "false", "--machine", machine, "--output_dir", out,
-               "--threads", str(THREADS)]
+               "--threads", str(THREADS), "--precision", precision]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     error = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -98,6 +100,7 @@ def main():
     parser.add_argument("--machine", default="pod16")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--precision", choices=["f32", "f16.32", "f16.16", "recipe"], default="f32")
     parser.add_argument("--json")
     parser.add_argument("--torch-only", action="store_true")
     parser.add_argument("--torch-process", help=argparse.SUPPRESS)
@@ -107,11 +110,13 @@ def main():
         return torch_process(a.torch_process, a.steps, case)
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(case, folder, a.steps)
-        torch_runs, our_runs = [], []
+        torch_runs, our_runs, other_runs = [], [], []
         for _ in range(a.rounds):
             torch_runs.append(run_torch(folder, a.steps, a.case))
             if not a.torch_only:
-                our_runs.append(run_superstep(a.superstep, folder, a.steps, case, a.machine))
+                our_runs.append(run_superstep(a.superstep, folder, a.steps, case, a.machine, "f32"))
+                if a.precision != "f32":
+                    other_runs.append(run_superstep(a.superstep, folder, a.steps, case, a.machine, a.precision))
     result = {"case": a.case, "torch": summary(torch_runs), "gemm_gflops": torch_runs[0]["gemm_gflops"]}
     print(f"{'':12}{'s a step: min':>14}{'median':>9}{'max':>9}{'peak GiB':>10}")
     rows = [("torch", result["torch"])]
@@ -120,12 +125,17 @@ def main():
         result["ratio"] = result["torch"]["median"] / result["superstep"]["median"]
         result["loss_difference"] = max(abs(x - y) for t, s in zip(torch_runs, our_runs) for x, y in zip(t["losses"], s["losses"]))
         rows.append(("superstep", result["superstep"]))
+    if other_runs:
+        result[a.precision] = summary(other_runs)
+        rows.append((a.precision, result[a.precision]))
     for name, r in rows:
         print(f"{name:12}{r['min']:14.2f}{r['median']:9.2f}{r['max']:9.2f}{r['rss_gib']:10.2f}")
     peak = ", ".join(f"{g:.0f} GFLOP/s with {n}" for n, g in result["gemm_gflops"].items())
     print(f"torch.mm 2048³: {peak} threads")
     if our_runs:
         print(f"speed of superstep over torch: {result['ratio']:.2f}x; largest difference of a loss {result['loss_difference']:.1e}")
+    if other_runs:
+        print(f"speed of {a.precision} over f32: {result['superstep']['median'] / result[a.precision]['median']:.2f}x")
     if a.json:
         json.dump(result, open(a.json, "w"), indent=1)
     return int(bool(our_runs) and result["loss_difference"] > 1e-3)
