@@ -2,8 +2,8 @@
 //!
 //! Precondition: `update` reads gradients from accumulators and works on weights, gradients and optimiser state element by element, or reduces
 //! a gradient to a scalar that goes into a concatenation (the global norm).
-//! Postcondition: accumulators are reduced over the replicas before anything reads them. A weight of at least `sharded` elements whose rows can be
-//! divided evenly is updated in parts: reduce-scatter of the gradient, the replica's own part of the weight, optimiser state of that part
+//! Postcondition: accumulators are reduced over the replicas before anything reads them. A weight of at least `sharded` elements is updated in
+//! parts of equally many rows, the last filled up with zeroes: reduce-scatter of the gradient, the replica's own part of the weight, optimiser state of that part
 //! only, all-gather of the new weight. All replicas end with the same weights.
 
 use std::collections::BTreeMap;
@@ -46,13 +46,12 @@ fn shards(update: &Graph, replication: Replication) -> BTreeMap<String, Shape> {
     let Some(least) = replication.sharded else {
         return BTreeMap::new();
     };
-    let replicas = replication.replicas as usize;
     // Parts are whole rows: anything else could not be moved in one piece.
-    let evenly = |shape: &Shape| {
+    let replicas = replication.replicas as usize;
+    let large = |shape: &Shape| {
         let rows = shape.dims().first();
-        rows.is_some_and(|rows| rows.is_multiple_of(replicas))
+        shape.elements() >= least && rows.is_some_and(|&rows| rows >= replicas)
     };
-    let large = |shape: &Shape| shape.elements() >= least && evenly(shape);
     let weights: BTreeMap<String, Shape> = update
         .parameters()
         .filter(|(_, _, kind, ty)| *kind == StateKind::Weight && large(&ty.shape))
@@ -159,10 +158,15 @@ impl Replicate<'_> {
         Ok(())
     }
 
-    /// One row a replica.
+    /// One row a replica; rows of zeroes fill up what does not come out even.
     fn rows(&mut self, value: Value, shape: &Shape, name: &str, place: Place) -> Built {
         let replicas = self.replication.replicas as usize;
-        let shape = Shape::new(&[replicas, shape.elements() / replicas]);
+        let padded = self.padded(shape);
+        let value = match padded[0] - shape[0] {
+            0 => value,
+            rows => self.pad(value, shape, rows, name, place)?,
+        };
+        let shape = Shape::new(&[replicas, padded.elements() / replicas]);
         self.insert(
             Op::Reshape { shape },
             &[value],
@@ -171,8 +175,29 @@ impl Replicate<'_> {
         )
     }
 
+    /// `shape` with as many rows as can be dealt out evenly.
+    fn padded(&self, shape: &Shape) -> Shape {
+        let mut padded = shape.clone();
+        padded.0[0] = shape[0].next_multiple_of(self.replication.replicas as usize);
+        padded
+    }
+
+    fn pad(&mut self, value: Value, shape: &Shape, rows: usize, name: &str, place: Place) -> Built {
+        let mut zeroes = shape.clone();
+        zeroes.0[0] = rows;
+        let zeroes = Op::Constant {
+            value: Real(0.0),
+            ty: TensorType::new(self.new.ty(value).dtype, zeroes),
+        };
+        let zeroes = self.insert(zeroes, &[], format!("{name}.padding"), place)?;
+        let both = [value, zeroes];
+        let name = format!("{name}.padded");
+        self.insert(Op::Concat { axis: 0 }, &both, name, place)
+    }
+
     fn part(&self, shape: &Shape) -> Shape {
-        Shape::new(&[shape.elements() / self.replication.replicas as usize])
+        let padded = self.padded(shape).elements();
+        Shape::new(&[padded / self.replication.replicas as usize])
     }
 
     /// The mean over the replicas, from the sum.
@@ -204,12 +229,20 @@ impl Replicate<'_> {
                     let gather = Op::AllGather { replicas };
                     let rows =
                         self.insert(gather, &[part], format!("{state}.all_gather"), place)?;
-                    self.insert(
-                        Op::Reshape { shape },
-                        &[rows],
-                        format!("{state}.whole"),
-                        place,
-                    )?
+                    let padded = self.padded(&shape);
+                    let is_padded = padded != shape;
+                    let whole = Op::Reshape { shape: padded };
+                    let whole = self.insert(whole, &[rows], format!("{state}.whole"), place)?;
+                    if is_padded {
+                        let rows = Op::Slice {
+                            axis: 0,
+                            start: 0,
+                            len: shape[0],
+                        };
+                        self.insert(rows, &[whole], format!("{state}.rows"), place)?
+                    } else {
+                        whole
+                    }
                 }
             }
         };
@@ -337,12 +370,12 @@ mod tests {
     use crate::testing::random_environment;
     use crate::training::{Moments, Optimiser, TrainingOptions, training_module};
 
-    fn update() -> Graph {
+    fn update(rows: usize) -> Graph {
         let mut forward = Graph::new("forward");
         let mut b = Builder::new(&mut forward);
-        let x = b.input("x", TensorType::f32([3, 6])).unwrap();
+        let x = b.input("x", TensorType::f32([3, rows])).unwrap();
         let w = b
-            .parameter("w", StateKind::Weight, TensorType::f32([6, 4]))
+            .parameter("w", StateKind::Weight, TensorType::f32([rows, 4]))
             .unwrap();
         let bias = b
             .parameter("b", StateKind::Weight, TensorType::f32([4]))
@@ -381,7 +414,9 @@ mod tests {
             let whole = &alone[state];
             let n = ty.shape.elements();
             if n < whole.data.len() {
-                let data = whole.data[replica * n..(replica + 1) * n].to_vec();
+                let rest = &whole.data[replica * n..];
+                let mut data = rest[..n.min(rest.len())].to_vec();
+                data.resize(n, 0.0);
                 states.insert(state.into(), Tensor::new(ty.clone(), data).unwrap());
             }
         }
@@ -390,8 +425,9 @@ mod tests {
 
     #[test]
     fn replicas_update_as_one_with_the_mean_of_their_gradients() {
-        let update = update();
-        for sharded in [None, Some(8)] {
+        // Of seven rows one replica has four, the other three and one of zeroes.
+        for (rows, sharded) in [(6, None), (6, Some(8)), (7, Some(8))] {
+            let update = update(rows);
             let replication = Replication {
                 replicas: 2,
                 sharded,

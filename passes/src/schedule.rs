@@ -9,13 +9,18 @@ use superstep_ir::ids::OpId;
 use superstep_ir::op::Op;
 
 /// A topological order of `graph` that keeps little alive: greedy by bytes made minus bytes no longer needed, ties by age.
-/// Assignments come last, so that state keeps its old value as long as anybody may read it.
+/// Assignments come last, so that state keeps its old value as long as anybody may read it; those of remote state come as soon as all have
+/// read it, so that it need not stay.
 pub fn schedule(graph: &Graph) -> Vec<OpId> {
+    let remote = remote_parameters(graph);
     let mut state = Scheduler::new(graph);
+    state.hold_back_remote_assigns(&remote);
     let mut order = Vec::with_capacity(graph.len());
     let mut assigns = Vec::new();
     while let Some(op) = state.next() {
-        if matches!(graph.op(op), Op::Assign { .. }) {
+        let stays =
+            matches!(graph.op(op), Op::Assign { state } if !remote.contains_key(state.as_str()));
+        if stays {
             assigns.push(op)
         } else {
             order.push(op)
@@ -24,6 +29,19 @@ pub fn schedule(graph: &Graph) -> Vec<OpId> {
     }
     order.extend(assigns);
     order
+}
+
+/// The `parameter` op of every state that rests in streaming memory.
+fn remote_parameters(graph: &Graph) -> FxHashMap<&str, OpId> {
+    let of = |op: OpId| match graph.op(op) {
+        Op::Parameter {
+            state,
+            remote: true,
+            ..
+        } => Some((state.as_str(), op)),
+        _ => None,
+    };
+    graph.ops().filter_map(of).collect()
 }
 
 struct Scheduler<'g> {
@@ -57,6 +75,26 @@ impl<'g> Scheduler<'g> {
         }
         s.hold_back_recomputed();
         s
+    }
+
+    /// The assignment of a remote state waits for all that read it.
+    fn hold_back_remote_assigns(&mut self, remote: &FxHashMap<&str, OpId>) {
+        let graph = self.graph;
+        for op in graph.ops() {
+            let Op::Assign { state } = graph.op(op) else {
+                continue;
+            };
+            let Some(&parameter) = remote.get(state.as_str()) else {
+                continue;
+            };
+            for reader in graph.uses(graph.value(parameter)) {
+                if reader.op != op {
+                    self.ready.remove(&op);
+                    *self.missing.entry(op).or_default() += 1;
+                    self.waiting.entry(reader.op).or_default().push(op);
+                }
+            }
+        }
     }
 
     /// The recomputed ops of a layer wait for the gradients that other backward ops hand to its own.

@@ -116,7 +116,7 @@ fn head_shows_format_table_and_manifest() {
     let bytes = executable().to_bytes();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().take(8).collect();
-    assert!(lines[0].starts_with("superstep executable format 3 version "));
+    assert!(lines[0].starts_with(&format!("superstep executable format {FORMAT} version ")));
     assert!(lines[1].starts_with("section manifest "));
     assert!(lines[2].starts_with("section program "));
     assert!(lines[3].starts_with("header "));
@@ -185,7 +185,8 @@ fn other_files_and_other_formats_are_told() {
         message.contains("format 7, written by superstep 3.1.4"),
         "{message}"
     );
-    assert!(message.contains("which reads format 3"), "{message}");
+    let reads = format!("which reads format {FORMAT}");
+    assert!(message.contains(&reads), "{message}");
 }
 
 /// A file with right digests around any program bytes.
