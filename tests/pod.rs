@@ -98,6 +98,19 @@ fn every_combination_trains_as_a_single_ipu_does() {
 }
 
 #[test]
+fn streaming_memory_changes_no_bit() {
+    let golden = golden();
+    let alone = |offchip| CompileOptions {
+        offchip,
+        ..single()
+    };
+    let pod = |offchip| pod(true, true, offchip);
+    let weights = |options| train(&golden, program(&golden, options), FAST);
+    assert!(weights(alone(true)) == weights(alone(false)));
+    assert!(weights(pod(true)) == weights(pod(false)));
+}
+
+#[test]
 fn neither_threads_nor_schedule_change_a_bit() {
     let golden = golden();
     let weights = |threads, schedule| {

@@ -420,6 +420,24 @@ fn half_precision_goes_on_bit_for_bit() {
 }
 
 #[test]
+fn remote_state_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, again) = (folder.path().join("whole"), folder.path().join("again"));
+    let remote = "--machine pod4 --replication_factor 2 --replicated_tensor_sharding true --optimizer_state_offchip true";
+    let remote = |out: &Path, more: &str| -> Vec<String> {
+        let line = arguments(out, &format!("{remote} {more}"));
+        let machine = line.iter().position(|a| a == "--machine").unwrap();
+        [&line[..machine], &line[machine + 2..]].concat()
+    };
+    superstep(&remote(&whole, "")).ok();
+    let first = whole.join("checkpoint-2");
+    let resume = format!("--resume_from_checkpoint {}", first.display());
+    superstep(&remote(&again, &resume)).ok();
+    assert_eq!(losses(&whole)[2..], losses(&again));
+    assert!(weights(&whole) == weights(&again));
+}
+
+#[test]
 fn an_overflow_is_skipped_and_halves_the_loss_scale() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
