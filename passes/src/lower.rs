@@ -159,6 +159,8 @@ struct Lowering<'m> {
     /// Forward plans chosen together with those of their gradients.
     joint: FxHashMap<JointProblem, MatmulPlan>,
     products: Vec<PlannedProduct>,
+    /// Numbers of the states that rest in streaming memory, by the variable that holds them for a while.
+    remote: FxHashMap<VarId, u32>,
     /// What the weights rest for.
     resting: FxHashMap<VarId, Resting>,
     /// The procedure that brings a seed of stochastic rounding.
@@ -202,6 +204,7 @@ impl<'m> Lowering<'m> {
             plans,
             joint: FxHashMap::default(),
             products: vec![],
+            remote: FxHashMap::default(),
             resting: FxHashMap::default(),
             seeding: None,
             next_base: FxHashMap::default(),

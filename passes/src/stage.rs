@@ -101,10 +101,8 @@ fn estimated_bytes(module: &Module, layers: u32) -> (Vec<u64>, u64) {
         for op in graph.ops() {
             let node = graph.node(op);
             let bytes: u64 = match &node.op {
-                Op::Parameter {
-                    state, ty, remote, ..
-                } => {
-                    if !remote && states.insert(state.clone()) {
+                Op::Parameter { state, ty, .. } => {
+                    if states.insert(state.clone()) {
                         ty.bytes() as u64
                     } else {
                         0

@@ -77,7 +77,10 @@ impl Lowering<'_> {
         };
         let variable = self.variable(state.to_string(), ty.clone(), layout, category);
         let remote = self.is_remote(state);
-        if !remote {
+        if remote {
+            let number = self.program.states.len() as u32;
+            self.remote.insert(variable, number);
+        } else {
             self.program.variables[variable.index()].live = None;
         }
         self.program.states.push(State {
@@ -160,7 +163,8 @@ impl OpLowering<'_, '_, '_> {
         match self.g.bindings[&value].clone() {
             Binding::Held { variable, views } if variable == target && views.is_empty() => {
                 // Nothing was computed if nothing has brought it.
-                if self.is_away(target) {
+                let is_remote = self.remote_state(target).is_some();
+                if is_remote && !self.g.brought.contains(&target) {
                     return Ok(());
                 }
             }
@@ -190,28 +194,17 @@ impl OpLowering<'_, '_, '_> {
             let Some(&Binding::Held { variable, .. }) = self.g.bindings.get(value) else {
                 continue;
             };
-            if let Some(state) = self
-                .remote_state(variable)
-                .filter(|_| self.is_away(variable))
+            if let Some(state) = self.remote_state(variable)
+                && self.g.brought.insert(variable)
             {
-                self.g.brought.insert(variable);
                 self.remote(state, RemoteDirection::Load);
             }
         }
     }
 
-    /// Whether a state rests in streaming memory and nothing has brought it.
-    fn is_away(&self, variable: VarId) -> bool {
-        self.remote_state(variable).is_some() && !self.g.brought.contains(&variable)
-    }
-
     /// Number of the state that a variable holds for a while.
     fn remote_state(&self, variable: VarId) -> Option<u32> {
-        let states = &self.g.lw.program.states;
-        let state = states
-            .iter()
-            .position(|s| s.remote && s.variable == variable)?;
-        Some(state as u32)
+        self.g.lw.remote.get(&variable).copied()
     }
 
     fn remote(&mut self, state: u32, direction: RemoteDirection) {
