@@ -7,6 +7,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::types::Real;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
+use superstep_passes::serialise::Serialise;
 
 use crate::precision::PrecisionSettings;
 
@@ -90,6 +91,8 @@ pub struct TrainingSettings {
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,
+    /// Products to make in slices, one after the other.
+    pub serialise: Vec<Serialise>,
     /// Least number of blocks in which the output head is computed, one after the other, where `loss_chunks` leaves it open.
     pub head_blocks: usize,
     /// Styles of execution that products may choose from.

@@ -137,6 +137,7 @@ impl Options {
             offchip: false,
             ipus_per_replica: None,
             matmul_proportion: Vec::new(),
+            serialise: Vec::new(),
             head_blocks: 1,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,

@@ -57,6 +57,13 @@ impl OpLowering<'_, '_, '_> {
         let logits = self.logits();
         let mut moves = Vec::new();
         let labels = self.beside(1, &logits, "labels", &mut moves);
+        // A row on each tile: what is gathered for it, an entry for every part of the classes, is much more than the row's own result.
+        let rows = self
+            .g
+            .lw
+            .layout_by_parts(self.ipu, 0, &[n.min(self.g.lw.tiles())]);
+        // Labels come from elsewhere for each chunk of rows. All else is alike in all chunks, and so is its exchange code.
+        let labels_of_rows = self.demand(1, &[], &rows, "labels", &mut moves);
         self.exchange("labels", moves);
         let [max, sum, picked] = ["max", "sum", "picked"].map(|what| self.per_part(&logits, what));
         let grid = logits.layout.grid;
@@ -71,18 +78,12 @@ impl OpLowering<'_, '_, '_> {
         let inputs = [whole(logits.variable), whole(labels)];
         self.compute("pick", Codelet::PickLabel, grid, &inputs, &[whole(picked)]);
 
-        // A row on each tile: what is gathered for it, an entry for every part of the classes, is much more than the row's own result.
-        let rows = self
-            .g
-            .lw
-            .layout_by_parts(self.ipu, 0, &[n.min(self.g.lw.tiles())]);
         let parts = self.g.lw.shape_of(max)[0];
         let gathered = Layout::new(rows.grid, [Cut::none(), rows.cuts[0].clone()]);
         let mut moves = Vec::new();
         let flat = vec![View::Reshape([parts, n].into())];
         let [max, sum, picked] = [max, sum, picked]
             .map(|v| self.arrange(v, flat.clone(), &gathered, "parts", &mut moves));
-        let labels = self.demand(1, &[], &rows, "labels", &mut moves);
         self.exchange("parts", moves);
         let per_row = TensorType::f32([n]);
         let loss = self.make("", per_row.clone(), rows.clone(), Category::Activation);
@@ -94,7 +95,7 @@ impl OpLowering<'_, '_, '_> {
             &[whole(max), whole(sum)],
             &[whole(logsumexp)],
         );
-        let inputs = [whole(picked), whole(logsumexp), whole(labels)];
+        let inputs = [whole(picked), whole(logsumexp), whole(labels_of_rows)];
         self.compute("loss", Codelet::RowLoss, rows.grid, &inputs, &[whole(loss)]);
         self.bind_whole(0, loss);
         self.bind_whole(1, logsumexp);

@@ -48,6 +48,7 @@ fn settings() -> TrainingSettings {
         offchip: false,
         ipus_per_replica: None,
         matmul_proportion: Vec::new(),
+        serialise: Vec::new(),
         head_blocks: 1,
         matmul_plan: PlanStyle::Auto,
         loss_chunks: None,
