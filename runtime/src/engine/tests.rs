@@ -192,6 +192,7 @@ fn program() -> Program {
             },
         ],
         entry: ProcId(0),
+        parts: vec![],
         rounding: Default::default(),
         origins: vec![Origin {
             name: "toy".into(),

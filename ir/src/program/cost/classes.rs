@@ -159,6 +159,7 @@ mod tests {
         cuts: [Cut; 3],
         [a, b]: [usize; 2],
         entry: bool,
+        parts: vec![],
     ) -> (Program, VertexGroup) {
         let tiles = crate::machine::tests_machine().tiles_per_ipu;
         let grid = Grid::dense("g", IpuId(0), 0, tiles, &[("a", a), ("b", b)]);

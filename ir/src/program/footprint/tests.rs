@@ -46,6 +46,7 @@ fn program(steps: Vec<Step>) -> Program {
             steps,
         }],
         entry: ProcId(0),
+        parts: vec![],
         origins: vec![Origin {
             name: "op".into(),
             kind: "op".into(),
