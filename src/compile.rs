@@ -180,7 +180,12 @@ pub fn compile_evaluation(
         dropout: false,
         loss_chunks,
     };
-    compile_inference(vec![gpt2_graph(config, options)?], machine, precision, plans)
+    compile_inference(
+        vec![gpt2_graph(config, options)?],
+        machine,
+        precision,
+        plans,
+    )
 }
 
 /// Compiles the two parts of generation into one program that has the weights and the cache once: `prefill` and `decode`.

@@ -203,6 +203,9 @@ impl Text<'_> {
             0 => prompt.last(),
             n => self.new.get(n - 1),
         };
-        (token.copied().unwrap_or(0), (prompt.len() + read).saturating_sub(1))
+        (
+            token.copied().unwrap_or(0),
+            (prompt.len() + read).saturating_sub(1),
+        )
     }
 }

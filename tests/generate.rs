@@ -127,7 +127,9 @@ impl Host for Recorder {
 
     fn take(&mut self, _: &str, from: &[u8]) -> Result<(), HostError> {
         let words = from.chunks_exact(4);
-        self.logits = words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect();
+        self.logits = words
+            .map(|w| f32::from_le_bytes(w.try_into().unwrap()))
+            .collect();
         Ok(())
     }
 }
@@ -199,7 +201,9 @@ impl Case {
         let ends = self.prompts.iter().enumerate();
         let mut host = Recorder {
             tokens: padded.collect(),
-            last: ends.map(|(b, &n)| (b * shape.prompt + n - 1) as i32).collect(),
+            last: ends
+                .map(|(b, &n)| (b * shape.prompt + n - 1) as i32)
+                .collect(),
             logits: Vec::new(),
         };
         session.run_part("prefill", &mut host).expect("prefill");
@@ -399,12 +403,7 @@ fn prompts_that_do_not_fit_are_named() {
     for (length, new, fits) in [(0, 2, false), (3, 4, true), (3, 5, false), (4, 1, false)] {
         let ids = vec![vec![1; length]];
         let generation = greedy(shape, new, None);
-        let outcome = generate(
-            &mut session,
-            &as_prompts(&ids),
-            &generation,
-            &mut |_, _| {},
-        );
+        let outcome = generate(&mut session, &as_prompts(&ids), &generation, &mut |_, _| {});
         assert_eq!(outcome.is_ok(), fits, "{length} and {new}");
     }
     assert!(session.run_part("main", &mut NoHost).is_err());

@@ -174,11 +174,7 @@ impl Engine {
         self.run_procedure(part, host)
     }
 
-    fn run_procedure(
-        &mut self,
-        procedure: ProcId,
-        host: &mut dyn Host,
-    ) -> Result<(), EngineError> {
+    fn run_procedure(&mut self, procedure: ProcId, host: &mut dyn Host) -> Result<(), EngineError> {
         self.memories.iter_mut().for_each(TileMemory::clear_seeds);
         let mut run = Run {
             program: &self.program,
@@ -190,8 +186,7 @@ impl Engine {
             host,
         };
         // One stay in the pool for the whole run: steps are too short to enter it for each.
-        self.pool
-            .install(|| run.procedure(procedure.index()))
+        self.pool.install(|| run.procedure(procedure.index()))
     }
 }
 

@@ -24,7 +24,11 @@ pub(super) struct Options {
     #[command(flatten)]
     model: ModelOptions,
     /// Text to continue; more than once: several texts side by side.
-    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(
+        long = "prompt",
+        value_name = "TEXT",
+        required_unless_present = "prompt_file"
+    )]
     prompt: Vec<String>,
     /// File with a text to continue in each line; blank lines are passed over.
     #[arg(long = "prompt_file", value_name = "FILE")]

@@ -80,7 +80,9 @@ mod tests {
             top_k,
             top_p,
         };
-        let mut tokens: Vec<u32> = (0..500).map(|i| sampling.choose(&LOGITS, 1, 0, i)).collect();
+        let mut tokens: Vec<u32> = (0..500)
+            .map(|i| sampling.choose(&LOGITS, 1, 0, i))
+            .collect();
         assert_eq!(
             tokens,
             (0..500)

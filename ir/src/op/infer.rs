@@ -314,9 +314,10 @@ impl Infer<'_> {
         let (&[n, s, d], &[n2, r, d2]) = (base.shape.dims(), rows.shape.dims()) else {
             return self.fail(format!("writes {rows} into {base}, expected matrices"));
         };
-        self.need((n, d) == (n2, d2) && r <= s && base.dtype == rows.dtype, || {
-            format!("cannot write {rows} into {base}")
-        })?;
+        self.need(
+            (n, d) == (n2, d2) && r <= s && base.dtype == rows.dtype,
+            || format!("cannot write {rows} into {base}"),
+        )?;
         self.has(1, &TensorType::i32([n]))?;
         Ok(vec![base.clone()])
     }

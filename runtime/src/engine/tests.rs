@@ -282,6 +282,27 @@ fn the_numbers_are_those_of_the_formula() {
 }
 
 #[test]
+fn parts_run_by_themselves() {
+    let mut program = program();
+    program.parts = vec![ProcId(1)];
+    let mut engine = Engine::load(Arc::new(program), &PLAIN).expect("sound");
+    let w = random(K * N, 99);
+    engine
+        .write_state("w", bytemuck::cast_slice(&w))
+        .expect("w is state");
+    let (mut once, mut twice) = (Tape::default(), Tape::default());
+    engine.run_part("micro", &mut once).expect("a part");
+    engine.run_part("micro", &mut once).expect("a part");
+    engine.run(&mut twice).expect("the entry");
+    assert_eq!((once.fed, twice.fed), (2, 2));
+    assert_eq!(once.taken, twice.taken);
+    for name in ["main", "sum", "nothing"] {
+        let error = engine.run_part(name, &mut once);
+        assert!(matches!(error, Err(EngineError::NoPart { .. })), "{name}");
+    }
+}
+
+#[test]
 fn no_option_changes_a_bit() {
     let plain = results(program(), &PLAIN).expect("the program is sound");
     for threads in [1, 2, 5] {
@@ -527,6 +548,7 @@ fn forged_programs_are_refused_when_they_are_loaded() {
             }),
         ),
         ("entry proc9", refused(|p| p.entry = ProcId(9))),
+        ("part proc9", refused(|p| p.parts = vec![ProcId(9)])),
         ("variable v9", refused(|p| p.states[0].variable = VarId(9))),
     ];
     for (expected, found) in cases {

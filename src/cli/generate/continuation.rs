@@ -63,8 +63,7 @@ impl Continuation<'_> {
         let generation = self.generation(&ids, count)?;
         let machine = machine_named(self.machine)?;
         let shape = generation.shape;
-        let program =
-            compile_generation(self.config, &machine, self.precision, shape, self.plans)?;
+        let program = compile_generation(self.config, &machine, self.precision, shape, self.plans)?;
         let timeline = timeline(&program);
         let mut session = Session::load(Arc::new(program), self.weights, &self.host.engine())?;
         let sequences: Vec<Prompt<'_>> = ids

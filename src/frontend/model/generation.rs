@@ -27,7 +27,9 @@ pub struct CacheShape {
 pub(super) enum Memory {
     None,
     /// Keys and values of all positions go into a cache of so many.
-    Write { positions: usize },
+    Write {
+        positions: usize,
+    },
     /// Keys and values of one position more go into the cache, at row `at` (`i32[batch]`, and for each head again in `by_head`); attention
     /// is over the cache up to there.
     Read {
@@ -64,10 +66,10 @@ pub fn gpt2_decode_graph(config: &Gpt2Config, shape: CacheShape) -> Result<Graph
     let mut model = builder(&mut graph, config, shape, 1)?;
     let at = model.b.input("positions", TensorType::i32([batch]))?;
     let copies = vec![at; heads];
-    let copies = model.b.op("positions.copies", Op::Concat { axis: 0 }, &copies)?;
-    let rows = model
+    let copies = model
         .b
-        .reshape("positions.rows", copies, [heads, batch])?;
+        .op("positions.copies", Op::Concat { axis: 0 }, &copies)?;
+    let rows = model.b.reshape("positions.rows", copies, [heads, batch])?;
     let turned = model.b.transpose("positions.turned", rows, &[1, 0])?;
     let by_head = model
         .b
@@ -100,7 +102,10 @@ fn builder<'a>(
         });
     }
     let rows = batch.saturating_mul(config.n_head);
-    if rows.checked_mul(positions).is_none_or(|n| i32::try_from(n).is_err()) {
+    if rows
+        .checked_mul(positions)
+        .is_none_or(|n| i32::try_from(n).is_err())
+    {
         return Err(ModelError::TooManyRows {
             batch,
             seq: positions,
@@ -159,9 +164,7 @@ impl ModelBuilder<'_> {
         match self.memory {
             // The scale comes last, where softmax can take it over.
             Memory::Read { by_head, .. } => {
-                let seen = self
-                    .b
-                    .op("attn.mask", Op::MaskBeyond, &[scores, by_head])?;
+                let seen = self.b.op("attn.mask", Op::MaskBeyond, &[scores, by_head])?;
                 Ok(scale(self, seen)?)
             }
             _ => {

@@ -119,6 +119,16 @@ fn row_codelets() -> Vec<Case> {
         (softmax(true), vec![x.clone()], vec![x.clone()]),
         (Codelet::CausalMask, vec![x.clone()], vec![x.clone()]),
         (
+            Codelet::MaskBeyond,
+            vec![f(&[2, 3, 5]), i(&[2])],
+            vec![f(&[2, 3, 5])],
+        ),
+        (
+            Codelet::WriteRows,
+            vec![i(&[2]), f(&[2, 3, 5])],
+            vec![f(&[2, 7, 5])],
+        ),
+        (
             Codelet::SoftmaxGrad { scale: Real(1.0) },
             vec![x.clone(), x.clone()],
             vec![x],

@@ -28,6 +28,7 @@ fn ids_must_exist() {
             p.procedures[MAIN].steps[1] = Step::Call(ProcId(2))
         }),
         ("entry procedure", |p| p.entry = ProcId(2)),
+        ("part", |p| p.parts = vec![ProcId(2)]),
         ("IPU", |p| p.grids[0].ipu = IpuId(1)),
         ("IPU", |p| {
             p.procedures[BODY].steps[1] = Step::Sync(Sync::Ipu(IpuId(1)))
@@ -42,6 +43,24 @@ fn ids_must_exist() {
             "{expected}: {kinds:?}"
         );
     }
+}
+
+#[test]
+fn parts_run_in_the_entry_and_need_nothing_but_state() {
+    let mut program = sound();
+    program.parts = vec![ProcId(MAIN as u32)];
+    verify_program(&program).unwrap();
+    let kinds = broken(|p| {
+        p.procedures.push(Procedure {
+            name: "apart".into(),
+            steps: vec![],
+        });
+        p.parts = vec![ProcId(2)];
+    });
+    assert_kinds!(kinds, [ProgramErrorKind::PartNotReached(_)]);
+    // The body adds onto a sum that only its caller sets to zero.
+    let kinds = broken(|p| p.parts = vec![ProcId(BODY as u32)]);
+    assert_kinds!(kinds, [ProgramErrorKind::ReadBeforeWrite { .. }]);
 }
 
 #[test]
