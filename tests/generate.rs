@@ -12,6 +12,7 @@ use superstep::generate::{Generation, Prompt, Sampling, generate, positions_need
 use superstep::precision::Precision;
 use superstep::session::Session;
 use superstep_ir::graph::Module;
+use superstep_ir::machine::Machine;
 use superstep_ir::random::Stream;
 use superstep_runtime::{EngineOptions, Host, HostError, Schedule};
 use support::{Golden, fixture, json, machine, relative_l2};
@@ -342,6 +343,44 @@ fn a_sequence_does_not_depend_on_those_beside_it() {
         }
         assert!(together.chunks(2).all(|pair| pair[0] != pair[1]));
     }
+}
+
+#[test]
+fn layers_on_several_ipus_keep_their_own_cache() {
+    let config = preset("gpt2").unwrap().with_overrides(
+        "n_layer=4,n_head=4,n_embd=64,n_positions=64,vocab_size=300,bos_token_id=1,eos_token_id=1",
+    );
+    let config = config.unwrap();
+    let weights = sharpened(&init_weights(&config, 3));
+    let shape = CacheShape {
+        batch: 2,
+        prompt: 5,
+        positions: 40,
+    };
+    let roomy = machine(4, 32);
+    let tight = Machine {
+        tile_memory: 30 << 10,
+        reserved_bytes: 4 << 10,
+        ..roomy.clone()
+    };
+    let ids = vec![vec![3, 1, 4, 1, 5], vec![35, 89]];
+    let tokens = [roomy, tight].map(|machine| {
+        let plans = PlanCache::none();
+        let program = compile_generation(&config, &machine, Precision::F32, shape, &plans);
+        let program = Arc::new(program.expect("compiles"));
+        let ipus = program.ipus;
+        let mut session = Session::load(program, &weights, &EngineOptions::default()).unwrap();
+        let generation = greedy(shape, 30, None);
+        let generated = generate(
+            &mut session,
+            &as_prompts(&ids),
+            &generation,
+            &mut |_, _| {},
+        );
+        (ipus, generated.expect("generates").tokens)
+    });
+    assert!(tokens[0].0 < tokens[1].0, "{} IPUs, then {}", tokens[0].0, tokens[1].0);
+    assert_eq!(tokens[0].1, tokens[1].1);
 }
 
 #[test]
