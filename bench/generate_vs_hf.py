@@ -8,7 +8,7 @@
         runs both on the same prompts in one go; without --model on random weights of the shape of GPT-2 small.
         Exit code 1 when a token differs.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, json, os, re, resource, subprocess, sys, tempfile, time
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, logging
@@ -85,36 +85,54 @@ def compare(a):
             random_model(folder)
         alphabet = "the quick brown fox jumps over the lazy dog; "
         texts = [(alphabet * 40)[i:i + max(1, a.prompt_tokens - 3 * i)] for i in range(a.prompts)]
-        output = os.path.join(scratch, "out.json")
-        command = [a.superstep, "generate", "--model_name_or_path", folder, "--max_new_tokens", str(a.new), "--output_file", output]
-        command += ["--threads", str(a.threads)] if a.threads else []
-        command += [part for text in texts for part in ("--prompt", text)] + a.options
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode != 0:
-            sys.exit(run.stderr)
-        print(*[line for line in run.stderr.splitlines() if line.startswith("note:")], sep="\n")
-        ours = [json.loads(line) for line in open(output)]
+        runs = [ours(a, folder, texts, new, os.path.join(scratch, "out.json")) for new in (2, a.new)]
+        sequences = runs[1][0]
         model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
         different, lead = 0, float("inf")
-        for sequence in ours:
+        for sequence in sequences:
             added, leads = greedy(model, sequence["prompt_tokens"], a.new)
             lead = min([lead] + leads)
             different += sum(x != y for x, y in zip(added, sequence["tokens"])) + abs(len(added) - len(sequence["tokens"]))
-        tokens = sum(len(s["tokens"]) for s in ours)
+        tokens = sum(len(s["tokens"]) for s in sequences)
         print(f"{tokens - different} of {tokens} tokens are those of transformers; the best logit was ahead by {lead:.1e} or more")
-        # Prefill and decode apart: the time of the first token, and of those after it.
-        ids = torch.tensor([min((s["prompt_tokens"] for s in ours), key=len)] * len(ours))
-        ids = ids[:, :min(len(s["prompt_tokens"]) for s in ours)]
-        seconds = []
-        for new in (1, 1, a.new):
-            start = time.perf_counter()
-            with torch.no_grad():
-                model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, min_new_tokens=new,
-                               pad_token_id=0)
-            seconds.append(time.perf_counter() - start)
-        decoded = len(ours) * (a.new - 1)
-        print(f"transformers {torch.get_num_threads()} threads: prefill {seconds[1]:.3f} s, decode {decoded / (seconds[2] - seconds[1]):.1f} tokens/s")
+        # Decode alone is what more tokens take longer. Processor time is what a busy machine leaves as it is.
+        length = min(len(s["prompt_tokens"]) for s in sequences)
+        ids = torch.tensor([s["prompt_tokens"][:length] for s in sequences])
+        theirs = [timed(model, ids, new) for new in (2, 2, a.new)][1:]
+        decoded = len(sequences) * (a.new - 2)
+        rate = decoded / (theirs[1][0] - theirs[0][0])
+        print(f"transformers, {torch.get_num_threads()} threads: decode {rate:.2f} tokens/s; superstep {runs[1][2]:.2f}, ratio {runs[1][2] / rate:.2f}")
+        cpu = [(theirs[1][1] - theirs[0][1]) / decoded, (runs[1][1] - runs[0][1]) / decoded]
+        print(f"processor time of a token: transformers {cpu[0]:.3f} s, superstep {cpu[1]:.3f} s, ratio {cpu[0] / cpu[1]:.2f}")
         return int(different > 0)
+
+
+def ours(a, folder, texts, new, output):
+    """Sequences, processor seconds and decoded tokens a second of one run of superstep."""
+    positions = a.prompt_tokens + a.new
+    command = [a.superstep, "generate", "--model_name_or_path", folder, "--max_new_tokens", str(new), "--output_file", output,
+               "--block_size", str(positions), "--batch_size", str(len(texts))]
+    command += ["--threads", str(a.threads)] if a.threads else []
+    command += [part for text in texts for part in ("--prompt", text)] + a.options
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run(command, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if run.returncode != 0:
+        sys.exit(run.stderr)
+    notes = [line for line in run.stderr.splitlines() if line.startswith("note:")]
+    if new > 2:
+        print(*notes, sep="\n")
+    rate = [float(word.replace(",", "")) for word in re.findall(r"([0-9.,]+) tokens/s here", run.stderr)]
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [json.loads(line) for line in open(output)], seconds, rate[0] if rate else 0.0
+
+
+def timed(model, ids, new):
+    """Wall and processor seconds of greedy generation."""
+    start = time.perf_counter(), time.process_time()
+    with torch.no_grad():
+        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0)
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def main():

@@ -1,3 +1,5 @@
+use superstep_ir::types::DType;
+
 use super::*;
 use crate::codelets::testing::{
     assert_close, bits, block, integers, isas, numbers as random, run, run_in_place, whole,
