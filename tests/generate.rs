@@ -371,15 +371,15 @@ fn layers_on_several_ipus_keep_their_own_cache() {
         let ipus = program.ipus;
         let mut session = Session::load(program, &weights, &EngineOptions::default()).unwrap();
         let generation = greedy(shape, 30, None);
-        let generated = generate(
-            &mut session,
-            &as_prompts(&ids),
-            &generation,
-            &mut |_, _| {},
-        );
+        let generated = generate(&mut session, &as_prompts(&ids), &generation, &mut |_, _| {});
         (ipus, generated.expect("generates").tokens)
     });
-    assert!(tokens[0].0 < tokens[1].0, "{} IPUs, then {}", tokens[0].0, tokens[1].0);
+    assert!(
+        tokens[0].0 < tokens[1].0,
+        "{} IPUs, then {}",
+        tokens[0].0,
+        tokens[1].0
+    );
     assert_eq!(tokens[0].1, tokens[1].1);
 }
 

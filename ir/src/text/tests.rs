@@ -212,7 +212,7 @@ fn every_op_round_trips() {
     let graph = every_op();
     let names: std::collections::BTreeSet<&str> =
         graph.ops().map(|op| graph.op(op).name()).collect();
-    assert_eq!(names.len(), 49, "the graph holds every op");
+    assert_eq!(names.len(), 51, "the graph holds every op");
     round_trip(&graph);
 }
 

@@ -159,7 +159,6 @@ mod tests {
         cuts: [Cut; 3],
         [a, b]: [usize; 2],
         entry: bool,
-        parts: vec![],
     ) -> (Program, VertexGroup) {
         let tiles = crate::machine::tests_machine().tiles_per_ipu;
         let grid = Grid::dense("g", IpuId(0), 0, tiles, &[("a", a), ("b", b)]);
@@ -183,6 +182,7 @@ mod tests {
             streams: vec![],
             procedures: vec![],
             entry: ProcId(0),
+            parts: vec![],
             rounding: Default::default(),
             origins: vec![],
         };

@@ -171,11 +171,13 @@ fn row_codelets() -> Vec<Case> {
     ]
 }
 
-/// Extents that may be anything: leading ones of stacked partials, entries of tables, and what is reduced away on the tile.
+/// Extents that may be anything: leading ones of stacked partials, entries of tables, rows written and the matrix that they
+/// are written into, and what is reduced away on the tile.
 fn is_free(codelet: &Codelet, operand: usize, dim: usize) -> bool {
     match codelet {
         Codelet::Gather | Codelet::Reduce { .. } | Codelet::RowLoss => (operand, dim) == (0, 0),
         Codelet::ScatterAdd => (operand, dim) == (2, 0),
+        Codelet::WriteRows => operand > 0 && dim == 1,
         Codelet::RowMaxSum | Codelet::PickLabel => (operand, dim) == (0, 1),
         _ => false,
     }

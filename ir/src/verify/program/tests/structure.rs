@@ -9,7 +9,7 @@ use crate::types::DType;
 #[test]
 fn ids_must_exist() {
     type Change = fn(&mut Program);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 13] = [
         ("grid", |p| p.variables[0].grid = GridId(2)),
         ("grid", |p| {
             group(&mut p.procedures[BODY].steps[3]).grid = GridId(9)
