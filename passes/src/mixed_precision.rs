@@ -1,7 +1,7 @@
 //! Keep weights and activations in half precision.
 //!
-//! Does     stores weights and caches as f16 (or weights, with [`MixedPrecision::master_weights`], reads them from f32 through a cast) and runs every op on f16 that
-//!          the table [`policy`] says may; a cast stands wherever the types meet. Row statistics stay f32, and so does everything from the
+//! Does     stores weights and caches as f16 (with [`MixedPrecision::master_weights`], reads weights from f32 through a cast) and runs every op on
+//!          f16 that the table [`policy`] says may; a cast stands wherever the types meet. Row statistics stay f32, and so does everything from the
 //!          rows' losses on.
 //! Needs    a forward graph in f32, before differentiation: a gradient has the type of its value.
 //! Leaves   streams in the types they had, and a graph that means the same up to the rounding of f16.

@@ -24,6 +24,9 @@ use crate::session::Session;
 /// Sequences that go through the program together where the user does not say.
 const BATCH_SIZE: usize = 16;
 
+/// Texts of one command; all are kept until the end.
+const MOST_SEQUENCES: usize = 1 << 20;
+
 /// Continuations of prompts by a model.
 pub(in crate::cli) struct Continuation<'a> {
     pub(in crate::cli) config: &'a Gpt2Config,
@@ -59,7 +62,7 @@ impl Continuation<'_> {
             .iter()
             .map(|prompt| self.ids(prompt))
             .collect::<Result<_, _>>()?;
-        let count = ids.len() * self.num_return_sequences;
+        let count = self.sequences(ids.len())?;
         let generation = self.generation(&ids, count)?;
         let machine = machine_named(self.machine)?;
         let shape = generation.shape;
@@ -96,6 +99,17 @@ impl Continuation<'_> {
         }
         print_pace(&generated.pace, &generation, &timeline, &machine.name);
         Ok(made)
+    }
+
+    /// How many texts there will be.
+    fn sequences(&self, prompts: usize) -> Result<usize, Error> {
+        let count = prompts.checked_mul(self.num_return_sequences);
+        count.filter(|&count| count <= MOST_SEQUENCES).ok_or_else(|| {
+            Error::failed(format!(
+                "{prompts} prompts with {} continuations each are more than {MOST_SEQUENCES} texts",
+                self.num_return_sequences
+            ))
+        })
     }
 
     fn say(&self, i: usize, sequence: &Sequence) {
