@@ -362,7 +362,11 @@ fn generation_stays_within_the_positions_of_the_model() {
     assert_eq!(generate("xx", "--max_new_tokens 0").ok().out, "xx\n");
     // Nothing to continue: the token that starts a text, which this tokenizer has no name for.
     generate("", "--max_new_tokens 2").ok();
-    generate("xx", "--num_return_sequences 18446744073709551615 --top_k 2").fails(1, "texts");
+    generate(
+        "xx",
+        "--num_return_sequences 18446744073709551615 --top_k 2",
+    )
+    .fails(1, "texts");
     let missing = folder.path().join("missing.txt");
     let empty = file(folder.path(), "empty.txt", b"\n \n");
     for (file, what) in [(missing, "missing.txt"), (empty, "no line")] {
