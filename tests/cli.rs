@@ -325,7 +325,7 @@ fn several_prompts_are_generated_side_by_side() {
         let text = sequence["text"].as_str().unwrap();
         assert_eq!(run.out, format!("{prompt}{text}\n"));
         let alone = sequences(&std::fs::read_to_string(&json).unwrap());
-        assert_eq!(alone, [sequence.clone()]);
+        assert_eq!(alone, std::slice::from_ref(sequence));
     }
     let line = "generate --model_name_or_path {} --prompt A --prompt B --max_new_tokens 4 --machine ipu \
                 --temperature 1.3 --num_return_sequences 2 --batch_size 3";

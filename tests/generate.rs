@@ -213,7 +213,7 @@ impl Case {
             for (logits, row) in logits.iter_mut().zip(host.logits.chunks(vocabulary)) {
                 logits.extend_from_slice(row);
             }
-            if at.iter().any(|&at| at == shape.positions) {
+            if at.contains(&shape.positions) {
                 return logits;
             }
             host.tokens = self.texts.iter().zip(&at).map(|(t, &at)| t[at]).collect();
