@@ -13,7 +13,9 @@ use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_m
 
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
-use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
+use crate::frontend::model::{
+    CacheShape, GraphOptions, gpt2_decode_graph, gpt2_graph, gpt2_prefill_graph,
+};
 use crate::manifest::{Manifest, PassTime};
 use crate::precision::Precision;
 use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
@@ -178,36 +180,44 @@ pub fn compile_evaluation(
         dropout: false,
         loss_chunks,
     };
-    compile_forward(gpt2_graph(config, options)?, machine, precision, plans)
+    compile_inference(
+        vec![gpt2_graph(config, options)?],
+        machine,
+        precision,
+        plans,
+    )
 }
 
-/// Compiles a forward pass over one text of `length` positions that gives the logits of one of them.
+/// Compiles the two parts of generation into one program that has the weights and the cache once: `prefill` and `decode`.
 pub fn compile_generation(
     config: &Gpt2Config,
     machine: &Machine,
     precision: Precision,
-    length: usize,
+    shape: CacheShape,
     plans: &PlanCache,
 ) -> Result<Program, Error> {
-    let graph = gpt2_next_token_graph(config, 1, length)?;
-    compile_forward(graph, machine, precision, plans)
+    let graphs = vec![
+        gpt2_prefill_graph(config, shape)?,
+        gpt2_decode_graph(config, shape)?,
+    ];
+    compile_inference(graphs, machine, precision, plans)
 }
 
-fn compile_forward(
-    mut graph: Graph,
+fn compile_inference(
+    mut graphs: Vec<Graph>,
     machine: &Machine,
     precision: Precision,
     plans: &PlanCache,
 ) -> Result<Program, Error> {
-    precision.apply(&mut graph, false)?;
+    for graph in &mut graphs {
+        precision.apply(graph, false)?;
+    }
     let options = CompileOptions {
         gradient_accumulation_steps: 1,
         half_partials: precision.has_half_partials(),
         ..CompileOptions::default()
     };
-    let module = Module {
-        graphs: vec![graph],
-    };
+    let module = Module { graphs };
     let mut book = plans.open(machine);
     let compiled = compile_by_book(module, machine, &options, &mut book, Vec::new());
     plans.keep(book);

@@ -43,6 +43,11 @@ impl Session {
         Ok(self.engine.run(host)?)
     }
 
+    /// Runs one part of the program, `prefill` or `decode` of a generation, once.
+    pub fn run_part(&mut self, name: &str, host: &mut dyn Host) -> Result<(), Error> {
+        Ok(self.engine.run_part(name, host)?)
+    }
+
     /// Replaces the weights, rounded to the type that the program keeps them in.
     pub fn write_weights(&mut self, weights: &Weights) -> Result<(), Error> {
         for (name, tensor) in weights.iter() {

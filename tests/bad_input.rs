@@ -61,6 +61,10 @@ fn wrong_command_lines() {
         ),
         ("compile --gradient_accumulation_steps 0", "at least 1"),
         ("generate --model_name_or_path {}", "--prompt"),
+        (
+            "generate --model_name_or_path {} --prompt It --num_return_sequences 2",
+            "--temperature",
+        ),
         ("report", "<FILE>"),
         ("fly", "fly"),
     ] {

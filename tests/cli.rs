@@ -4,7 +4,7 @@ mod program;
 
 use std::path::Path;
 
-use program::{fixture, superstep, tiny_with_tokenizer, words};
+use program::{file, fixture, superstep, tiny_with_tokenizer, words};
 use serde_json::Value;
 
 /// Options of the tiny reference run.
@@ -281,6 +281,98 @@ fn training_on_text_and_writing() {
         superstep(&words(&drawn, &[&out])).ok().out,
         superstep(&words(&drawn, &[&out])).ok().out
     );
+}
+
+#[test]
+fn several_prompts_are_generated_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let lines = file(
+        folder.path(),
+        "lines.txt",
+        b"It is\n\nA truth universally\r\n",
+    );
+    let json = folder.path().join("out.json");
+    let line = "generate --model_name_or_path {} --prompt_file {} --output_file {} --max_new_tokens 6 --machine ipu";
+    let run = superstep(&words(line, &[&model, &lines, &json])).ok();
+    assert!(
+        run.out.starts_with("--- prompt 1 ---\nIt is"),
+        "{}",
+        run.out
+    );
+    assert!(run.out.contains("--- prompt 2 ---\nA truth universally"));
+    for part in [
+        "prefill of 2 × 19 tokens",
+        "decode of 2 at once over 24 positions: 10 tokens",
+    ] {
+        assert!(run.err.contains(part), "{}", run.err);
+    }
+    let sequences = |text: &str| -> Vec<serde_json::Value> {
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let together = sequences(&std::fs::read_to_string(&json).unwrap());
+    assert_eq!(together.len(), 2);
+    for sequence in &together {
+        assert_eq!(sequence["tokens"].as_array().unwrap().len(), 6);
+        let prompt = sequence["prompt"].as_str().unwrap();
+        let line = "generate --model_name_or_path {} --output_file {} --max_new_tokens 6 --machine ipu --prompt";
+        let mut alone = words(line, &[&model, &json]);
+        alone.push(prompt.into());
+        let run = superstep(&alone).ok();
+        let text = sequence["text"].as_str().unwrap();
+        assert_eq!(run.out, format!("{prompt}{text}\n"));
+        let alone = sequences(&std::fs::read_to_string(&json).unwrap());
+        assert_eq!(alone, std::slice::from_ref(sequence));
+    }
+    let line = "generate --model_name_or_path {} --prompt A --prompt B --max_new_tokens 4 --machine ipu \
+                --temperature 1.3 --num_return_sequences 2 --batch_size 3";
+    let run = superstep(&words(line, &[&model])).ok();
+    assert!(run.out.contains("--- prompt 2, continuation 2 ---\nB"));
+    assert!(run.err.contains("decode of 3 at once"), "{}", run.err);
+}
+
+#[test]
+fn generation_stays_within_the_positions_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let long = "x".repeat(60);
+    let generate = |prompt: &str, more: &str| {
+        let line = "generate --model_name_or_path {} --machine ipu";
+        let mut words = words(&format!("{line} {more} --prompt"), &[&model]);
+        words.push(prompt.into());
+        superstep(&words)
+    };
+    // The last token is drawn from position 64 and needs none of its own.
+    generate(&long, "--max_new_tokens 5").ok();
+    generate(&long, "").ok();
+    let run = generate(&long, "--max_new_tokens 6");
+    assert!(
+        run.err.contains("--max_new_tokens 5 or less"),
+        "{}",
+        run.err
+    );
+    run.fails(1, "n_positions are 64");
+    generate(&"x".repeat(65), "").fails(1, "a shorter prompt");
+    generate("xx", "--block_size 3 --max_new_tokens 3").fails(1, "--block_size is 3");
+    generate("xx", "--block_size 4 --max_new_tokens 3").ok();
+    generate("xx", "--block_size 65").fails(1, "n_positions");
+    assert_eq!(generate("xx", "--max_new_tokens 0").ok().out, "xx\n");
+    // Nothing to continue: the token that starts a text, which this tokenizer has no name for.
+    generate("", "--max_new_tokens 2").ok();
+    generate(
+        "xx",
+        "--num_return_sequences 18446744073709551615 --top_k 2",
+    )
+    .fails(1, "texts");
+    let missing = folder.path().join("missing.txt");
+    let empty = file(folder.path(), "empty.txt", b"\n \n");
+    for (file, what) in [(missing, "missing.txt"), (empty, "no line")] {
+        let line = "generate --model_name_or_path {} --prompt_file {}";
+        superstep(&words(line, &[&model, &file])).fails(1, what);
+    }
 }
 
 #[test]

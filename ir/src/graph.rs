@@ -393,7 +393,8 @@ impl PartialEq for Graph {
 /// The graphs of one compiled thing, run by name; they meet in state and nowhere else.
 ///
 /// A training module has `micro_batch` (forward, backward, accumulate), run once per gradient accumulation step, and
-/// `update`, run once after them. An inference module has `forward` alone.
+/// `update`, run once after them. An inference module has `forward` alone,
+/// a generation `prefill` (the prompts) and `decode` (one more position), which the host runs by themselves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Module {
     pub graphs: Vec<Graph>,

@@ -326,6 +326,7 @@ fn exact(node: &Node, operands: &[&Tensor]) -> Result<Vec<Tensor>, InterpretErro
             typed(types, rows::layer_norm_param_grad(g, x, mean, rstd))
         }
         (Op::CausalMask, [x]) => one(rows::causal_mask(x)),
+        (Op::MaskBeyond, [x, last]) => one(rows::mask_beyond(x, last)),
         (Op::Softmax { scale, causal }, [x]) => one(rows::softmax(scale.0, *causal, x)),
         (Op::SoftmaxGrad { scale }, [p, g]) => one(rows::softmax_grad(scale.0, p, g)),
         (Op::CrossEntropy, [logits, labels]) => {
@@ -338,6 +339,9 @@ fn exact(node: &Node, operands: &[&Tensor]) -> Result<Vec<Tensor>, InterpretErro
         (Op::Gather, [table, ids]) => one(tables::gather(&node.name, table, ids)?),
         (Op::ScatterAdd, [base, ids, updates]) => {
             one(tables::scatter_add(&node.name, base, ids, updates)?)
+        }
+        (Op::WriteRows, [base, first, rows]) => {
+            one(tables::write_rows(&node.name, base, first, rows)?)
         }
 
         (Op::Reduce { kind, .. }, [x]) => one(reduce::reduce(*kind, types[0].shape.elements(), x)),

@@ -70,14 +70,17 @@ pub enum StateKind {
     OptimiserState,
     /// Step counter, zero at the start of training.
     Counter,
+    /// Keys or values of earlier positions of a text, zero at the start of it.
+    Cache,
 }
 
 impl StateKind {
-    pub const ALL: [StateKind; 4] = [
+    pub const ALL: [StateKind; 5] = [
         StateKind::Weight,
         StateKind::Accumulator,
         StateKind::OptimiserState,
         StateKind::Counter,
+        StateKind::Cache,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -86,6 +89,7 @@ impl StateKind {
             StateKind::Accumulator => "accumulator",
             StateKind::OptimiserState => "optimiser_state",
             StateKind::Counter => "counter",
+            StateKind::Cache => "cache",
         }
     }
 }
@@ -162,6 +166,8 @@ pub enum Op {
     LayerNormParamGrad,
     /// `(x)`: `x` where `column ≤ row`, else `−∞`; row and column are the last two axes.
     CausalMask,
+    /// `(x: [n, .., c], last: i32[n])`: `x` where `column ≤ last` of its leading index, else `−∞`.
+    MaskBeyond,
     /// `(x)`: softmax of `scale · x` over the last axis; with `causal`, columns beyond the row index count as `−∞`.
     Softmax {
         scale: Real,
@@ -182,6 +188,8 @@ pub enum Op {
     /// `(base: [v, d], ids: i32[n], updates: [n, d])`: `base` with every update row added at its id, in row order. The result has the
     /// element type of `base`; the updates may have the other float type.
     ScatterAdd,
+    /// `(base: [n, s, d], first: i32[n], rows: [n, r, d])`: `base` where rows `first .. first + r` of each of its `n` matrices are replaced.
+    WriteRows,
 
     // --- reductions --------------------------------------------------------------------------------------------
     /// `(x)`: reduces the first `leading` axes away (all of them when `leading` is the rank: a scalar). `out`: the element type of the
@@ -248,12 +256,14 @@ impl Op {
             Op::LayerNormGrad => "layer_norm_grad",
             Op::LayerNormParamGrad => "layer_norm_param_grad",
             Op::CausalMask => "causal_mask",
+            Op::MaskBeyond => "mask_beyond",
             Op::Softmax { .. } => "softmax",
             Op::SoftmaxGrad { .. } => "softmax_grad",
             Op::CrossEntropy => "cross_entropy",
             Op::CrossEntropyGrad => "cross_entropy_grad",
             Op::Gather => "gather",
             Op::ScatterAdd => "scatter_add",
+            Op::WriteRows => "write_rows",
             Op::Reduce {
                 kind: ReduceKind::Sum,
                 ..

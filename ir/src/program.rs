@@ -42,6 +42,9 @@ pub struct Program {
     pub procedures: Vec<Procedure>,
     /// The procedure that one host call runs (a whole optimiser step, or one inference).
     pub entry: ProcId,
+    /// Procedures that the host may also run by themselves, in any order and as often as it likes: each needs state and input only. An
+    /// inference with a cache has `prefill` and `decode`; the entry runs both once.
+    pub parts: Vec<ProcId>,
     /// How vertices round what they store as f16.
     pub rounding: Rounding,
     /// The graph ops that steps serve, for reports.

@@ -309,6 +309,9 @@ fn apply(step: &mut Step<'_>, gradients: &[Option<Value>]) -> Result<(), Differe
         Op::CausalMask => rows::causal_mask(step, g),
         Op::Softmax { scale, .. } => rows::softmax(step, g, scale),
         Op::CrossEntropy => loss::cross_entropy(step, g),
+        Op::MaskBeyond | Op::WriteRows => {
+            step.fail("caches are for inference, which has no gradients")
+        }
         Op::LayerNormGrad
         | Op::LayerNormParamGrad
         | Op::SoftmaxGrad { .. }

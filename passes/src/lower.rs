@@ -5,6 +5,7 @@
 //! State stays in one variable for ever; ops that update it run in place.
 
 mod bring;
+mod cache;
 mod collective;
 mod elementwise;
 mod flops;
@@ -82,7 +83,8 @@ pub struct Execution {
     pub rounding: Rounding,
 }
 
-/// Lowers a training or inference module; a training module's `micro_batch` runs for all micro-batches, then `update`.
+/// Lowers a training or inference module; a training module's `micro_batch` runs for all micro-batches, then `update`; `prefill` and `decode`
+/// of a generation are parts that the host runs by themselves.
 ///
 /// # Errors
 /// An op that no tile program is known for.
@@ -128,6 +130,12 @@ pub fn lower(
             .chain(lowering.new_seed())
             .chain([Step::Call(update)])
             .collect()
+    } else if let Some(decode) = module.graph("decode") {
+        // Weights rest where the product of one position wants them, which waits for nothing but them.
+        let decode = lowering.graph(decode)?;
+        let prefill = lowering.graph(graph("prefill")?)?;
+        lowering.program.parts = vec![prefill, decode];
+        vec![Step::Call(prefill), Step::Call(decode)]
     } else {
         vec![Step::Call(lowering.graph(graph("forward")?)?)]
     };
@@ -192,6 +200,7 @@ impl<'m> Lowering<'m> {
             streams: vec![],
             procedures: vec![],
             entry: ProcId(0),
+            parts: vec![],
             rounding: Rounding::Nearest,
             origins: vec![],
         };
@@ -449,11 +458,13 @@ impl OpLowering<'_, '_, '_> {
             Op::LayerNorm { .. } => self.layer_norm(),
             Op::LayerNormGrad => self.layer_norm_grad(),
             Op::LayerNormParamGrad => self.layer_norm_param_grad(),
+            Op::MaskBeyond => self.mask_beyond(),
             Op::CausalMask | Op::Softmax { .. } | Op::SoftmaxGrad { .. } => self.softmax(),
             Op::CrossEntropy => self.cross_entropy(),
             Op::CrossEntropyGrad => self.cross_entropy_grad(),
             Op::Gather => self.gather(),
             Op::ScatterAdd => self.scatter_add(),
+            Op::WriteRows => self.write_rows(),
             Op::Reduce { kind, leading, .. } => self.reduce(*kind, *leading),
             Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),
             Op::Concat { axis } => self.concat(*axis),

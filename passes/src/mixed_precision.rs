@@ -1,7 +1,7 @@
 //! Keep weights and activations in half precision.
 //!
-//! Does     stores weights as f16 (or, with [`MixedPrecision::master_weights`], reads them from f32 through a cast) and runs every op on f16 that
-//!          the table [`policy`] says may; a cast stands wherever the types meet. Row statistics stay f32, and so does everything from the
+//! Does     stores weights and caches as f16 (with [`MixedPrecision::master_weights`], reads weights from f32 through a cast) and runs every op on
+//!          f16 that the table [`policy`] says may; a cast stands wherever the types meet. Row statistics stay f32, and so does everything from the
 //!          rows' losses on.
 //! Needs    a forward graph in f32, before differentiation: a gradient has the type of its value.
 //! Leaves   streams in the types they had, and a graph that means the same up to the rounding of f16.
@@ -68,6 +68,7 @@ fn policy(op: &Op) -> Policy {
         | Op::LayerNorm { .. }
         | Op::Softmax { .. }
         | Op::CausalMask
+        | Op::MaskBeyond
         | Op::Dropout { .. } => Policy::Half,
         Op::Unary(_)
         | Op::Binary(_)
@@ -76,7 +77,9 @@ fn policy(op: &Op) -> Policy {
         | Op::Transpose { .. }
         | Op::Slice { .. }
         | Op::Concat { .. }
-        | Op::Broadcast { .. } => Policy::Follow,
+        | Op::Broadcast { .. }
+        // Into what the cache is kept in.
+        | Op::WriteRows => Policy::Follow,
         // f16 logits give f32 losses and statistics.
         Op::CrossEntropy => Policy::Half,
         Op::Reduce { .. } | Op::Output { .. } => Policy::Single,
@@ -113,12 +116,12 @@ impl Retype<'_> {
         let (op, name, place) = (&node.op, node.name.as_str(), node.place);
         if let Op::Parameter {
             state,
-            kind: StateKind::Weight,
+            kind: kind @ (StateKind::Weight | StateKind::Cache),
             ty,
             ..
         } = op
         {
-            return self.weight(id, state, ty, name, place);
+            return self.state(id, (state, *kind, ty), name, place);
         }
         let operands: Vec<Value> = node.operands().iter().map(|v| self.values[v]).collect();
         let operands = match self.wanted(op, &operands) {
@@ -140,21 +143,21 @@ impl Retype<'_> {
         }
     }
 
-    fn weight(
+    fn state(
         &mut self,
         id: OpId,
-        state: &str,
-        ty: &TensorType,
+        (state, kind, ty): (&str, StateKind, &TensorType),
         name: &str,
         place: Place,
     ) -> Result<(), TypeError> {
-        let stored = match self.master_weights || !ty.dtype.is_float() {
+        let is_master = self.master_weights && kind == StateKind::Weight;
+        let stored = match is_master || !ty.dtype.is_float() {
             true => ty.clone(),
             false => TensorType::new(DType::F16, ty.shape.clone()),
         };
         let parameter = Op::Parameter {
             state: state.to_string(),
-            kind: StateKind::Weight,
+            kind,
             ty: stored,
             remote: false,
         };

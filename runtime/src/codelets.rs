@@ -145,6 +145,12 @@ pub(crate) fn kernel(
     if !takes_types(codelet, inputs, outputs) {
         return Err(unsupported());
     }
+    if let Codelet::WriteRows = codelet {
+        let fits = inputs[1] == outputs[0];
+        return fits
+            .then(|| tables::write_rows(outputs[0]))
+            .ok_or_else(unsupported);
+    }
     if let Codelet::Gather = codelet
         && inputs[0] == outputs[0]
     {
@@ -195,6 +201,7 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
             isa,
         }),
         Codelet::CausalMask => Box::new(softmax::CausalMask),
+        Codelet::MaskBeyond => Box::new(softmax::MaskBeyond),
         Codelet::SoftmaxGrad { scale } => Box::new(softmax::SoftmaxGrad {
             scale: scale.0 as f32,
             isa,
@@ -207,6 +214,7 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
         Codelet::Gather => tables::gather(DType::F32),
         Codelet::Cast => cast::kernel(DType::F32, DType::F32)?,
         Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
+        Codelet::WriteRows => tables::write_rows(DType::F32),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
         Codelet::Transpose => Box::new(transpose::Transpose { isa }),
         Codelet::Fill { .. } | Codelet::Stash | Codelet::Restore | Codelet::Advance => {
@@ -248,6 +256,8 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         | Codelet::PickLabel
         | Codelet::Gather
         | Codelet::ScatterAdd
+        | Codelet::WriteRows
+        | Codelet::MaskBeyond
         | Codelet::Stash
         | Codelet::Restore
         | Codelet::Dropout { .. } => ("2", 1),
@@ -279,7 +289,8 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
 fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
     let fits = |(i, &d): (usize, &DType)| match (codelet, i) {
         (Codelet::PickLabel | Codelet::CrossEntropyGrad | Codelet::Gather, 1) => d == DType::I32,
-        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd, 0) => d == DType::I32,
+        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd | Codelet::WriteRows, 0) => d == DType::I32,
+        (Codelet::MaskBeyond, 1) => d == DType::I32,
         (Codelet::Dropout { .. }, 1) => d == DType::U32,
         (Codelet::Matmul { .. }, _) => d == inputs[0] && d.is_float(),
         _ => d.is_float(),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use superstep_ir::ids::VarId;
+use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{Direction, Program, RemoteDirection, State};
 
 use crate::codelets::Isa;
@@ -163,6 +163,18 @@ impl Engine {
 
     /// Runs the entry procedure once. After an error of the host, state is what the steps before it have left.
     pub fn run(&mut self, host: &mut dyn Host) -> Result<(), EngineError> {
+        self.run_procedure(self.program.entry, host)
+    }
+
+    /// Runs one part of the program by itself, as [`Engine::run`] runs all of it.
+    pub fn run_part(&mut self, name: &str, host: &mut dyn Host) -> Result<(), EngineError> {
+        let mut parts = self.program.parts.iter().copied();
+        let part = parts.find(|&part| self.program.procedure(part).name == name);
+        let part = part.ok_or_else(|| EngineError::NoPart { name: name.into() })?;
+        self.run_procedure(part, host)
+    }
+
+    fn run_procedure(&mut self, procedure: ProcId, host: &mut dyn Host) -> Result<(), EngineError> {
         self.memories.iter_mut().for_each(TileMemory::clear_seeds);
         let mut run = Run {
             program: &self.program,
@@ -174,8 +186,7 @@ impl Engine {
             host,
         };
         // One stay in the pool for the whole run: steps are too short to enter it for each.
-        self.pool
-            .install(|| run.procedure(run.program.entry.index()))
+        self.pool.install(|| run.procedure(procedure.index()))
     }
 }
 
@@ -189,7 +200,7 @@ fn tensor<'a>(program: &Program, loaded: &'a Loaded, variable: VarId) -> Tensor<
     }
 }
 
-/// One run of the entry procedure.
+/// One run of the entry, or of a part.
 struct Run<'a> {
     program: &'a Program,
     loaded: &'a Loaded,

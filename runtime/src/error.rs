@@ -68,6 +68,8 @@ pub enum EngineError {
         threads: usize,
         source: rayon::ThreadPoolBuildError,
     },
+    #[error("the program has no part `{name}` that runs by itself")]
+    NoPart { name: String },
     #[error("the program has no state `{name}`")]
     NoState { name: String },
     #[error("state `{name}` has {expected} bytes, not {found}")]

@@ -287,6 +287,9 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
     if !has_procedure(program.entry) {
         return Err(dangling("", 0, format!("entry {}", program.entry)));
     }
+    if let Some(part) = program.parts.iter().find(|&&p| !has_procedure(p)) {
+        return Err(dangling("", 0, format!("part {part}")));
+    }
     for procedure in &program.procedures {
         for (i, step) in procedure.steps.iter().enumerate() {
             let missing = match step {

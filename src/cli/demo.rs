@@ -200,8 +200,10 @@ impl Options {
             machine: Some(&self.machine),
             host: self.host,
             precision: Precision::F32,
-            max_new_tokens: 60,
+            max_new_tokens: Some(60),
             block_size: None,
+            num_return_sequences: 1,
+            batch_size: None,
             sampling: Sampling::Draw {
                 temperature: 0.8,
                 top_k: Some(40),
@@ -210,7 +212,7 @@ impl Options {
             seed: SEED,
             plans: &PlanCache::none(),
         };
-        continuation.print(PROMPT)
+        continuation.print(&[PROMPT.to_owned()]).map(|_| ())
     }
 }
 

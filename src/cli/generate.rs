@@ -1,33 +1,52 @@
-//! `superstep generate`: continue a prompt.
+//! `superstep generate`: continue prompts.
 
-use std::io::Write;
-use std::sync::Arc;
+mod continuation;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::host_options::HostOptions;
 use super::model_options::ModelOptions;
-use super::output::say;
+use super::output::check_writable_file;
 use super::plan_cache_options::PlanCacheOptions;
 use super::program_options::{above_zero, at_least_one, ratio};
-use crate::compile::{PlanCache, compile_generation, machine_named};
 use crate::error::Error;
-use crate::frontend::tokenizer::END_OF_TEXT;
-use crate::frontend::{Gpt2Config, Tokenizer, Weights};
-use crate::generate::{Generation, Sampling, generate};
+use crate::generate::Sampling;
 use crate::precision::Precision;
-use crate::session::Session;
+pub(super) use continuation::Continuation;
+
+/// Tokens to add where the user does not say, if the model has so many positions.
+const NEW_TOKENS: usize = 40;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Text to continue.
-    #[arg(long = "prompt", value_name = "TEXT")]
-    prompt: String,
-    /// How many tokens to add.
-    #[arg(long = "max_new_tokens", value_name = "N", default_value_t = 40)]
-    max_new_tokens: usize,
+    /// Text to continue; more than once: several texts side by side.
+    #[arg(
+        long = "prompt",
+        value_name = "TEXT",
+        required_unless_present = "prompt_file"
+    )]
+    prompt: Vec<String>,
+    /// File with a text to continue in each line; blank lines are passed over.
+    #[arg(long = "prompt_file", value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// How many tokens to add [default: 40, or as many as the model has positions for].
+    #[arg(long = "max_new_tokens", value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Continuations of each prompt, which need a draw to differ.
+    #[arg(
+        long = "num_return_sequences",
+        value_name = "N",
+        value_parser = at_least_one::<usize>,
+        default_value = "1"
+    )]
+    num_return_sequences: usize,
+    /// Sequences that go through the program together [default: all, at most 16].
+    #[arg(long = "batch_size", value_name = "N", value_parser = at_least_one::<usize>)]
+    batch_size: Option<usize>,
     /// Take the most likely token each time; this is so unless one of the options below asks for a draw.
     #[arg(long = "greedy", conflicts_with_all = ["temperature", "top_k", "top_p"])]
     greedy: bool,
@@ -43,9 +62,12 @@ pub(super) struct Options {
     /// Seed of the draws.
     #[arg(long = "seed", value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// Positions that the model sees [default: the prompt and what is to come, at most n_positions].
+    /// Positions of the cache of keys and values [default: the longest prompt and what is to come].
     #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]
     block_size: Option<usize>,
+    /// Write what is generated to this file, a JSON object for each sequence and line.
+    #[arg(long = "output_file", value_name = "FILE")]
+    output_file: Option<PathBuf>,
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
     #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
     precision: Precision,
@@ -60,6 +82,11 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
+        let sampling = self.sampling()?;
+        let prompts = self.prompts()?;
+        if let Some(file) = &self.output_file {
+            check_writable_file(file)?;
+        }
         let model = self.model.load()?;
         let weights = model.trained_weights()?;
         let tokenizer = model.tokenizer()?;
@@ -73,113 +100,51 @@ impl Options {
             precision: self.precision,
             max_new_tokens: self.max_new_tokens,
             block_size: self.block_size,
-            sampling: self.sampling(),
+            num_return_sequences: self.num_return_sequences,
+            batch_size: self.batch_size,
+            sampling,
             seed: self.seed,
             plans: &plans,
         };
-        continuation.print(&self.prompt)
+        let sequences = continuation.print(&prompts)?;
+        match &self.output_file {
+            Some(file) => continuation::write_json_lines(file, &sequences),
+            None => Ok(()),
+        }
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling(&self) -> Result<Sampling, Error> {
         match (self.temperature, self.top_k, self.top_p) {
-            (None, None, None) => Sampling::Greedy,
-            (temperature, top_k, top_p) => Sampling::Draw {
+            (None, None, None) if self.num_return_sequences > 1 => Err(Error::usage(
+                "--num_return_sequences gives the same text every time when the most likely token is taken: add --temperature, --top_k or --top_p",
+            )),
+            (None, None, None) => Ok(Sampling::Greedy),
+            (temperature, top_k, top_p) => Ok(Sampling::Draw {
                 temperature: temperature.unwrap_or(1.0),
                 top_k,
                 top_p,
-            },
+            }),
         }
+    }
+
+    fn prompts(&self) -> Result<Vec<String>, Error> {
+        let mut prompts = self.prompt.clone();
+        if let Some(file) = &self.prompt_file {
+            prompts.extend(lines_of(file)?);
+        }
+        Ok(prompts)
     }
 }
 
-/// A prompt's continuation by a model.
-pub(super) struct Continuation<'a> {
-    pub(super) config: &'a Gpt2Config,
-    pub(super) weights: &'a Weights,
-    pub(super) tokenizer: &'a Tokenizer,
-    pub(super) machine: Option<&'a str>,
-    pub(super) host: HostOptions,
-    pub(super) precision: Precision,
-    pub(super) max_new_tokens: usize,
-    pub(super) block_size: Option<usize>,
-    pub(super) sampling: Sampling,
-    pub(super) seed: u64,
-    pub(super) plans: &'a PlanCache,
-}
-
-impl Continuation<'_> {
-    /// Prints the prompt and, as it comes, what the model adds to it.
-    pub(super) fn print(&self, prompt: &str) -> Result<(), Error> {
-        let mut ids = self.tokenizer.encode(prompt)?;
-        // A model continues something: an empty prompt starts a text.
-        if ids.is_empty() {
-            ids.extend(self.config.bos_token_id);
-        }
-        if ids.is_empty() {
-            return Err(Error::failed(
-                "the prompt is empty, and the model has no token that starts a text",
-            ));
-        }
-        let limit = self.config.vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= limit) {
-            return Err(Error::failed(format!(
-                "the prompt has token id {id}, outside the model's vocabulary of {limit}"
-            )));
-        }
-        let wanted = (ids.len() + self.max_new_tokens).min(self.config.n_positions);
-        let length = self
-            .config
-            .block_size(Some(self.block_size.unwrap_or(wanted)))?;
-        let machine = machine_named(self.machine)?;
-        let program =
-            compile_generation(self.config, &machine, self.precision, length, self.plans)?;
-        let mut session = Session::load(Arc::new(program), self.weights, &self.host.engine())?;
-        let stop = self
-            .config
-            .eos_token_id
-            .or_else(|| self.tokenizer.token_id(END_OF_TEXT));
-        let generation = Generation {
-            max_new_tokens: self.max_new_tokens,
-            sampling: self.sampling,
-            seed: self.seed,
-            stop,
-            length,
-        };
-        let mut out = TextSoFar {
-            tokenizer: self.tokenizer,
-            ids: Vec::new(),
-            printed: 0,
-        };
-        show(prompt);
-        generate(&mut session, &ids, &generation, &mut |id| out.push(id))?;
-        say("");
-        Ok(())
+/// The lines of a file that are not blank, at least one.
+fn lines_of(file: &Path) -> Result<Vec<String>, Error> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Error::failed(format!("cannot read {name}: {error}")))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    match lines.is_empty() {
+        true => Err(Error::failed(format!("{name} has no line to continue"))),
+        false => Ok(lines),
     }
-}
-
-/// Prints tokens as text; a character made of several tokens waits for its last.
-struct TextSoFar<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    printed: usize,
-}
-
-impl TextSoFar<'_> {
-    fn push(&mut self, id: u32) {
-        self.ids.push(id);
-        let Ok(text) = self.tokenizer.decode(&self.ids) else {
-            return;
-        };
-        let whole = text.trim_end_matches('\u{FFFD}');
-        if let Some(new) = whole.get(self.printed..) {
-            show(new);
-            self.printed = whole.len();
-        }
-    }
-}
-
-fn show(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // A reader that has gone away is no reason to fail.
-    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }

@@ -15,6 +15,10 @@ use superstep_ir::op::{Op, ReduceKind, StateKind, UnaryOp};
 use superstep_ir::types::{DType, Real, TensorType};
 
 use super::config::{Activation, Gpt2Config};
+use generation::Memory;
+pub use generation::{CacheShape, gpt2_decode_graph, gpt2_prefill_graph};
+
+mod generation;
 
 /// What to build around the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,31 +66,6 @@ pub fn gpt2_graph(config: &Gpt2Config, options: GraphOptions) -> Result<Graph, M
     Ok(graph)
 }
 
-/// The graph that generation runs: `tokens` i32[batch, seq] and `positions` i32[batch] in (rows of the flattened batch), and the
-/// logits of those rows only out: `logits` f32[batch, vocab_size].
-pub fn gpt2_next_token_graph(
-    config: &Gpt2Config,
-    batch: usize,
-    seq: usize,
-) -> Result<Graph, ModelError> {
-    let options = GraphOptions {
-        batch,
-        seq,
-        labels: false,
-        logits: true,
-        dropout: false,
-        loss_chunks: 1,
-    };
-    let mut graph = Graph::new("forward");
-    let mut model = ModelBuilder::new(&mut graph, config, options)?;
-    let (hidden, wte) = model.trunk()?;
-    let positions = model.b.input("positions", TensorType::i32([batch]))?;
-    let last = model.b.op("last", Op::Gather, &[hidden, positions])?;
-    let logits = model.b.matmul("lm_head", last, wte, false, true)?;
-    model.b.output("logits", logits)?;
-    Ok(graph)
-}
-
 /// Rows of chunk `i` when `rows` are dealt out as evenly as possible.
 fn chunk(rows: usize, chunks: usize, i: usize) -> (usize, usize) {
     let start = |i: usize| i * rows / chunks;
@@ -103,6 +82,8 @@ struct ModelBuilder<'a> {
     seed: Option<Value>,
     /// Every dropout draws from a sequence of its own.
     next_key: u32,
+    /// What attention remembers of earlier positions.
+    memory: Memory,
 }
 
 type Built = Result<Value, ModelError>;
@@ -149,6 +130,7 @@ impl<'a> ModelBuilder<'a> {
             rows,
             seed: None,
             next_key: 0,
+            memory: Memory::None,
         })
     }
 
@@ -183,9 +165,17 @@ impl<'a> ModelBuilder<'a> {
         let wpe = self.weight("wpe.weight", &[self.config.n_positions, width])?;
         let b = &mut self.b;
         let words = b.reshape("wte.by_sequence", words, [batch, seq, width])?;
-        let positions = b.slice("wpe", wpe, 0, 0, seq)?;
-        let sum = b.add("embed", words, positions)?;
-        let x = b.reshape("embed.rows", sum, [rows, width])?;
+        let positions = match self.memory {
+            // One for each sequence.
+            Memory::Read { at, .. } => {
+                let found = self.b.op("wpe", Op::Gather, &[wpe, at])?;
+                self.b
+                    .reshape("wpe.by_sequence", found, [batch, seq, width])?
+            }
+            _ => self.b.slice("wpe", wpe, 0, 0, seq)?,
+        };
+        let sum = self.b.add("embed", words, positions)?;
+        let x = self.b.reshape("embed.rows", sum, [rows, width])?;
         self.dropout("drop", self.config.embd_pdrop, x)
     }
 
@@ -211,11 +201,10 @@ impl<'a> ModelBuilder<'a> {
             )?)
         };
         let (q, k, v) = (part("q", 0)?, part("k", 1)?, part("v", 2)?);
-        let mut scores = self.b.matmul("attn.scores", q, k, false, true)?;
-        if let Some(factor) = score_factor(config, layer) {
-            scores = self.b.scale("attn.scale", scores, factor)?;
-        }
-        let masked = self.b.op("attn.mask", Op::CausalMask, &[scores])?;
+        let k = self.remember(layer, "key", k)?;
+        let v = self.remember(layer, "value", v)?;
+        let scores = self.b.matmul("attn.scores", q, k, false, true)?;
+        let masked = self.mask(layer, scores)?;
         let probs = self.b.op(
             "attn.probs",
             Op::Softmax {

@@ -16,23 +16,29 @@ pub enum Sampling {
 }
 
 impl Sampling {
-    /// The token at `position` of the new text; the same seed and logits give the same token.
-    pub fn choose(&self, logits: &[f32], seed: u64, position: u64) -> u32 {
-        let mut ranked: Vec<(u32, f64)> = logits
-            .iter()
-            .enumerate()
-            .map(|(id, &l)| (id as u32, f64::from(l)))
-            .collect();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    /// The token at `position` of the new text that is continuation `number` of its prompt; the same seed and logits give the same token.
+    /// There must be logits.
+    pub fn choose(&self, logits: &[f32], seed: u64, number: usize, position: u64) -> u32 {
+        let ids = logits.iter().enumerate();
+        let ids = ids.map(|(id, &logit)| (id as u32, f64::from(logit)));
+        let order =
+            |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
         let Sampling::Draw {
             temperature,
             top_k,
             top_p,
         } = *self
         else {
-            return ranked[0].0;
+            return ids.min_by(order).map_or(0, |(id, _)| id);
         };
-        ranked.truncate(top_k.unwrap_or(usize::MAX).max(1));
+        let mut ranked: Vec<(u32, f64)> = ids.collect();
+        let kept = top_k.unwrap_or(usize::MAX).max(1);
+        if kept < ranked.len() {
+            // No need to sort the others.
+            ranked.select_nth_unstable_by(kept, order);
+            ranked.truncate(kept);
+        }
+        ranked.sort_unstable_by(order);
         let most = ranked[0].1;
         let mut weights: Vec<f64> = ranked
             .iter()
@@ -49,8 +55,11 @@ impl Sampling {
             let kept = kept.count().max(1);
             weights.truncate(kept);
         }
-        let mut left =
-            Stream::named(seed, "generate").uniform_f64(position) * weights.iter().sum::<f64>();
+        let stream = match number {
+            0 => Stream::named(seed, "generate"),
+            _ => Stream::named(seed, &format!("generate.{number}")),
+        };
+        let mut left = stream.uniform_f64(position) * weights.iter().sum::<f64>();
         let drawn = weights.iter().position(|weight| {
             left -= weight;
             left < 0.0
@@ -71,11 +80,13 @@ mod tests {
             top_k,
             top_p,
         };
-        let mut tokens: Vec<u32> = (0..500).map(|i| sampling.choose(&LOGITS, 1, i)).collect();
+        let mut tokens: Vec<u32> = (0..500)
+            .map(|i| sampling.choose(&LOGITS, 1, 0, i))
+            .collect();
         assert_eq!(
             tokens,
             (0..500)
-                .map(|i| sampling.choose(&LOGITS, 1, i))
+                .map(|i| sampling.choose(&LOGITS, 1, 0, i))
                 .collect::<Vec<_>>()
         );
         tokens.sort_unstable();
@@ -85,7 +96,24 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_the_most_likely() {
-        assert_eq!(Sampling::Greedy.choose(&LOGITS, 0, 0), 1);
+        assert_eq!(Sampling::Greedy.choose(&LOGITS, 0, 0, 0), 1);
+    }
+
+    #[test]
+    fn continuations_of_a_prompt_draw_numbers_of_their_own() {
+        let draw = Sampling::Draw {
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        };
+        let drawn = |number| -> Vec<u32> {
+            (0..50)
+                .map(|i| draw.choose(&LOGITS, 1, number, i))
+                .collect()
+        };
+        assert_ne!(drawn(0), drawn(1));
+        assert_ne!(drawn(1), drawn(2));
+        assert_eq!(drawn(1), drawn(1));
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn environment(graph: &Graph, seed: u64) -> (Tensors, Tensors) {
             } => {
                 let low = match kind {
                     StateKind::OptimiserState | StateKind::Counter => 0.1,
-                    StateKind::Weight | StateKind::Accumulator => -1.0,
+                    StateKind::Weight | StateKind::Accumulator | StateKind::Cache => -1.0,
                 };
                 states.insert(state.clone(), random.tensor(ty, low));
             }

@@ -47,6 +47,9 @@ pub(super) fn check(program: &Program) -> Result<(), String> {
         }
     }
     check_procedure(program, program.entry)?;
+    for &part in &program.parts {
+        check_procedure(program, part)?;
+    }
     check_calls(program)
 }
 

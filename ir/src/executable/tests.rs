@@ -86,6 +86,7 @@ fn program() -> Program {
             },
         ],
         entry: ProcId(1),
+        parts: vec![],
         rounding: Rounding::Nearest,
         origins: vec![Origin {
             name: "h.0.add".into(),

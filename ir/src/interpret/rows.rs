@@ -1,4 +1,4 @@
-//! Ops over rows, the last axis: layer norm, causal mask, softmax, and their gradients.
+//! Ops over rows, the last axis: layer norm, masks, softmax, and their gradients.
 
 use super::Tensor;
 
@@ -80,6 +80,22 @@ pub(super) fn causal_mask(x: &Tensor) -> Vec<f64> {
     for (r, row) in out.chunks_exact_mut(x.ty.shape.last().max(1)).enumerate() {
         for hidden in row.iter_mut().skip(row_index(x, r) + 1) {
             *hidden = f64::NEG_INFINITY;
+        }
+    }
+    out
+}
+
+pub(super) fn mask_beyond(x: &Tensor, last: &Tensor) -> Vec<f64> {
+    let mut out = x.data.clone();
+    let columns = x.ty.shape.last().max(1);
+    let each = (x.data.len() / last.data.len().max(1)).max(1);
+    for (entry, last) in out.chunks_exact_mut(each).zip(&last.data) {
+        for row in entry.chunks_exact_mut(columns) {
+            // A negative column hides all of the row.
+            let visible = (last + 1.0).max(0.0) as usize;
+            for hidden in row.iter_mut().skip(visible) {
+                *hidden = f64::NEG_INFINITY;
+            }
         }
     }
     out

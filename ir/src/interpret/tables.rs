@@ -1,4 +1,4 @@
-//! Rows of a table read and added to by integer id.
+//! Rows of a table read, added to and replaced by integer id.
 
 use super::{InterpretError, Tensor};
 
@@ -49,6 +49,25 @@ pub(super) fn scatter_add(
         for (sum, u) in out[r * width..][..width].iter_mut().zip(update) {
             *sum += u;
         }
+    }
+    Ok(out)
+}
+
+pub(super) fn write_rows(
+    name: &str,
+    base: &Tensor,
+    first: &Tensor,
+    rows: &Tensor,
+) -> Result<Vec<f64>, InterpretError> {
+    let (entries, width) = (base.ty.shape[1], base.ty.shape[2]);
+    let written = rows.ty.shape[1];
+    // The first row may be any that leaves room for the others.
+    let firsts = row_numbers("write_rows", name, first, entries + 1 - written)?;
+    let mut out = base.data.clone();
+    let matrices = out.chunks_exact_mut((entries * width).max(1));
+    let new = rows.data.chunks_exact((written * width).max(1));
+    for ((matrix, first), new) in matrices.zip(firsts).zip(new) {
+        matrix[first * width..][..new.len()].copy_from_slice(new);
     }
     Ok(out)
 }

@@ -207,6 +207,37 @@ fn a_masked_softmax_is_a_causal_softmax() {
 }
 
 #[test]
+fn a_mask_hides_what_is_beyond_the_last_column_of_each_entry() {
+    let x = f32(&[3, 2, 3], &[1.0; 18]);
+    let masked = result(Op::MaskBeyond, &[x, i32(&[0.0, 5.0, -1.0])]);
+    let hidden = f64::NEG_INFINITY;
+    let row = [1.0, hidden, hidden];
+    assert_eq!(masked[..6], [row, row].concat());
+    assert_eq!(masked[6..12], [1.0; 6]);
+    assert_eq!(masked[12..], [hidden; 6]);
+}
+
+#[test]
+fn rows_are_written_where_each_matrix_says() {
+    let base = f32(&[2, 4, 2], &[0.0; 16]);
+    let rows = f32(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    let write = |first: [f64; 2]| {
+        let operands = [base.clone(), i32(&first), rows.clone()];
+        results(Op::WriteRows, &operands)
+    };
+    let written = &write([2.0, 0.0]).unwrap()[0];
+    assert_eq!(written[..8], [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(written[8..], [5.0, 6.0, 7.0, 8.0, 0.0, 0.0, 0.0, 0.0]);
+    for outside in [-1.0, 3.0] {
+        let error = write([0.0, outside]).unwrap_err().to_string();
+        assert!(
+            error.contains("write_rows") && error.contains("0..3"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn cross_entropy_ignores_negative_labels() {
     let logits = f32(&[2, 2], &[1.0, 3.0, 1000.0, 0.0]);
     let labels = i32(&[0.0, -100.0]);

@@ -55,6 +55,7 @@ pub fn vertex_code(codelet: &Codelet) -> u32 {
         Codelet::Map(expr) => 128 + 24 * expr.nodes.len() as u32,
         Codelet::Fill { .. } | Codelet::PickLabel => 128,
         Codelet::Stash | Codelet::Restore | Codelet::Cast | Codelet::CausalMask => 160,
+        Codelet::MaskBeyond | Codelet::WriteRows => 192,
         Codelet::Gather | Codelet::RowLoss => 192,
         Codelet::JoinLogSumExp | Codelet::ScatterAdd => 256,
         Codelet::Transpose | Codelet::Reduce { .. } | Codelet::Dropout { .. } => 320,

@@ -122,6 +122,9 @@ fn vector_codelet(
             transpose::transpose(machine, x.dtype, groups, rows / groups, columns)
         }
         Codelet::Cast => data::cast(machine, x.dtype, out.dtype, out.elements()),
+        Codelet::WriteRows => inputs.get(1).map_or_else(Spent::default, |rows| {
+            table::write_rows(machine, rows.dtype, x.elements(), rows.elements())
+        }),
         Codelet::Stash => inputs.get(1).map_or_else(Spent::default, |entry| {
             table::dynamic_slice(machine, entry.dtype, entry.elements())
         }),
@@ -151,7 +154,7 @@ fn row_codelet(
         Codelet::LayerNormParamGrad => norm::layer_norm_param_grad(machine, x.dtype, rows, columns),
         Codelet::Softmax { .. } => softmax::softmax(machine, &share),
         Codelet::SoftmaxGrad { .. } => softmax::softmax_grad(machine, &share),
-        Codelet::CausalMask => data::mask(machine, x.dtype, x.elements()),
+        Codelet::CausalMask | Codelet::MaskBeyond => data::mask(machine, x.dtype, x.elements()),
         Codelet::RowMaxSum => softmax::row_max_sum(machine, &share),
         Codelet::CrossEntropyGrad => loss::cross_entropy_grad(machine, rows, &share),
         Codelet::JoinLogSumExp => {

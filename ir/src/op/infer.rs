@@ -130,6 +130,15 @@ impl Infer<'_> {
                 })?;
                 Ok(vec![x.clone()])
             }
+            Op::MaskBeyond => {
+                self.count(2)?;
+                let x = self.float(0)?;
+                self.need(x.shape.rank() >= 2, || {
+                    format!("needs rows and columns, got {x}")
+                })?;
+                self.has(1, &TensorType::i32([x.shape[0]]))?;
+                Ok(vec![x.clone()])
+            }
             Op::Softmax { causal, .. } => {
                 self.count(1)?;
                 let x = self.float(0)?;
@@ -147,6 +156,7 @@ impl Infer<'_> {
             }
             Op::CrossEntropy | Op::CrossEntropyGrad => self.cross_entropy(),
             Op::Gather | Op::ScatterAdd => self.table(),
+            Op::WriteRows => self.write_rows(),
             Op::Reduce { leading, out, .. } => self.reduce(*leading, *out),
             Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
                 self.collective()
@@ -296,6 +306,20 @@ impl Infer<'_> {
         } else {
             Ok(vec![rows])
         }
+    }
+
+    fn write_rows(&self) -> Types {
+        self.count(3)?;
+        let (base, rows) = (self.float(0)?, self.float(2)?);
+        let (&[n, s, d], &[n2, r, d2]) = (base.shape.dims(), rows.shape.dims()) else {
+            return self.fail(format!("writes {rows} into {base}, expected matrices"));
+        };
+        self.need(
+            (n, d) == (n2, d2) && r <= s && base.dtype == rows.dtype,
+            || format!("cannot write {rows} into {base}"),
+        )?;
+        self.has(1, &TensorType::i32([n]))?;
+        Ok(vec![base.clone()])
     }
 
     fn reduce(&self, leading: usize, out: Option<DType>) -> Types {

@@ -47,6 +47,8 @@ pub enum Codelet {
     Softmax { scale: Real, causal: bool },
     /// `(x: [.., r, c]) → [.., r, c]`: `−∞` where the column index exceeds the row index in the whole tensor.
     CausalMask,
+    /// `(x: [n, .., c], last: i32[n]) → [n, .., c]`: `−∞` where the column index in the whole tensor exceeds `last` of the leading index.
+    MaskBeyond,
     /// `(p, g: [.., r, c]) → [.., r, c]`, whole rows.
     SoftmaxGrad { scale: Real },
     /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row.
@@ -63,6 +65,9 @@ pub enum Codelet {
     Gather,
     /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order.
     ScatterAdd,
+    /// `(first: i32[n], rows: [n, r, d]) → base: [n, s, d]` in place: row `first + j` of the whole tensor's matrix becomes row `j`, if it
+    /// falls into this tile's rows.
+    WriteRows,
     /// `(x, seed: u32[2]) → y`: inverted dropout; the mask is a function of seed, key and the element's index in the whole tensor.
     Dropout { p: Real, key: u32 },
     /// `(x: [.., r, c]) → [.., c, r]`: every matrix turned.
@@ -89,6 +94,7 @@ impl Codelet {
             Codelet::LayerNormParamGrad => "layer_norm_param_grad",
             Codelet::Softmax { .. } => "softmax",
             Codelet::CausalMask => "causal_mask",
+            Codelet::MaskBeyond => "mask_beyond",
             Codelet::SoftmaxGrad { .. } => "softmax_grad",
             Codelet::RowMaxSum => "row_max_sum",
             Codelet::JoinLogSumExp => "join_logsumexp",
@@ -97,6 +103,7 @@ impl Codelet {
             Codelet::CrossEntropyGrad => "cross_entropy_grad",
             Codelet::Gather => "gather",
             Codelet::ScatterAdd => "scatter_add",
+            Codelet::WriteRows => "write_rows",
             Codelet::Dropout { .. } => "dropout",
             Codelet::Transpose => "transpose",
             Codelet::Cast => "cast",
@@ -117,6 +124,7 @@ impl Codelet {
                 accumulate: true,
                 ..
             } | Codelet::ScatterAdd
+                | Codelet::WriteRows
                 | Codelet::Stash
                 | Codelet::Advance
         )
@@ -129,6 +137,7 @@ impl Codelet {
             Codelet::Map(_)
                 | Codelet::Softmax { .. }
                 | Codelet::CausalMask
+                | Codelet::MaskBeyond
                 | Codelet::SoftmaxGrad { .. }
                 | Codelet::CrossEntropyGrad
                 | Codelet::Dropout { .. }

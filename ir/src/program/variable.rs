@@ -80,18 +80,21 @@ pub enum Category {
     Temporary,
     /// What a pipeline keeps for later stages: rings of activations, buffers of what comes from other IPUs, counters.
     Stash,
+    /// Keys and values of earlier positions of a text.
+    Cache,
     /// Host stream buffers.
     Stream,
 }
 
 impl Category {
-    pub const ALL: [Category; 7] = [
+    pub const ALL: [Category; 8] = [
         Category::Weight,
         Category::Accumulator,
         Category::OptimiserState,
         Category::Activation,
         Category::Temporary,
         Category::Stash,
+        Category::Cache,
         Category::Stream,
     ];
 
@@ -103,6 +106,7 @@ impl Category {
             Category::Activation => "activation",
             Category::Temporary => "temporary",
             Category::Stash => "stash",
+            Category::Cache => "cache",
             Category::Stream => "stream",
         }
     }

@@ -57,8 +57,8 @@ pub(super) fn build_op(mnemonic: &str, parts: &OpParts) -> Built<Op> {
 }
 
 /// Mnemonics that are not of an elementwise function, then those that are.
-const MNEMONICS: [&str; 49] = {
-    const OTHERS: [&str; 27] = [
+const MNEMONICS: [&str; 51] = {
+    const OTHERS: [&str; 29] = [
         "constant",
         "parameter",
         "assign",
@@ -72,12 +72,14 @@ const MNEMONICS: [&str; 49] = {
         "layer_norm_grad",
         "layer_norm_param_grad",
         "causal_mask",
+        "mask_beyond",
         "softmax",
         "softmax_grad",
         "cross_entropy",
         "cross_entropy_grad",
         "gather",
         "scatter_add",
+        "write_rows",
         "reduce_sum",
         "reduce_sum_squares",
         "reduce_max",
@@ -87,7 +89,7 @@ const MNEMONICS: [&str; 49] = {
         "concat",
         "broadcast",
     ];
-    let mut all = [""; 49];
+    let mut all = [""; 51];
     let mut i = 0;
     while i < OTHERS.len() {
         all[i] = OTHERS[i];
@@ -158,6 +160,7 @@ impl OpBuilder<'_> {
             },
             "gather" => Op::Gather,
             "scatter_add" => Op::ScatterAdd,
+            "write_rows" => Op::WriteRows,
             "transpose" => Op::Transpose {
                 perm: SmallVec::from_vec(self.list("perm")?),
             },
@@ -194,6 +197,7 @@ impl OpBuilder<'_> {
             "layer_norm_grad" => Op::LayerNormGrad,
             "layer_norm_param_grad" => Op::LayerNormParamGrad,
             "causal_mask" => Op::CausalMask,
+            "mask_beyond" => Op::MaskBeyond,
             "softmax" => Op::Softmax {
                 scale: self.scale()?,
                 causal: self.flag("causal")?,
@@ -249,7 +253,7 @@ impl OpBuilder<'_> {
                 return Ok(kind);
             }
         }
-        self.missing("`weight`, `accumulator`, `optimiser_state` or `counter` in braces")
+        self.missing("`weight`, `accumulator`, `optimiser_state`, `counter` or `cache` in braces")
     }
 
     fn reduce(&mut self, kind: ReduceKind) -> Built<Op> {

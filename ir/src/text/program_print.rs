@@ -66,6 +66,9 @@ pub fn print_program(program: &Program) -> String {
         out.push_str(&p.procedure(ProcId(i as u32), procedure));
     }
     out.push_str(&format!("\nentry {}\n", p.names.procedure(program.entry)));
+    for &part in &program.parts {
+        out.push_str(&format!("part {}\n", p.names.procedure(part)));
+    }
     out
 }
 

@@ -168,6 +168,12 @@ fn rows(b: &mut Builder<'_>, x: Value) {
     b.results("ln.params", Op::LayerNormParamGrad, &operands)
         .unwrap();
     b.op("mask", Op::CausalMask, &[x]).unwrap();
+    let last = b.input("last", TensorType::i32([6])).unwrap();
+    b.op("mask.beyond", Op::MaskBeyond, &[x, last]).unwrap();
+    let matrices = b.reshape("matrices", x, [6, 4, 2]).unwrap();
+    let rows = b.slice("rows", matrices, 1, 0, 3).unwrap();
+    b.op("write", Op::WriteRows, &[matrices, last, rows])
+        .unwrap();
     for causal in [false, true] {
         for scale in [Real(1.0), Real(0.125)] {
             b.op("softmax", Op::Softmax { scale, causal }, &[x])
@@ -206,7 +212,7 @@ fn every_op_round_trips() {
     let graph = every_op();
     let names: std::collections::BTreeSet<&str> =
         graph.ops().map(|op| graph.op(op).name()).collect();
-    assert_eq!(names.len(), 49, "the graph holds every op");
+    assert_eq!(names.len(), 51, "the graph holds every op");
     round_trip(&graph);
 }
 

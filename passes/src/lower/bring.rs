@@ -4,7 +4,7 @@ use superstep_ir::ids::VarId;
 use superstep_ir::program::{Category, Codelet, Move, Operand, View};
 use superstep_ir::types::TensorType;
 
-use super::views::{affine_prefix, simplify, viewed_shape};
+use super::views::{affine_split, simplify, viewed_shape};
 use super::{Binding, OpLowering, whole_move};
 use crate::plan::Layout;
 
@@ -23,6 +23,10 @@ impl OpLowering<'_, '_, '_> {
     }
 
     pub(super) fn import(&mut self, variable: VarId, views: Vec<View>) -> (VarId, Vec<View>) {
+        if self.g.lw.program.grid_of(variable).ipu == self.ipu {
+            return (variable, views);
+        }
+        let (variable, views) = self.reachable(variable, views);
         if self.g.lw.program.grid_of(variable).ipu == self.ipu {
             return (variable, views);
         }
@@ -115,9 +119,8 @@ impl OpLowering<'_, '_, '_> {
         mut variable: VarId,
         mut views: Vec<View>,
     ) -> (VarId, Vec<View>) {
-        while let Some(affine) = affine_prefix(&self.g.lw.shape_of(variable), &views) {
-            let rest = views.split_off(affine);
-            variable = self.materialise(variable, views);
+        while let Some((head, rest)) = affine_split(&self.g.lw.shape_of(variable), &views) {
+            variable = self.materialise(variable, head);
             views = rest;
         }
         (variable, views)

@@ -139,12 +139,13 @@ impl OpLowering<'_, '_, '_> {
         let batched = extents.groups.is_some();
         let budget = self.budget();
         let held = match &self.g.bindings[&self.operand(1)] {
-            Binding::Held { variable, views } if views.is_empty() && !batched => Some(*variable),
+            Binding::Held { variable, views } if views.is_empty() => Some(*variable),
             _ => None,
         };
         problem.b = Side::RestsHere;
         let resting = held.and_then(|v| self.g.lw.resting_plan(v, &problem));
         let mut chosen = match resting {
+            Some(plan) if batched => self.on_own_grid(extents, problem, plan),
             Some(plan) => {
                 let grid = self.g.lw.resting_grid(self.ipu, &plan, problem.grain_k());
                 Product::new(extents, problem, plan, grid)
@@ -156,7 +157,7 @@ impl OpLowering<'_, '_, '_> {
             }
         };
         let may_stay = self.g.lw.may_stay() || chosen.plan.ring.is_none();
-        let variable = held.filter(|_| may_stay);
+        let variable = held.filter(|_| may_stay && !batched);
         if let Some((v, there)) = variable.and_then(|v| Some((v, self.stays(v, &chosen.problem)?)))
         {
             let staying = self.g.lw.plan(&there, budget);

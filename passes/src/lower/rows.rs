@@ -1,4 +1,4 @@
-//! Ops on whole rows: layer norm and softmax, forward and backward. Rows are spread over the tiles, each whole on one tile.
+//! Ops on rows: layer norm, softmax and masks. Rows are spread over the tiles, each whole on one tile where the op needs it.
 
 use superstep_ir::ids::VarId;
 use superstep_ir::op::{Op, ReduceKind};
@@ -137,6 +137,36 @@ impl OpLowering<'_, '_, '_> {
             let sum = self.sum_leading(partial, ty.dtype);
             self.bind_reshaped(r as u32, sum);
         }
+        Ok(())
+    }
+
+    /// Where `x` lies, whatever its cuts: a mask needs no whole rows.
+    pub(super) fn mask_beyond(&mut self) -> Result<(), LowerError> {
+        let ty = self.ty(0);
+        let layout = match &self.g.bindings[&self.operand(0)] {
+            Binding::Held { variable, views }
+                if views.is_empty() && self.g.lw.program.grid_of(*variable).ipu == self.ipu =>
+            {
+                self.g.lw.layout_of(*variable)
+            }
+            _ => self.row_layout(0, &ty.shape),
+        };
+        let mut moves = Vec::new();
+        let x = self.demand(0, &[], &layout, "x", &mut moves);
+        let entries = Layout::new(layout.grid, layout.cuts[..1].iter().cloned());
+        let last = self.demand(1, &[], &entries, "last", &mut moves);
+        self.exchange("operands", moves);
+        let out = self
+            .in_place(0, &[x], &layout, &ty, &[])
+            .unwrap_or_else(|| self.make("", ty.clone(), layout.clone(), Category::Activation));
+        self.compute(
+            "mask",
+            Codelet::MaskBeyond,
+            layout.grid,
+            &Self::operands(&[x, last]),
+            &[Operand::whole(out)],
+        );
+        self.bind_whole(0, out);
         Ok(())
     }
 

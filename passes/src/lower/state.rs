@@ -10,31 +10,38 @@ use super::{Binding, LowerError, Lowering, OpLowering};
 use crate::plan::Layout;
 
 impl Lowering<'_> {
-    /// Gives every matrix that a product reads the resting layout that its forward product plans for it, so that it is there when needed.
+    /// Gives every matrix that a product reads, and every cache of them, the resting layout that its forward product plans for it, so that it
+    /// is there when needed.
     pub(super) fn place_weights(&mut self, graph: &Graph) {
         for op in graph.topological() {
             let node = graph.node(op);
             let Op::Matmul { transpose_b, .. } = node.op else {
                 continue;
             };
-            let weight = node.operands()[1];
+            let mut weight = node.operands()[1].op;
+            // A cache is read with the rows of this position in it.
+            if let Op::WriteRows = graph.op(weight) {
+                weight = graph.node(weight).operands()[0].op;
+            }
             let Op::Parameter {
                 state,
-                kind: StateKind::Weight,
+                kind: kind @ (StateKind::Weight | StateKind::Cache),
                 ty,
                 ..
-            } = graph.op(weight.op)
+            } = graph.op(weight)
             else {
                 continue;
             };
             if self.states.contains_key(state) {
                 continue;
             }
-            let ipu = graph.node(weight.op).place.ipu.unwrap_or(IpuId(0));
+            let ipu = graph.node(weight).place.ipu.unwrap_or(IpuId(0));
             let a = graph.ty(node.operands()[0]).clone();
-            let (layout, resting) =
-                self.weight_layout(ipu, &a, &node.op, ty, transpose_b, &node.name);
-            let variable = self.new_state(state, StateKind::Weight, ty, layout);
+            let (layout, resting) = match kind {
+                StateKind::Cache => self.cache_layout(ipu, &a, &node.op, ty, &node.name),
+                _ => self.weight_layout(ipu, &a, &node.op, ty, transpose_b, &node.name),
+            };
+            let variable = self.new_state(state, *kind, ty, layout);
             self.resting.extend(resting.map(|r| (variable, r)));
         }
     }
@@ -74,6 +81,7 @@ impl Lowering<'_> {
             StateKind::Weight => Category::Weight,
             StateKind::Accumulator => Category::Accumulator,
             StateKind::OptimiserState | StateKind::Counter => Category::OptimiserState,
+            StateKind::Cache => Category::Cache,
         };
         let variable = self.variable(state.to_string(), ty.clone(), layout, category);
         let remote = self.is_remote(state);

@@ -22,18 +22,8 @@ impl OpLowering<'_, '_, '_> {
             } => {
                 views.push(view);
                 let views = simplify(&self.g.lw.shape_of(variable), views);
-                match affine_prefix(&self.g.lw.shape_of(variable), &views) {
-                    None => Binding::Held { variable, views },
-                    Some(affine) => {
-                        let (variable, mut head) = self.import(variable, views);
-                        let rest = head.split_off(affine);
-                        let copy = self.materialise(variable, head);
-                        Binding::Held {
-                            variable: copy,
-                            views: rest,
-                        }
-                    }
-                }
+                let (variable, views) = self.reachable(variable, views);
+                Binding::Held { variable, views }
             }
         };
         self.g.bind(self.result(0), binding);
@@ -99,14 +89,18 @@ pub(super) fn simplify(shape: &Shape, views: Vec<View>) -> Vec<View> {
     out
 }
 
-/// `None` when one move can do all the views; else how many of them it can do (at least one).
-pub(super) fn affine_prefix(shape: &Shape, views: &[View]) -> Option<usize> {
+/// `None` when one move can do all the views; else those that a first move does, and those that are left. The copy of a tensor that is to be
+/// reshaped is one row: that falls into any shape.
+pub(super) fn affine_split(shape: &Shape, views: &[View]) -> Option<(Vec<View>, Vec<View>)> {
     use superstep_ir::program::exchange::views_are_affine;
     if views_are_affine(shape, views) {
         return None;
     }
-    (1..views.len())
-        .rev()
-        .find(|&n| views_are_affine(shape, &views[..n]))
-        .or(Some(1))
+    let mut affine = (0..views.len()).rev();
+    let affine = affine.find(|&n| views_are_affine(shape, &views[..n]))?;
+    let (mut head, rest) = (views[..affine].to_vec(), views[affine..].to_vec());
+    if let Some(View::Reshape(to)) = rest.first() {
+        head.push(View::Reshape([to.elements()].into()));
+    }
+    Some((head, rest))
 }

@@ -1,11 +1,11 @@
-//! Softmax over rows that lie whole on the tile, its gradient, and the causal mask.
+//! Softmax over rows that lie whole on the tile, its gradient, and the masks.
 //!
 //! `p_j = e^(s·x_j − m) / Σ e^(s·x_i − m)` with `m` the largest `s·x`. With a causal mask only the columns up to the row's own index
 //! are looked at: half of the exponentials of a square. Each row is computed in work space and then written, so the result may lie
 //! on an operand.
 
 use super::isa::isa_kernel;
-use super::vertex::expect_rows;
+use super::vertex::{expect_elements, expect_rows};
 use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, lanes, math};
 
 /// `(x: [.., r, c]) → [.., r, c]`
@@ -152,6 +152,35 @@ impl Kernel for CausalMask {
         for r in 0..rows {
             let seen = (first + r % period + 1).saturating_sub(first_column).min(c);
             y[r * c..][seen..c].fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// `(x: [n, .., c], last: i32[n]) → [n, .., c]`: `−∞` where the column index in the whole tensor exceeds `last`.
+pub(super) struct MaskBeyond;
+
+impl Kernel for MaskBeyond {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let x = &vertex.inputs[0];
+        expect_rows("the result", &vertex.outputs[0], x.rows())?;
+        let entries = x.dims().first().map_or(1, |&n| n as usize);
+        expect_elements("the last columns", &vertex.inputs[1], entries)
+    }
+
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
+        let x = &vertex.inputs[0];
+        let (rows, c) = x.rows();
+        let entries = vertex.inputs[1].elements();
+        let first_column = x.first_column() as i64;
+        memory.copy_input(0, 0);
+        for entry in 0..entries {
+            let last = i64::from(memory.input::<i32>(1)[entry]);
+            let seen = (last + 1 - first_column).clamp(0, c as i64) as usize;
+            let y: &mut [f32] = memory.output(0);
+            for row in entry * rows / entries..(entry + 1) * rows / entries {
+                y[row * c..][seen..c].fill(f32::NEG_INFINITY);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use superstep_ir::types::DType;
 
-use super::vertex::expect_rows;
+use super::vertex::{expect_elements, expect_rows};
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 
@@ -94,6 +94,54 @@ impl Kernel for ScatterAdd {
     }
 }
 
+/// `(first: i32[n], rows: [n, r, d]) → base: [n, s, d]` in place: rows that fall into this tile's part of a matrix replace what is there.
+struct WriteRows<T>(PhantomData<T>);
+
+/// The kernel for rows of `dtype`, whose bits are all that matters.
+pub(super) fn write_rows(dtype: DType) -> Box<dyn Kernel> {
+    match dtype.bytes() {
+        2 => Box::new(WriteRows::<u16>(PhantomData)),
+        _ => Box::new(WriteRows::<u32>(PhantomData)),
+    }
+}
+
+impl<T: bytemuck::Pod + Send + Sync> Kernel for WriteRows<T> {
+    fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+        let (n, _, d) = vertex.outputs[0].matrices();
+        let (_, written, _) = vertex.inputs[1].matrices();
+        expect_elements("the first rows", &vertex.inputs[0], n)?;
+        expect_rows("the rows", &vertex.inputs[1], (n * written, d))
+    }
+
+    fn nanoseconds(&self, vertex: &Vertex<'_>) -> f64 {
+        vertex.inputs[1].elements() as f64 * 0.3
+    }
+
+    fn run(&self, memory: &mut VertexMemory<'_, '_>, _: &mut Scratch) {
+        let vertex = memory.vertex();
+        let operand = &vertex.outputs[0];
+        let (_, s, d) = operand.matrices();
+        let (_, written, _) = vertex.inputs[1].matrices();
+        let ([first, rows], [base]) = memory.split();
+        let (first, rows, base): (&[i32], &[T], &mut [T]) =
+            (numbers(first), numbers(rows), numbers_mut(base));
+        if s * d * written == 0 {
+            return;
+        }
+        let matrices = base.chunks_exact_mut(s * d);
+        for ((matrix, &first), rows) in matrices.zip(first).zip(rows.chunks_exact(written * d)) {
+            // Where the first row would be in this block, perhaps before it.
+            let at = i64::from(first) - operand.first_row() as i64;
+            let from = (-at).clamp(0, written as i64) as usize;
+            let to = (s as i64 - at).clamp(from as i64, written as i64) as usize;
+            if from < to {
+                let at = (at + from as i64) as usize;
+                matrix[at * d..][..(to - from) * d].copy_from_slice(&rows[from * d..to * d]);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +183,28 @@ mod tests {
             assert_eq!(out[0][j], table[j] + updates[7 + j]);
             assert_eq!(out[0][7 + j], table[7 + j]);
             assert_eq!(out[0][14 + j], table[14 + j] + updates[j] + updates[14 + j]);
+        }
+    }
+
+    #[test]
+    fn rows_are_written_where_they_fall_into_the_block() {
+        // Rows 4..7 of two matrices of 24.
+        let (base, rows) = (random(2 * 3 * 5, 1), random(2 * 2 * 5, 2));
+        for first in [[4, 5], [3, 6], [2, 7], [5, -1], [i32::MIN, i32::MAX]] {
+            let inputs = [integers(DType::I32, &[2], &first), whole(&[2, 2, 5], &rows)];
+            let place = block(&[2, 24, 5], &[0, 4, 0], &[2, 3, 5], &base);
+            let out = run(&*write_rows(DType::F32), &inputs, &[place]);
+            for (matrix, &first) in first.iter().enumerate() {
+                for row in 0..3i64 {
+                    let written = row + 4 - i64::from(first);
+                    let (wanted, at) = match written {
+                        0 | 1 => (&rows, (matrix * 2 + written as usize) * 5),
+                        _ => (&base, (matrix * 3 + row as usize) * 5),
+                    };
+                    let found = &out[0][(matrix * 3 + row as usize) * 5..][..5];
+                    assert_eq!(found, &wanted[at..][..5], "{first} {row}");
+                }
+            }
         }
     }
 

@@ -193,6 +193,7 @@ fn program() -> Program {
             },
         ],
         entry: ProcId(0),
+        parts: vec![],
         rounding: Default::default(),
         origins: vec![Origin {
             name: "toy".into(),
@@ -278,6 +279,27 @@ fn the_numbers_are_those_of_the_formula() {
     }
     for (&bits, expected) in found[4].iter().zip(&total) {
         assert!((f64::from(f32::from_bits(bits)) - expected).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn parts_run_by_themselves() {
+    let mut program = program();
+    program.parts = vec![ProcId(1)];
+    let mut engine = Engine::load(Arc::new(program), &PLAIN).expect("sound");
+    let w = random(K * N, 99);
+    engine
+        .write_state("w", bytemuck::cast_slice(&w))
+        .expect("w is state");
+    let (mut once, mut twice) = (Tape::default(), Tape::default());
+    engine.run_part("micro", &mut once).expect("a part");
+    engine.run_part("micro", &mut once).expect("a part");
+    engine.run(&mut twice).expect("the entry");
+    assert_eq!((once.fed, twice.fed), (2, 2));
+    assert_eq!(once.taken, twice.taken);
+    for name in ["main", "sum", "nothing"] {
+        let error = engine.run_part(name, &mut once);
+        assert!(matches!(error, Err(EngineError::NoPart { .. })), "{name}");
     }
 }
 
@@ -527,6 +549,7 @@ fn forged_programs_are_refused_when_they_are_loaded() {
             }),
         ),
         ("entry proc9", refused(|p| p.entry = ProcId(9))),
+        ("part proc9", refused(|p| p.parts = vec![ProcId(9)])),
         ("variable v9", refused(|p| p.states[0].variable = VarId(9))),
     ];
     for (expected, found) in cases {

@@ -31,6 +31,7 @@ fn program(ipus: u32) -> Program {
             steps: vec![],
         }],
         entry: ProcId(0),
+        parts: vec![],
         rounding: Rounding::Nearest,
         origins: vec![],
     }

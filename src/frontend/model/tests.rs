@@ -87,8 +87,15 @@ fn outputs_have_the_promised_shapes_whatever_the_chunks() {
         assert_eq!(shape_of(&graph, "loss"), [0usize; 0]);
         assert_eq!(shape_of(&graph, "logits"), [14, 31]);
     }
-    let graph = gpt2_next_token_graph(&small(), 3, 9).unwrap();
-    assert_eq!(shape_of(&graph, "logits"), [3, 31]);
+    let shape = CacheShape {
+        batch: 3,
+        prompt: 4,
+        positions: 9,
+    };
+    for graph in [gpt2_prefill_graph, gpt2_decode_graph] {
+        let graph = graph(&small(), shape).unwrap();
+        assert_eq!(shape_of(&graph, "logits"), [3, 31]);
+    }
 }
 
 #[test]

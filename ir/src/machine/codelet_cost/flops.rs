@@ -40,6 +40,8 @@ pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockSh
         Codelet::Dropout { .. } | Codelet::Cast => out.elements(),
         Codelet::Fill { .. }
         | Codelet::CausalMask
+        | Codelet::MaskBeyond
+        | Codelet::WriteRows
         | Codelet::PickLabel
         | Codelet::Gather
         | Codelet::Transpose

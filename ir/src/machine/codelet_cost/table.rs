@@ -42,6 +42,21 @@ pub fn dynamic_slice(machine: &Machine, dtype: DType, elements: u64) -> Spent {
     Work::units(39 + 24, busiest, even, 2).vertex(machine, 25)
 }
 
+/// Cycles to replace `elements` elements of rows in `matrices` matrices at a row known only at run time: for each matrix that of a ring's
+/// entry, without the supervisor's part, which is there once. All rows count as this tile's: which tile has them depends on the text.
+pub fn write_rows(machine: &Machine, dtype: DType, matrices: u64, elements: u64) -> Spent {
+    if elements == 0 {
+        return Spent::default();
+    }
+    let Vectors { busiest, even } = Vectors::of(machine, vector(dtype), elements / matrices);
+    let each = Work::units(39 + 24, busiest, even, 2).vertex(machine, 0);
+    Spent {
+        cycles: 25 + matrices * each.cycles,
+        fixed: 25 + matrices * each.fixed,
+        even: matrices as f64 * each.even,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +78,16 @@ mod tests {
         assert_eq!(cycles(DType::F32, 1), 25 + 6 * 65);
         assert_eq!(cycles(DType::F32, 31), 25 + 6 * (63 + 2 * 3));
         assert_eq!(cycles(DType::F16, 3072), 25 + 6 * (63 + 256));
+    }
+
+    #[test]
+    fn rows_written_at_small_odd_and_large_sizes() {
+        let mk2 = Machine::mk2();
+        let cycles = |dtype, n, elements| write_rows(&mk2, dtype, n, elements).cycles;
+        assert_eq!(cycles(DType::F32, 1, 0), 0);
+        assert_eq!(cycles(DType::F32, 1, 1), 25 + 6 * 65);
+        assert_eq!(cycles(DType::F32, 3, 3 * 31), 25 + 3 * 6 * (63 + 2 * 3));
+        assert_eq!(cycles(DType::F16, 2, 2 * 3072), 25 + 2 * 6 * (63 + 256));
     }
 
     #[test]

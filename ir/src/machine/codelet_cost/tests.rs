@@ -71,6 +71,7 @@ fn all(r: usize, c: usize) -> Vec<(Codelet, Vec<BlockShape>, Vec<BlockShape>)> {
         ),
         (softmax, with(vec![]), with(vec![])),
         (Codelet::CausalMask, with(vec![]), with(vec![])),
+        (Codelet::MaskBeyond, with(vec![block(&[1])]), with(vec![])),
         (
             Codelet::SoftmaxGrad { scale: one },
             with(vec![x.clone()]),

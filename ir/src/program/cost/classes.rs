@@ -183,6 +183,7 @@ mod tests {
             streams: vec![],
             procedures: vec![],
             entry: ProcId(0),
+            parts: vec![],
             rounding: Default::default(),
             origins: vec![],
         };

@@ -147,6 +147,10 @@ fn touched(codelet: &Codelet, class: &TileClass) -> (u64, u64) {
             let updates = class.inputs.get(1).map_or(0, BlockShape::bytes);
             (read + updates, updates)
         }
+        Codelet::WriteRows => {
+            let rows = class.inputs.get(1).map_or(0, BlockShape::bytes);
+            (read, rows)
+        }
         _ if codelet.reads_output() => (read + written, written),
         _ => (read, written),
     }

@@ -44,6 +44,7 @@ fn program(source: (Shape, Grid, Vec<Cut>), destination: (Shape, Grid, Vec<Cut>)
         streams: vec![],
         procedures: vec![],
         entry: ProcId(0),
+        parts: vec![],
         rounding: Default::default(),
         origins: vec![],
     }

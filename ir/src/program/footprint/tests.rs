@@ -47,6 +47,7 @@ fn program(steps: Vec<Step>) -> Program {
             steps,
         }],
         entry: ProcId(0),
+        parts: vec![],
         origins: vec![Origin {
             name: "op".into(),
             kind: "op".into(),

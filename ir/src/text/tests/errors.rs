@@ -112,7 +112,7 @@ fn wrong_attributes_are_pointed_at() {
     );
     check(
         "%y = parameter \"w\" : f32[2]",
-        "parameter needs `weight`, `accumulator`, `optimiser_state` or `counter` in braces",
+        "parameter needs `weight`, `accumulator`, `optimiser_state`, `counter` or `cache` in braces",
         "parameter",
     );
     check(

@@ -103,6 +103,12 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             })?;
             same_block("output", &inputs[0], &outputs[0])
         }
+        Codelet::MaskBeyond => {
+            v.floats(&[0])?;
+            v.dtype(1, DType::I32)?;
+            leading("last columns", &inputs[1], &inputs[0])?;
+            same_block("output", &inputs[0], &outputs[0])
+        }
         Codelet::SoftmaxGrad { .. } => {
             v.floats(&[0, 1])?;
             v.whole_rows(0)?;
@@ -118,6 +124,7 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             same_block("output", &inputs[0], &outputs[0])
         }
         Codelet::Gather | Codelet::ScatterAdd => v.table(codelet),
+        Codelet::WriteRows => v.write_rows(),
         Codelet::Stash => v.ring(&inputs[1], &outputs[0]),
         Codelet::Restore => v.ring(&outputs[0], &inputs[1]),
         Codelet::Advance => need(outputs[0].dtype == DType::U32, || "a counter is u32".into()),
@@ -142,6 +149,8 @@ fn counts(codelet: &Codelet) -> (usize, usize) {
         Codelet::RowMaxSum => (1, 2),
         Codelet::Matmul { .. }
         | Codelet::SoftmaxGrad { .. }
+        | Codelet::MaskBeyond
+        | Codelet::WriteRows
         | Codelet::JoinLogSumExp
         | Codelet::PickLabel
         | Codelet::Gather
@@ -300,6 +309,28 @@ impl Vertex<'_> {
         per_row("ids", rows, &self.inputs[ids])
     }
 
+    /// Matrices of a block, the rows to be written into them, and where.
+    fn write_rows(&self) -> Check {
+        let (first, rows, base) = (&self.inputs[0], &self.inputs[1], &self.outputs[0]);
+        self.dtype(0, DType::I32)?;
+        self.floats(&[1])?;
+        need(rows.dtype == base.dtype, || {
+            format!("rows are {} and their place {}", rows.text(), base.text())
+        })?;
+        let [n, all, _] = rows.dims[..] else {
+            return Err(format!("{} are no rows of matrices", rows.text()));
+        };
+        need(base.dims.len() == 3, || {
+            format!("{} is not several matrices", base.text())
+        })?;
+        need(all.len == all.size, || {
+            format!("{} of {} rows are on the tile", all.len, all.size)
+        })?;
+        leading("first rows", first, base)?;
+        agree("matrices", n, base.dims[0])?;
+        agree("widths of rows", rows.columns(), base.columns())
+    }
+
     /// A counter, and a ring of entries that are blocks like `x`.
     fn ring(&self, x: &OperandBlock, ring: &OperandBlock) -> Check {
         self.dtype(0, DType::U32)?;
@@ -430,6 +461,15 @@ fn vector(what: &str, block: &OperandBlock, elements: usize) -> Check {
     need(block.elements() == elements, || {
         format!("{what} are {}, expected {elements} elements", block.text())
     })
+}
+
+/// One element for each leading index of `x`.
+fn leading(what: &str, block: &OperandBlock, x: &OperandBlock) -> Check {
+    let ([entry], [of_x, _, ..]) = (&block.dims[..], &x.dims[..]) else {
+        let (block, x) = (block.text(), x.text());
+        return Err(format!("{what} are {block} for {x}"));
+    };
+    agree(what, *entry, *of_x)
 }
 
 /// One element a column of `x`.

@@ -44,6 +44,8 @@ pub enum ProgramErrorKind {
     },
     #[error("the procedure calls itself")]
     CallCycle,
+    #[error("part `{0}` does not run in the entry")]
+    PartNotReached(String),
     #[error("the program has more than {0} steps")]
     TooManySteps(u64),
     #[error("repeats its body 0 times")]

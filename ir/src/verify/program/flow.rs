@@ -31,11 +31,16 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
         errors: Vec::new(),
     };
     flow.summarise(program.entry);
-    let summary = flow.summaries.remove(&program.entry).unwrap_or_default();
+    // What the host may run by itself finds nothing but state, whatever ran before.
+    let alone = std::iter::once(&program.entry).chain(&program.parts);
+    let carried: Vec<_> = alone
+        .filter_map(|id| flow.summaries.get(id))
+        .flat_map(|summary| summary.carried.clone())
+        .collect();
     // What rests in streaming memory is on its tiles from a load on.
     let resting = program.states.iter().filter(|s| !s.remote);
     let states: FxHashSet<VarId> = resting.map(|s| s.variable).collect();
-    for (id, reads) in summary.carried {
+    for (id, reads) in carried {
         if let Some(read) = reads.first().filter(|_| !states.contains(&id)) {
             let kind = ProgramErrorKind::ReadBeforeWrite {
                 variable: program.variable(id).name.clone(),

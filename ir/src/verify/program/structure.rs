@@ -37,10 +37,21 @@ pub(super) fn check(program: &Program) -> Vec<ProgramError> {
         program.entry.0,
         program.procedures.len(),
     );
+    for part in &program.parts {
+        c.count(
+            &ProgramPlace::Program,
+            "part",
+            part.0,
+            program.procedures.len(),
+        );
+    }
     if c.errors.is_empty()
         && let Err(error) = calls(program)
     {
         c.errors.push(*error);
+    }
+    if c.errors.is_empty() {
+        c.parts();
     }
     c.errors
 }
@@ -135,6 +146,18 @@ impl Structure<'_> {
         if index as usize >= count {
             let kind = ProgramErrorKind::IdOutOfRange { what, index, count };
             self.fail(place, kind);
+        }
+    }
+
+    /// Parts run in the entry too: the numbers of their steps, and so live ranges, come from there.
+    fn parts(&mut self) {
+        let ranges = self.program.step_ranges();
+        for &part in &self.program.parts {
+            if ranges[part.index()].is_none() {
+                let name = self.program.procedure(part).name.clone();
+                let kind = ProgramErrorKind::PartNotReached(name);
+                self.fail(&ProgramPlace::Program, kind);
+            }
         }
     }
 

@@ -157,6 +157,7 @@ fn sound() -> Program {
         ],
         procedures: vec![procedure("body", body), procedure("main", main)],
         entry: ProcId(MAIN as u32),
+        parts: vec![],
         rounding: Default::default(),
         origins: vec![Origin {
             name: "fc".into(),

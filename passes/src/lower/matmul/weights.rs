@@ -65,6 +65,44 @@ impl Lowering<'_> {
         (layout, Some(Resting { problem, plan }))
     }
 
+    /// Resting layout of a cache: where the product that reads it wants it.
+    pub(in crate::lower) fn cache_layout(
+        &mut self,
+        ipu: IpuId,
+        a: &TensorType,
+        op: &Op,
+        cache: &TensorType,
+        reader: &str,
+    ) -> (Layout, Option<Resting>) {
+        let (
+            &Op::Matmul {
+                transpose_a,
+                transpose_b,
+                ..
+            },
+            &[groups, ..],
+        ) = (op, cache.shape.dims())
+        else {
+            return (self.spread(ipu, &cache.shape), None);
+        };
+        let extents = Extents {
+            groups: Some(groups),
+            m: a.shape[1 + usize::from(transpose_a)],
+            k: a.shape[1 + usize::from(!transpose_a)],
+            n: cache.shape[1 + usize::from(!transpose_b)],
+        };
+        let mut problem = self.problem(&extents, a.dtype, cache.dtype, transpose_a, transpose_b);
+        problem.b = Side::RestsHere;
+        let plan = self.plan(&problem, self.budgets.of(reader));
+        let grid = self.plan_grid(ipu, &plan, problem.grain_k(), true);
+        let layout = match plan.m {
+            // Each tile holds exactly what it multiplies with.
+            1 => grid.b(transpose_b),
+            _ => grid.b_at_rest(transpose_b),
+        };
+        (layout, Some(Resting { problem, plan }))
+    }
+
     /// The forward plan with the fewest cycles for the product and both gradients.
     fn joint_plan(&mut self, problem: &MatmulProblem, budgets: [Bytes; 3]) -> MatmulPlan {
         let key = (problem.clone(), budgets);

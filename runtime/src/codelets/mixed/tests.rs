@@ -123,7 +123,12 @@ fn rows() -> Vec<Case> {
         case(Codelet::LayerNormParamGrad, parameters, [scale, shift]),
         case(soft(false), [x.clone()], [y.clone()]),
         case(soft(true), [square.clone()], [square.clone()]),
-        case(Codelet::CausalMask, [square.clone()], [square]),
+        case(Codelet::CausalMask, [square.clone()], [square.clone()]),
+        case(
+            Codelet::MaskBeyond,
+            [square.clone(), ids(&[6, 2, -1])],
+            [square],
+        ),
         case(soft_grad, [x, g], [y]),
     ]
 }

@@ -1,6 +1,8 @@
+use superstep_ir::types::DType;
+
 use super::*;
 use crate::codelets::testing::{
-    assert_close, bits, block, isas, numbers as random, run, run_in_place, whole,
+    assert_close, bits, block, integers, isas, numbers as random, run, run_in_place, whole,
 };
 
 /// Softmax of one row in which `seen` columns count.
@@ -114,6 +116,21 @@ fn the_mask_counts_from_the_whole_tensor() {
                     x[i]
                 }
             );
+        }
+    }
+}
+
+#[test]
+fn what_is_beyond_the_last_column_is_hidden() {
+    let x = random(3 * 2 * 4, 1);
+    let input = block(&[5, 2, 24], &[1, 0, 6], &[3, 2, 4], &x);
+    let last = [5, 7, i32::MAX];
+    let inputs = [input.clone(), integers(DType::I32, &[3], &last)];
+    for on in [0, usize::MAX] {
+        let out = run_in_place(&MaskBeyond, &inputs, std::slice::from_ref(&input), &[on]);
+        for (i, &y) in out[0].iter().enumerate() {
+            let seen = 6 + (i % 4) as i32 <= last[i / 8];
+            assert_eq!(y, if seen { x[i] } else { f32::NEG_INFINITY });
         }
     }
 }

@@ -119,6 +119,16 @@ fn row_codelets() -> Vec<Case> {
         (softmax(true), vec![x.clone()], vec![x.clone()]),
         (Codelet::CausalMask, vec![x.clone()], vec![x.clone()]),
         (
+            Codelet::MaskBeyond,
+            vec![f(&[2, 3, 5]), i(&[2])],
+            vec![f(&[2, 3, 5])],
+        ),
+        (
+            Codelet::WriteRows,
+            vec![i(&[2]), f(&[2, 3, 5])],
+            vec![f(&[2, 7, 5])],
+        ),
+        (
             Codelet::SoftmaxGrad { scale: Real(1.0) },
             vec![x.clone(), x.clone()],
             vec![x],
@@ -161,11 +171,13 @@ fn row_codelets() -> Vec<Case> {
     ]
 }
 
-/// Extents that may be anything: leading ones of stacked partials, entries of tables, and what is reduced away on the tile.
+/// Extents that may be anything: leading ones of stacked partials, entries of tables, rows written and the matrix that they
+/// are written into, and what is reduced away on the tile.
 fn is_free(codelet: &Codelet, operand: usize, dim: usize) -> bool {
     match codelet {
         Codelet::Gather | Codelet::Reduce { .. } | Codelet::RowLoss => (operand, dim) == (0, 0),
         Codelet::ScatterAdd => (operand, dim) == (2, 0),
+        Codelet::WriteRows => operand > 0 && dim == 1,
         Codelet::RowMaxSum | Codelet::PickLabel => (operand, dim) == (0, 1),
         _ => false,
     }

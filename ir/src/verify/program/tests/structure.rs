@@ -9,7 +9,7 @@ use crate::types::DType;
 #[test]
 fn ids_must_exist() {
     type Change = fn(&mut Program);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 13] = [
         ("grid", |p| p.variables[0].grid = GridId(2)),
         ("grid", |p| {
             group(&mut p.procedures[BODY].steps[3]).grid = GridId(9)
@@ -28,6 +28,7 @@ fn ids_must_exist() {
             p.procedures[MAIN].steps[1] = Step::Call(ProcId(2))
         }),
         ("entry procedure", |p| p.entry = ProcId(2)),
+        ("part", |p| p.parts = vec![ProcId(2)]),
         ("IPU", |p| p.grids[0].ipu = IpuId(1)),
         ("IPU", |p| {
             p.procedures[BODY].steps[1] = Step::Sync(Sync::Ipu(IpuId(1)))
@@ -42,6 +43,24 @@ fn ids_must_exist() {
             "{expected}: {kinds:?}"
         );
     }
+}
+
+#[test]
+fn parts_run_in_the_entry_and_need_nothing_but_state() {
+    let mut program = sound();
+    program.parts = vec![ProcId(MAIN as u32)];
+    verify_program(&program).unwrap();
+    let kinds = broken(|p| {
+        p.procedures.push(Procedure {
+            name: "apart".into(),
+            steps: vec![],
+        });
+        p.parts = vec![ProcId(2)];
+    });
+    assert_kinds!(kinds, [ProgramErrorKind::PartNotReached(_)]);
+    // The body adds onto a sum that only its caller sets to zero.
+    let kinds = broken(|p| p.parts = vec![ProcId(BODY as u32)]);
+    assert_kinds!(kinds, [ProgramErrorKind::ReadBeforeWrite { .. }]);
 }
 
 #[test]
