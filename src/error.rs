@@ -136,6 +136,11 @@ impl Error {
                 }
                 _ => None,
             },
+            Error::Write(error) | Error::Data(DataError::Write(error)) | Error::Frontend(FrontendError::Write(error))
+                if error.is_full() =>
+            {
+                Some("make room and give the same command again; what was written before is whole".into())
+            }
             Error::Executable { .. } => Some("compile the model again with `superstep compile`".into()),
             _ => None,
         }

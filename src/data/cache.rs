@@ -41,6 +41,7 @@ impl TokenCache {
         tokenizer.check_vocab(vocab_size)?;
         let key = key(corpus, tokenizer, block_size, vocab_size)?;
         atomic_file::create_directory(&self.directory)?;
+        atomic_file::remove_stale(&self.directory);
         let path = self.directory.join(format!("{}.tokens", &key[..32]));
         if path.exists() && !self.overwrite {
             match TokenFile::open(&path, &key) {

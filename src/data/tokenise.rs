@@ -119,7 +119,8 @@ impl<'a> Parcels<'a> {
                 self.in_batch = (self.in_batch + 1) % ROWS_PER_BATCH;
                 parcel.ends_batch = self.in_batch == 0;
             }
-            if parcel.ends_batch || (parcel.text.len() >= PARCEL_BYTES && self.is_closed(&mut parcel))
+            if parcel.ends_batch
+                || (parcel.text.len() >= PARCEL_BYTES && self.is_closed(&mut parcel))
             {
                 break;
             }

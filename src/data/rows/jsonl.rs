@@ -82,8 +82,7 @@ impl JsonRows {
         self.row.shrink_to(KEPT_BYTES);
         self.given = 0;
         let found = Field::of(&self.column, &mut self.row).read(&self.line);
-        let found =
-            found.map_err(|error| self.bad(format!("it is no JSON object: {error}")))?;
+        let found = found.map_err(|error| self.bad(format!("it is no JSON object: {error}")))?;
         self.line.clear();
         self.line.shrink_to(KEPT_BYTES);
         match found {

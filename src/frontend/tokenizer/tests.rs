@@ -196,21 +196,11 @@ fn settings_of_a_batch_are_not_the_tokenizers() {
     json["model"]["dropout"] = serde_json::Value::Null;
     json["pre_tokenizer"]["add_prefix_space"] = true.into();
     std::fs::write(&path, json.to_string()).unwrap();
-    assert!(
-        Tokenizer::load(folder.path())
-            .unwrap()
-            .cuts
-            .is_none()
-    );
+    assert!(Tokenizer::load(folder.path()).unwrap().cuts.is_none());
     json["pre_tokenizer"]["add_prefix_space"] = false.into();
     json["added_tokens"][0]["lstrip"] = true.into();
     std::fs::write(&path, json.to_string()).unwrap();
-    assert!(
-        Tokenizer::load(folder.path())
-            .unwrap()
-            .cuts
-            .is_none()
-    );
+    assert!(Tokenizer::load(folder.path()).unwrap().cuts.is_none());
 }
 
 #[test]

@@ -127,7 +127,15 @@ mod tests {
         let line = r#" {"a": [1, {"text": 2}], "text": "b\\u00e9\\n", "c": null} "#;
         assert_eq!(read(&line.replace("\\\\", "\\")).unwrap(), "bé\n");
         assert_eq!(read(r#"{"text": "a", "text": "b"}"#).unwrap(), "b");
-        for value in ["null", "true", "7", "-7", "0.5", "[\"a\"]", "{\"text\": \"a\"}"] {
+        for value in [
+            "null",
+            "true",
+            "7",
+            "-7",
+            "0.5",
+            "[\"a\"]",
+            "{\"text\": \"a\"}",
+        ] {
             assert_eq!(read(&format!("{{\"text\": {value}}}")).unwrap(), "no text");
         }
         assert_eq!(read(r#"{"x": 1, "y": ""}"#).unwrap(), "only x, y");
