@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 """A model of ten million parameters, trained from scratch on the text of this repository by PyTorch and by superstep: validation losses side by side.
 
-    train_vs_torch.py [--superstep PATH] [--epochs N] [--precision NAME ...] [--json OUT] [--keep FOLDER]
+    train_vs_torch.py [--superstep PATH] [--epochs N | --steps N] [--precision NAME ...] [--parallel] [--json OUT] [--keep FOLDER]
 
-Both start from the same weights (random, saved by transformers with GPT-2's tokenizer) and use the same text, of which the last tenth is held out. superstep
+Both start from the same weights (random, saved by transformers with GPT-2's tokenizer) and use the same text, of which the last twentieth is held out. superstep
 reads the text files; PyTorch has its own tokens, made as run_clm.py makes them: rows tokenised one by one, grouped by thousands, cut into blocks. Blocks are
 used in order; AdamW decays matrices only, the rate rises over a tenth of the steps and falls to 0, gradients are clipped; no dropout, whose masks would differ.
 Exit code 1 when a final validation loss is further from PyTorch's than LIMITS allow.
 """
-import argparse, json, math, os, subprocess, sys, tempfile, time
+import argparse, concurrent.futures, json, math, os, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FIXTURES = os.path.join(ROOT, "tests", "fixtures")
 SHAPE = dict(n_layer=6, n_head=5, n_embd=160, n_positions=128, vocab_size=50257)
-BLOCK, BATCH, ACCUMULATION = 128, 4, 4
+BLOCK, BATCH, ACCUMULATION = 128, 2, 2
 RATE, DECAY, CLIP, WARMUP = 1e-3, 0.01, 1.0, 0.1
-EVALUATIONS = 4
+EVALUATIONS = 2
 THREADS = 2
 # By how much a final validation loss may differ from PyTorch's, in relation to it.
 LIMITS = {"f32": 0.01, "f16.32": 0.03, "f16.16": 0.03, "recipe": 0.03}
@@ -32,7 +32,7 @@ def make_inputs(folder):
     model.save_pretrained(os.path.join(folder, "model"))
     AutoTokenizer.from_pretrained(os.path.join(FIXTURES, "gpt2-tokenizer")).save_pretrained(os.path.join(folder, "model"))
     lines = open(os.path.join(FIXTURES, "text", "austen.txt"), encoding="utf-8").read().splitlines(keepends=True)
-    held_out = len(lines) // 10
+    held_out = len(lines) // 20
     for name, part in (("train", lines[:-held_out]), ("validation", lines[-held_out:])):
         with open(os.path.join(folder, name + ".txt"), "w", encoding="utf-8") as out:
             out.writelines(part)
@@ -50,7 +50,7 @@ def blocks_of(path, tokenizer):
     return torch.tensor(blocks)
 
 
-def train_torch(folder, epochs):
+def train_torch(folder, steps):
     """Validation losses by step, losses by step, seconds."""
     import torch
     from transformers import AutoTokenizer, GPT2LMHeadModel, get_linear_schedule_with_warmup
@@ -65,7 +65,6 @@ def train_torch(folder, epochs):
     optimiser = torch.optim.AdamW(groups, lr=RATE)
     per_step = BATCH * ACCUMULATION
     per_epoch = len(train) // per_step
-    steps = per_epoch * epochs
     schedule = get_linear_schedule_with_warmup(optimiser, math.ceil(steps * WARMUP), steps)
     evaluations, losses, start = {}, [], time.perf_counter()
     for step in range(steps):
@@ -83,6 +82,12 @@ def train_torch(folder, epochs):
         if (step + 1) % evaluate_every(steps) == 0 or step + 1 == steps:
             evaluations[step + 1] = validation_loss(model, validation)
     return {"steps": steps, "evaluations": evaluations, "losses": losses, "seconds": time.perf_counter() - start}
+
+
+def steps_per_epoch(folder):
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(os.path.join(folder, "model"))
+    return len(blocks_of(os.path.join(folder, "train.txt"), tokenizer)) // (BATCH * ACCUMULATION)
 
 
 def evaluate_every(steps):
@@ -151,7 +156,9 @@ def report(runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--superstep", default=os.path.join(ROOT, "target", "release", "superstep"))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="instead of whole epochs")
+    parser.add_argument("--parallel", action="store_true", help="run all at the same time: losses are the same, seconds mean nothing")
     parser.add_argument("--precision", nargs="+", choices=LIMITS, default=["f32", "recipe"])
     parser.add_argument("--json")
     parser.add_argument("--keep", help="work in this folder and leave everything there")
@@ -160,9 +167,15 @@ def main():
         folder = a.keep or temporary
         os.makedirs(folder, exist_ok=True)
         make_inputs(folder)
-        runs = {"torch": train_torch(folder, a.epochs)}
-        for precision in a.precision:
-            runs[precision] = train_superstep(a.superstep, folder, runs["torch"]["steps"], precision)
+        steps = a.steps or a.epochs * steps_per_epoch(folder)
+        work = {precision: (train_superstep, a.superstep, folder, steps, precision) for precision in a.precision}
+        with concurrent.futures.ThreadPoolExecutor(len(work) if a.parallel else 1) as pool:
+            if not a.parallel:
+                runs = {"torch": train_torch(folder, steps)}
+            waiting = {name: pool.submit(*task) for name, task in work.items()}
+            if a.parallel:
+                runs = {"torch": train_torch(folder, steps)}
+            runs.update({name: future.result() for name, future in waiting.items()})
     good = report(runs)
     if a.json:
         json.dump(runs, open(a.json, "w"), indent=1)

@@ -200,14 +200,15 @@ fn a_row_of_any_length_takes_little_memory() {
     let novel = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let words = novel.replace('\n', " ").repeat(16);
     let document = json!({ "text": words }).to_string();
-    for (path, limit, is_cut) in [
-        (file("line.txt", words), 128, false),
-        (file("document.jsonl", document), 192, false),
+    for (path, is_cut) in [
+        (file("line.txt", words), false),
+        (file("document.jsonl", document), false),
         // Nowhere to cut: as one piece it would take 1.5 GB.
-        (file("letters.txt", "acgt".repeat(2 << 20)), 256, true),
+        (file("letters.txt", "acgt".repeat(2 << 20)), true),
     ] {
         let (peak, err) = peak_of(&model, &path, &folder.path().join("cache"));
-        assert!(peak < limit, "{}: {peak} MiB", path.display());
+        // Training the tiny model takes half of it.
+        assert!(peak < 256, "{}: {peak} MiB", path.display());
         assert_eq!(err.contains("rows were cut"), is_cut, "{err}");
     }
 }
@@ -336,6 +337,14 @@ fn what_is_wrong_with_data_is_said() {
             "no usable Parquet file",
         ),
         (file("no.parquet", b"no"), "", "no usable Parquet file"),
+        (
+            file(
+                "later.txt",
+                &[b"word ".repeat(9000), b"\xc3\n".to_vec()].concat(),
+            ),
+            "",
+            "offset 45000",
+        ),
         (empty, "", "has no files of text"),
         (mixed, "", "files of different kinds"),
         (folder.path().join("absent.txt"), "", "absent.txt"),

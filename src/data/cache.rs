@@ -86,6 +86,11 @@ fn blocks(file: TokenFile, corpus: &Corpus, block_size: usize) -> TokenBlocks {
 }
 
 fn too_short(corpus: &Corpus, block_size: usize, counts: &Counts) -> DataError {
+    if counts.tokens == 0 {
+        return DataError::NoTokens {
+            path: corpus.path.clone(),
+        };
+    }
     DataError::TooShort {
         path: corpus.path.clone(),
         tokens: counts.tokens as usize,

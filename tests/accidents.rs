@@ -1,8 +1,8 @@
-//! Runs that are killed at any moment: while they start, tokenise, compile, train, evaluate, save and write results. Whatever has its final name at
-//! any time is whole, and the run that goes on ends in the bits of one that was never killed.
+//! Runs that are killed at any moment (while they start, tokenise, compile, train, evaluate, save, write results), and runs for which the disk is full.
+//! Whatever has its final name at any time is whole, and the run that goes on ends in the bits of one that had no accident.
 //!
 //! ```sh
-//! cargo test --release --test kill -- --ignored --nocapture       # a hundred kills and more, with a count of what they hit
+//! cargo test --release --test accidents -- --ignored --nocapture       # a hundred kills and more, with a count of what they hit
 //! ```
 
 mod program;
@@ -64,7 +64,7 @@ impl Setup {
         Place { root }
     }
 
-    fn start(&self, place: &Place) -> Child {
+    fn arguments(&self, place: &Place) -> Vec<String> {
         let file = |name: &str| self.folder.path().join(name);
         let mut arguments = words(
             RUN,
@@ -81,8 +81,12 @@ impl Setup {
                 place.root.join(folder).display().to_string(),
             ]);
         }
+        arguments
+    }
+
+    fn start(&self, place: &Place) -> Child {
         Command::new(env!("CARGO_BIN_EXE_superstep"))
-            .args(arguments)
+            .args(self.arguments(place))
             .env("HF_HUB_CACHE", "/nonexistent")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -383,4 +387,57 @@ fn a_killed_run_ends_in_the_same_bits() {
 #[ignore = "takes minutes"]
 fn a_hundred_killed_runs_end_in_the_same_bits() {
     kill(100);
+}
+
+/// What a run says that may write no file larger than so many blocks of 512 bytes.
+fn limited(setup: &Setup, place: &Place, blocks: u32) -> String {
+    let shell = format!(
+        "trap '' XFSZ; ulimit -f {blocks}; exec {} {}",
+        env!("CARGO_BIN_EXE_superstep"),
+        setup.arguments(place).join(" ")
+    );
+    let output = Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("hint: make room"), "{err}");
+    err
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_what_was_written_stays() {
+    let setup = Setup::new();
+    let mut watcher = Watcher::default();
+    let place = setup.place("place");
+    let says = |blocks, what: &str, watcher: &mut Watcher| {
+        let err = limited(&setup, &place, blocks);
+        let error = err
+            .lines()
+            .find(|line| line.starts_with("error: cannot write"));
+        assert!(error.is_some_and(|error| error.contains(what)), "{err}");
+        watcher.look(&place);
+    };
+    says(1, ".tokens", &mut watcher);
+    assert!(!run(&setup, &place, None, &mut watcher));
+    let expected = outcome(&place);
+    let empty = |folder: &str| {
+        std::fs::remove_dir_all(place.root.join(folder)).unwrap();
+        std::fs::create_dir(place.root.join(folder)).unwrap();
+    };
+    // Half of the last checkpoint does not fit: the one before stays.
+    std::fs::remove_dir_all(place.out().join("checkpoint-6")).unwrap();
+    says(40, "checkpoint-6/model.safetensors", &mut watcher);
+    says(400, "checkpoint-6/optimizer.safetensors", &mut watcher);
+    Checkpoint::open(&place.out().join("checkpoint-4")).unwrap();
+    assert!(!run(&setup, &place, None, &mut watcher));
+    assert!(outcome(&place) == expected);
+    // Others, from the start.
+    empty("executables");
+    empty("out");
+    says(40, ".superstep", &mut watcher);
+    assert!(!run(&setup, &place, None, &mut watcher));
+    assert!(outcome(&place) == expected);
+    empty("out");
+    says(1, "metrics.jsonl", &mut watcher);
+    assert!(!run(&setup, &place, None, &mut watcher));
+    assert!(outcome(&place) == expected);
 }
