@@ -119,9 +119,7 @@ impl<'a> Parcels<'a> {
                 self.in_batch = (self.in_batch + 1) % ROWS_PER_BATCH;
                 parcel.ends_batch = self.in_batch == 0;
             }
-            if parcel.ends_batch
-                || (parcel.text.len() >= PARCEL_BYTES && self.is_closed(&mut parcel))
-            {
+            if parcel.ends_batch || (parcel.text.len() >= PARCEL_BYTES && self.close(&mut parcel)) {
                 break;
             }
         }
@@ -132,7 +130,7 @@ impl<'a> Parcels<'a> {
 
     /// Keeps a row that has only begun for the next parcel or, where this one has no other row, all that follows a place to cut it. False
     /// where there is none: the parcel must grow.
-    fn is_closed(&mut self, parcel: &mut Parcel) -> bool {
+    fn close(&mut self, parcel: &mut Parcel) -> bool {
         let begin = parcel.ends.last().copied().unwrap_or(0);
         if begin == 0 {
             let text = &parcel.text;
