@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 mod folder;
 
-pub use folder::{StagedFolder, TEMPORARY_PREFIX, remove_leftovers};
+pub use folder::{StagedFolder, TEMPORARY_PREFIX, remove_leftovers, remove_stale};
 
 /// Large enough that a 500 MB model is written in a few hundred calls.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -25,6 +25,17 @@ pub struct AtomicWriteError {
     pub step: &'static str,
     /// What the operating system said.
     pub source: io::Error,
+}
+
+impl AtomicWriteError {
+    /// Whether there was no room: a full disk, a quota, a limit on the size of files.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(
+            self.source.kind(),
+            FileTooLarge | QuotaExceeded | StorageFull
+        )
+    }
 }
 
 /// Writes `bytes` to `path`, replacing what was there.

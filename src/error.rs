@@ -1,5 +1,7 @@
 //! The one error of the facade: what went wrong in whichever part, and what might help.
 
+mod hints;
+
 use superstep_ir::executable::ExecutableError;
 use superstep_passes::compile::CompileError;
 use superstep_passes::memory::Overflow;
@@ -103,47 +105,6 @@ impl Error {
 
     /// What might help, in a line.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::Failed { hint, .. } => hint.clone(),
-            Error::Compile(error) => match error.as_ref() {
-                CompileError::Placement(PlacementError::Overflow { tried, ipus, .. }) => {
-                    let more = if tried < ipus {
-                        "--layers_per_ipu over more of the machine's IPUs"
-                    } else {
-                        "a machine with more IPUs (--machine pod16)"
-                    };
-                    Some(format!("try a smaller --per_device_train_batch_size or --block_size, or {more}"))
-                }
-                CompileError::Placement(PlacementError::TooFewMicroBatches { stages, .. }) => {
-                    Some(format!(
-                        "give --gradient_accumulation_steps {stages} or more, or --pipeline false"
-                    ))
-                }
-                _ => None,
-            },
-            Error::Data(DataError::TooShort { .. }) => Some("give more text or a smaller --block_size".into()),
-            Error::Data(DataError::TooFewSamples { .. }) => {
-                Some("give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps".into())
-            }
-            Error::Data(DataError::Column { .. }) => Some("name another column with --text_column".into()),
-            Error::Data(DataError::NoDataset { name, .. }) => Some(format!(
-                "give a folder with its files as --dataset_name, or download {name} into the Hugging Face cache on a machine that is connected"
-            )),
-            Error::Data(DataError::BlockSize { found, .. }) => Some(format!("use --block_size {found}, in `superstep compile` too")),
-            Error::Checkpoint(error) => match error {
-                CheckpointError::OtherRun { .. } => Some(
-                    "go on all the same with --allow_resume_mismatch, or start anew with --overwrite_output_dir".into(),
-                ),
-                CheckpointError::OtherShape { .. } => {
-                    Some("start anew with --overwrite_output_dir, or choose another --output_dir".into())
-                }
-                CheckpointError::NoneFound { .. } => {
-                    Some("start without --resume_from_checkpoint, or name a checkpoint-N folder".into())
-                }
-                _ => None,
-            },
-            Error::Executable { .. } => Some("compile the model again with `superstep compile`".into()),
-            _ => None,
-        }
+        hints::of(self)
     }
 }

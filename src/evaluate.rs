@@ -9,6 +9,7 @@ use crate::data::TokenBlocks;
 use crate::error::Error;
 use crate::session::Session;
 use crate::train::host::{IGNORED, fill, shifted};
+use crate::train::state::rounded;
 
 /// What an evaluation found, with the names of Hugging Face's `eval_results.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,13 +71,14 @@ pub fn evaluate(
         )));
     }
     let seconds = start.elapsed().as_secs_f64();
+    let steps = blocks.len().div_ceil(batch_size);
     Ok(Evaluation {
         eval_loss,
         perplexity: eval_loss.exp(),
         eval_samples: blocks.len(),
-        eval_runtime: seconds,
-        eval_samples_per_second: blocks.len() as f64 / seconds,
-        eval_steps_per_second: blocks.len().div_ceil(batch_size) as f64 / seconds,
+        eval_runtime: rounded(seconds, 4),
+        eval_samples_per_second: rounded(blocks.len() as f64 / seconds, 3),
+        eval_steps_per_second: rounded(steps as f64 / seconds, 3),
     })
 }
 

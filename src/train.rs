@@ -85,7 +85,7 @@ impl TrainingRun<'_> {
                 let mut metrics = self.update(session, step, update, samples)?;
                 let finite = metrics.grad_norm.is_finite();
                 metrics.overflow = self.loss_scale.observe(finite, self.following)?;
-                check_finite(&metrics)?;
+                check_finite(&metrics, self.device_iterations)?;
                 Ok(metrics)
             })
             .collect()
@@ -142,15 +142,22 @@ fn reported(losses: &[f32], mode: OutputMode, replicas: usize) -> f64 {
     }
 }
 
-fn check_finite(metrics: &StepMetrics) -> Result<(), Error> {
-    let at = metrics.step;
+fn check_finite(metrics: &StepMetrics, updates_per_step: usize) -> Result<(), Error> {
+    let at = match updates_per_step {
+        1 => format!("step {}", metrics.step),
+        n => format!(
+            "step {} (weight update {})",
+            metrics.step / n as u64,
+            metrics.step
+        ),
+    };
     if !metrics.loss.is_finite() {
-        let message = format!("the loss is {} at step {at}", metrics.loss);
+        let message = format!("the loss is {} at {at}", metrics.loss);
         let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm";
         return Err(Error::failed(message).with_hint(hint));
     }
     if !metrics.grad_norm.is_finite() && !metrics.overflow {
-        let message = format!("the gradient norm is {} at step {at}", metrics.grad_norm);
+        let message = format!("the gradient norm is {} at {at}", metrics.grad_norm);
         let hint = match metrics.loss_scale {
             1.0 => "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm",
             _ => "lower --loss_scaling, or give --auto_loss_scaling",

@@ -101,6 +101,29 @@ fn broken_model_folders() {
     });
     train(&forged, "", &[], "model.safetensors");
 
+    // Tensors that lie beyond the file, have another type, or overflow.
+    for (from, to, what) in [
+        ("F32", "F99", "F99"),
+        ("F32", "I64", "bad header"),
+        (
+            "\"shape\":[32]",
+            "\"shape\":[4294967296,4294967296]",
+            "bad header",
+        ),
+        ("transformer.wte", "transformer.wxe", "wte.weight"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let forged = spoilt(folder.path(), "model.safetensors", |bytes| {
+            let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let header = std::str::from_utf8(&bytes[8..end]).unwrap();
+            assert!(header.contains(from), "{header}");
+            let header = header.replacen(from, to, 1);
+            let length = (header.len() as u64).to_le_bytes();
+            [&length, header.as_bytes(), &bytes[end..]].concat()
+        });
+        train(&forged, "", &[], what);
+    }
+
     let folder = tempfile::tempdir().unwrap();
     let missing = tiny_with_tokenizer(folder.path());
     std::fs::remove_file(missing.join("model.safetensors")).unwrap();
@@ -114,6 +137,11 @@ fn impossible_configurations() {
         ("n_head", "7", "multiple of n_head"),
         ("n_embd", "-32", "n_embd"),
         ("n_layer", "999999999999", "n_layer"),
+        ("n_layer", "1025", "from 1 to 1024"),
+        ("n_embd", "1099511627776", "n_embd"),
+        ("n_inner", "1125899906842624", "n_inner"),
+        ("layer_norm_epsilon", "-1", "layer_norm_epsilon"),
+        ("n_layer", "1e300", "n_layer"),
         ("vocab_size", "2000000000000", "vocab_size"),
         ("n_positions", "\"many\"", "n_positions"),
         (
@@ -205,6 +233,51 @@ fn unusable_data() {
         .fails(1, "tokenizer/vocab mismatch");
     let line = "train --model_name_or_path gpt2-tiny --train_file {}";
     superstep(&words(line, &[&file("y.txt", b"word")])).fails(1, "without a tokenizer");
+}
+
+#[test]
+fn tokenizers_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let text = program::file(folder.path(), "text.txt", &b"It is a truth. ".repeat(99));
+    let sound = std::fs::read_to_string(fixture("gpt2-tokenizer/tokenizer.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&sound).unwrap();
+    let forged = |pointer: &str, value: serde_json::Value| {
+        let mut json = json.clone();
+        *json.pointer_mut(pointer).unwrap() = value;
+        json.to_string()
+    };
+    let merges = json["model"]["merges"].as_array().unwrap().len() - 1;
+    for (content, what) in [
+        (sound[..100_000].to_owned(), "not valid JSON"),
+        (String::new(), "not valid JSON"),
+        ("[".repeat(200_000), "not valid JSON"),
+        ("7".to_owned(), "not a usable tokenizer"),
+        (
+            forged("/model/type", "Other".into()),
+            "not a usable tokenizer",
+        ),
+        (
+            forged("/model/vocab/the", (-1).into()),
+            "not a usable tokenizer",
+        ),
+        (
+            forged(
+                &format!("/model/merges/{merges}"),
+                serde_json::json!(["no such", "token"]),
+            ),
+            "not a usable tokenizer",
+        ),
+        (
+            forged("/model/vocab/the", 49_999_999.into()),
+            "tokenizer/vocab mismatch",
+        ),
+    ] {
+        std::fs::write(model.join("tokenizer.json"), content).unwrap();
+        let line = "train --model_name_or_path {} --train_file {} --max_steps 1 --machine ipu";
+        let run = superstep(&words(line, &[&model, &text])).fails(1, what);
+        assert!(run.err.contains("tokenizer.json"), "{}", run.err);
+    }
 }
 
 #[test]

@@ -19,11 +19,12 @@ use superstep::frontend::Tokenizer;
 const BLOCK: usize = 64;
 const VOCABULARY: usize = 50_257;
 
-/// Lines of a novel, with their breaks, more than two batches of them; some are empty, one is long.
+/// Lines of a novel, with their breaks, more than two batches of them; some are empty, two are long, one of these without a space.
 fn lines() -> Vec<String> {
     let text = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let mut lines: Vec<String> = text.lines().take(2345).map(|l| format!("{l}\n")).collect();
     lines[1234] = "one  very long line — ".repeat(9000) + "\n";
+    lines[1235] = "人生若只如初见，何事秋风悲画扇。".repeat(4000) + "\n";
     lines
 }
 
@@ -162,6 +163,56 @@ fn every_form_of_the_same_rows_gives_the_blocks_of_run_clm() {
     }
 }
 
+/// The most memory that `superstep train` took up to the end of a run over a file, in MiB, and what it said.
+fn peak_of(model: &Path, file: &Path, cache: &Path) -> (u64, String) {
+    let line = "train --model_name_or_path {} --train_file {} --cache_dir {} --max_steps 1 --block_size 32 --machine ipu --threads 2";
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_superstep"))
+        .args(words(line, &[model, file, cache]))
+        .env("RAYON_NUM_THREADS", "2")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        let about = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let about = about.unwrap_or_default();
+        let line = about.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        peak = kib.map_or(peak, |kib| kib.parse().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let mut err = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut err).unwrap();
+    assert!(status.success() && peak > 0, "{err}");
+    (peak >> 10, err)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_row_of_any_length_takes_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_with_tokenizer(folder.path());
+    let file = |name: &str, content: String| program::file(folder.path(), name, content.as_bytes());
+    let novel = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
+    let words = novel.replace('\n', " ").repeat(16);
+    let document = json!({ "text": words }).to_string();
+    for (path, is_cut) in [
+        (file("line.txt", words), false),
+        (file("document.jsonl", document), false),
+        // Nowhere to cut: as one piece it would take 1.5 GB.
+        (file("letters.txt", "acgt".repeat(2 << 20)), true),
+    ] {
+        let (peak, err) = peak_of(&model, &path, &folder.path().join("cache"));
+        // Training the tiny model takes half of it.
+        assert!(peak < 256, "{}: {peak} MiB", path.display());
+        assert_eq!(err.contains("rows were cut"), is_cut, "{err}");
+    }
+}
+
 #[test]
 fn tokens_are_kept_by_content_and_made_anew_when_damaged() {
     let folder = tempfile::tempdir().unwrap();
@@ -286,6 +337,14 @@ fn what_is_wrong_with_data_is_said() {
             "no usable Parquet file",
         ),
         (file("no.parquet", b"no"), "", "no usable Parquet file"),
+        (
+            file(
+                "later.txt",
+                &[b"word ".repeat(9000), b"\xc3\n".to_vec()].concat(),
+            ),
+            "",
+            "offset 45000",
+        ),
         (empty, "", "has no files of text"),
         (mixed, "", "files of different kinds"),
         (folder.path().join("absent.txt"), "", "absent.txt"),

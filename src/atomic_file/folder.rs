@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{AtomicWriteError, directory_of, sync_directory};
 
@@ -91,6 +92,26 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     std::fs::rename(&aside, a)
 }
 
+/// Unfinished files of a shared folder that are older were left by a killed run.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes unfinished files that nobody has written to for a day: what killed runs left in a folder that others may be writing to.
+/// A cache that cannot be tidied is no error.
+pub fn remove_stale(directory: &Path) {
+    let is_stale = |path: &Path| -> io::Result<bool> {
+        let known = path.symlink_metadata()?;
+        let age = known.modified()?.elapsed().unwrap_or_default();
+        Ok(known.is_file() && age > STALE)
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(TEMPORARY_PREFIX) && is_stale(&path).unwrap_or(false) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
 /// Removes what a killed run left unfinished in `directory`. Nobody else may be writing there.
 pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
@@ -149,6 +170,14 @@ mod tests {
         std::mem::forget(staged(&path, "killed"));
         std::fs::write(directory.path().join(".superstep-x.tmp"), "").unwrap();
         assert_eq!(names_in(directory.path()).len(), 3);
+        remove_stale(directory.path());
+        assert_eq!(names_in(directory.path()).len(), 3);
+        let old = std::time::SystemTime::now() - 2 * STALE;
+        let left = directory.path().join(".superstep-x.tmp");
+        let left = std::fs::File::options().write(true).open(left);
+        left.unwrap().set_modified(old).unwrap();
+        remove_stale(directory.path());
+        assert_eq!(names_in(directory.path()).len(), 2);
         remove_leftovers(directory.path()).unwrap();
         assert_eq!(names_in(directory.path()), ["out"]);
         assert_eq!(std::fs::read_to_string(path.join("a")).unwrap(), "kept");

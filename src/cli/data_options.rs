@@ -164,6 +164,13 @@ impl TokeniseWatch for Watch {
             "{:10}  {} rows, {} tokens, {} samples ({} tokens left over), {how}",
             self.purpose, counts.rows, counts.tokens, counts.blocks, counts.dropped,
         ));
+        if counts.forced_cuts > 0 {
+            note(format_args!(
+                "{} rows were cut at places that may show in their tokens: they are too long to be tokenised in one piece, and have no white space \
+                 or marks behind words to cut at, or the tokenizer is not of GPT-2's form",
+                counts.forced_cuts
+            ));
+        }
     }
 
     fn note(&mut self, text: String) {

@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::train::results;
 use crate::train::state::rounded;
 use options::{DataOptions, OutputOptions, ScheduleOptions};
-use run::Trained;
+use run::{Trained, write_state};
 
 mod announce;
 mod options;
@@ -116,23 +116,28 @@ impl Options {
         } else {
             Trained {
                 weights,
-                epoch: 0.0,
+                state: None,
             }
         };
         if let Some(evaluator) = &mut evaluator {
-            self.final_evaluation(evaluator, &trained)?;
+            self.final_evaluation(evaluator, trained)?;
         }
         Ok(())
     }
 
-    fn final_evaluation(&self, evaluator: &mut Evaluator, trained: &Trained) -> Result<(), Error> {
+    /// Evaluates what was trained; its values are a file of their own and the last entry of the log.
+    fn final_evaluation(&self, evaluator: &mut Evaluator, trained: Trained) -> Result<(), Error> {
         let evaluation = evaluator.evaluate(&trained.weights)?;
         say(evaluator.line(&evaluation));
         let Some(directory) = &self.output.output_dir else {
             return Ok(());
         };
         let mut values = evaluator.results(&evaluation);
-        values.insert("epoch".into(), json!(rounded(trained.epoch, 2)));
+        if let Some(mut state) = trained.state {
+            values.insert("epoch".into(), json!(rounded(state.epoch, 2)));
+            state.log(&evaluation.log_values());
+            write_state(directory, &state)?;
+        }
         results::write(directory, "eval", &values)
     }
 

@@ -103,6 +103,7 @@ impl ExecutableCache {
             return Ok(None);
         };
         atomic_file::create_directory(directory)?;
+        atomic_file::remove_stale(directory);
         let mut hasher = blake3::Hasher::new();
         let version = env!("CARGO_PKG_VERSION");
         hasher.update(format!("{version} {FORMAT} {what}\n{}", config.to_json()).as_bytes());

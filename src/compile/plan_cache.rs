@@ -39,6 +39,7 @@ impl PlanCache {
     /// It cannot be created.
     pub fn at(directory: PathBuf) -> Result<PlanCache, AtomicWriteError> {
         atomic_file::create_directory(&directory)?;
+        atomic_file::remove_stale(&directory);
         Ok(PlanCache {
             directory: Some(directory),
         })

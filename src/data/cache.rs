@@ -10,7 +10,7 @@ use crate::atomic_file;
 use crate::frontend::Tokenizer;
 
 /// Version of what is kept.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where tokens are kept.
 #[derive(Clone, Debug)]
@@ -41,6 +41,7 @@ impl TokenCache {
         tokenizer.check_vocab(vocab_size)?;
         let key = key(corpus, tokenizer, block_size, vocab_size)?;
         atomic_file::create_directory(&self.directory)?;
+        atomic_file::remove_stale(&self.directory);
         let path = self.directory.join(format!("{}.tokens", &key[..32]));
         if path.exists() && !self.overwrite {
             match TokenFile::open(&path, &key) {
@@ -85,6 +86,11 @@ fn blocks(file: TokenFile, corpus: &Corpus, block_size: usize) -> TokenBlocks {
 }
 
 fn too_short(corpus: &Corpus, block_size: usize, counts: &Counts) -> DataError {
+    if counts.tokens == 0 {
+        return DataError::NoTokens {
+            path: corpus.path.clone(),
+        };
+    }
     DataError::TooShort {
         path: corpus.path.clone(),
         tokens: counts.tokens as usize,

@@ -82,6 +82,9 @@ pub enum DataError {
     NotUtf8 { path: PathBuf, offset: usize },
     #[error("{} holds no text", path.display())]
     EmptyText { path: PathBuf },
+    /// The tokenizer knows nothing of it.
+    #[error("the tokenizer makes no tokens of {}: its vocabulary has none of the text", path.display())]
+    NoTokens { path: PathBuf },
     #[error("{} has {tokens} tokens, not enough for one block of {block_size}", path.display())]
     TooShort {
         path: PathBuf,

@@ -1,4 +1,5 @@
-//! Rows of text, one after the other, from files of several kinds. Only what is being read is in memory.
+//! Rows of text, one after the other, from files of several kinds. A long row comes in chunks, so only what is being read is in memory: of a
+//! text a chunk, of JSON lines a line, of Parquet a page.
 
 mod jsonl;
 mod parquet;
@@ -14,15 +15,18 @@ use super::corpus::Kind;
 pub(super) enum Row {
     /// A whole row was appended.
     Whole,
-    /// The first part of a very long row was appended, cut where its tokens do not notice.
+    /// A chunk of a long row was appended, cut at any character; the row goes on.
     Part,
     /// There are no more rows.
     End,
 }
 
+/// Longer rows come in chunks of about this size.
+const CHUNK_BYTES: usize = 32 << 10;
+
 /// The rows of one file.
 pub(super) trait Rows: Send {
-    /// Appends the next row, or a part of it, to `into`.
+    /// Appends the next row, or a chunk of it, to `into`.
     fn next(&mut self, into: &mut String) -> Result<Row, DataError>;
 }
 
@@ -67,6 +71,21 @@ impl Rows for AllRows<'_> {
             };
             self.open = Some(self.open(path)?);
         }
+    }
+}
+
+/// Appends what comes next of a row that is in memory as a whole, of which `given` bytes went out before.
+fn give_chunk(row: &str, given: &mut usize, into: &mut String) -> Row {
+    let rest = &row[*given..];
+    let mut end = rest.len().min(CHUNK_BYTES);
+    while !rest.is_char_boundary(end) {
+        end += 1;
+    }
+    into.push_str(&rest[..end]);
+    *given += end;
+    match end == rest.len() {
+        true => Row::Whole,
+        false => Row::Part,
     }
 }
 

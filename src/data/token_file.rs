@@ -34,6 +34,7 @@ struct About {
     tokens: u64,
     blocks: u64,
     dropped: u64,
+    forced_cuts: u64,
     digest: String,
 }
 
@@ -89,6 +90,7 @@ impl TokenFile {
             tokens: self.about.tokens,
             blocks: self.about.blocks,
             dropped: self.about.dropped,
+            forced_cuts: self.about.forced_cuts,
             has_text: true,
         }
     }
@@ -172,6 +174,7 @@ impl TokenFileOut {
             tokens: counts.tokens,
             blocks: counts.blocks,
             dropped: counts.dropped,
+            forced_cuts: counts.forced_cuts,
             digest: self.hasher.finalize().to_hex().to_string(),
         };
         let mut end = serde_json::to_vec(&about).unwrap_or_default();

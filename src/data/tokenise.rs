@@ -3,6 +3,9 @@
 //! Every row is tokenised by itself. The tokens of 1,000 rows are one stream, which is cut into blocks; what does not fill a last block is
 //! dropped, and the next 1,000 rows begin a new stream. Rows are read in parcels, a window of parcels is tokenised in parallel, and blocks
 //! go out in the order of the rows: the result does not depend on threads.
+//!
+//! A long row is spread over parcels, cut where its tokens do not notice. Where there is no such place in [`UNCUT_BYTES_MAX`] of text (so many
+//! letters and nothing else, or a tokenizer of another form than GPT-2's) it is cut all the same, counted, and told to the user.
 
 use rayon::prelude::*;
 
@@ -15,8 +18,10 @@ use crate::frontend::{FrontendError, Tokenizer};
 pub const ROWS_PER_BATCH: u64 = 1000;
 /// Text that one task tokenises: large against a task's overhead, small enough that cores share a window evenly.
 const PARCEL_BYTES: usize = 64 << 10;
-/// Parcels in a window for each thread.
-const PARCELS_PER_THREAD: usize = 16;
+/// Text in a window for each thread.
+const WINDOW_BYTES_PER_THREAD: usize = 16 * PARCEL_BYTES;
+/// Longest text that is tokenised in one piece: the tokenizers crate takes some 200 times as much memory for it.
+const UNCUT_BYTES_MAX: usize = 256 << 10;
 
 /// What came out of a corpus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct Counts {
     pub blocks: u64,
     /// Tokens that filled no block.
     pub dropped: u64,
+    /// Cuts in rows that had no place for one: the tokens beside them may not be those of the whole row.
+    pub forced_cuts: u64,
     /// Whether anything but white space was seen.
     pub has_text: bool,
 }
@@ -60,6 +67,9 @@ impl Parcel {
 /// Reads the rows of a corpus that count, parcel by parcel.
 struct Parcels<'a> {
     rows: AllRows<'a>,
+    tokenizer: &'a Tokenizer,
+    /// The beginning of a row that the last parcel left to the next.
+    begun: String,
     /// Rows still to be passed over, and then still to be given.
     skip: u64,
     left: u64,
@@ -68,7 +78,7 @@ struct Parcels<'a> {
 }
 
 impl<'a> Parcels<'a> {
-    fn of(corpus: &'a Corpus) -> Result<Parcels<'a>, DataError> {
+    fn of(corpus: &'a Corpus, tokenizer: &'a Tokenizer) -> Result<Parcels<'a>, DataError> {
         let open = || AllRows::of(&corpus.files, corpus.kind, corpus.column.as_deref());
         let range = match corpus.part {
             super::corpus::Part::All => 0..u64::MAX,
@@ -76,6 +86,8 @@ impl<'a> Parcels<'a> {
         };
         Ok(Parcels {
             rows: open(),
+            tokenizer,
+            begun: String::new(),
             skip: range.start,
             left: range.end - range.start,
             in_batch: 0,
@@ -84,8 +96,11 @@ impl<'a> Parcels<'a> {
     }
 
     fn next(&mut self) -> Result<Option<Parcel>, DataError> {
-        let mut parcel = Parcel::default();
-        while self.left > 0 && parcel.text.len() < PARCEL_BYTES && !parcel.ends_batch {
+        let mut parcel = Parcel {
+            text: std::mem::take(&mut self.begun),
+            ..Parcel::default()
+        };
+        while self.left > 0 {
             let start = parcel.text.len();
             let row = self.rows.next(&mut parcel.text)?;
             if row == Row::End {
@@ -97,12 +112,15 @@ impl<'a> Parcels<'a> {
                 self.skip -= u64::from(row == Row::Whole);
                 continue;
             }
-            parcel.ends.push(parcel.text.len());
             if row == Row::Whole {
+                parcel.ends.push(parcel.text.len());
                 self.left -= 1;
                 self.counts.rows += 1;
                 self.in_batch = (self.in_batch + 1) % ROWS_PER_BATCH;
                 parcel.ends_batch = self.in_batch == 0;
+            }
+            if parcel.ends_batch || (parcel.text.len() >= PARCEL_BYTES && self.close(&mut parcel)) {
+                break;
             }
         }
         self.counts.text_bytes += parcel.text.len() as u64;
@@ -110,15 +128,46 @@ impl<'a> Parcels<'a> {
         Ok((!parcel.ends.is_empty()).then_some(parcel))
     }
 
-    fn window(&mut self, parcels: usize) -> Result<Vec<Parcel>, DataError> {
-        let mut window = Vec::with_capacity(parcels);
-        while window.len() < parcels
+    /// Keeps a row that has only begun for the next parcel or, where this one has no other row, all that follows a place to cut it. False
+    /// where there is none: the parcel must grow.
+    fn close(&mut self, parcel: &mut Parcel) -> bool {
+        let begin = parcel.ends.last().copied().unwrap_or(0);
+        if begin == 0 {
+            let text = &parcel.text;
+            let forced = || (text.len() >= UNCUT_BYTES_MAX).then(|| forced_cut(text));
+            let cut = self.tokenizer.first_cut(text, PARCEL_BYTES).or_else(|| {
+                let forced = forced();
+                self.counts.forced_cuts += u64::from(forced.is_some());
+                forced
+            });
+            let Some(cut) = cut else {
+                return false;
+            };
+            parcel.ends.push(cut);
+        }
+        let end = parcel.ends.last().copied().unwrap_or(0);
+        self.begun = parcel.text.split_off(end);
+        true
+    }
+
+    /// Parcels of about so many bytes.
+    fn window(&mut self, bytes: usize) -> Result<Vec<Parcel>, DataError> {
+        let (mut window, mut left) = (Vec::new(), bytes);
+        while left > 0
             && let Some(parcel) = self.next()?
         {
+            left = left.saturating_sub(parcel.text.len().max(1));
             window.push(parcel);
         }
         Ok(window)
     }
+}
+
+/// Where a text is cut that must be: before its last white space if it has any.
+fn forced_cut(text: &str) -> usize {
+    let space = text.rfind(char::is_whitespace).filter(|&at| at > 0);
+    let last = || text.char_indices().next_back().map_or(0, |last| last.0);
+    space.unwrap_or_else(last)
 }
 
 fn count_rows(mut rows: AllRows) -> Result<u64, DataError> {
@@ -141,9 +190,9 @@ pub fn tokenise(
     take: &mut dyn FnMut(&[u32]) -> Result<(), DataError>,
     watch: &mut dyn FnMut(&Counts),
 ) -> Result<Counts, DataError> {
-    let mut parcels = Parcels::of(corpus)?;
+    let mut parcels = Parcels::of(corpus, tokenizer)?;
     let mut pending: Vec<u32> = Vec::new();
-    let window = rayon::current_num_threads() * PARCELS_PER_THREAD;
+    let window = rayon::current_num_threads() * WINDOW_BYTES_PER_THREAD;
     let mut ready = parcels.window(window)?;
     while !ready.is_empty() {
         // The next window is read while this one is tokenised.

@@ -15,8 +15,8 @@ use super::read::read_file;
 
 /// More parameters than any machine described here could hold: a configuration beyond it is a mistake.
 pub const PARAMETERS_MAX: u64 = 1 << 40;
-/// More layers than any model has; keeps the list of parameters itself small.
-pub const LAYERS_MAX: usize = 1 << 16;
+/// Ten times as many layers as any model has: the compiler places them one by one, and more would take it hours.
+pub const LAYERS_MAX: usize = 1 << 10;
 /// Token ids and positions travel as i32.
 const SIZE_MAX: usize = i32::MAX as usize;
 /// A configuration is a page of text.

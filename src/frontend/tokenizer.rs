@@ -15,7 +15,7 @@ use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper, PreTokenizerWra
 
 use super::error::{FrontendError, shown};
 use super::read::read_file;
-use super::split::split_text;
+use super::split::Cuts;
 use crate::atomic_file;
 
 /// The token that ends a text.
@@ -38,8 +38,8 @@ const FILES: [&str; 6] = [
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
-    /// The characters that tokens found before pre-tokenization start with; none where a text must be encoded whole.
-    token_starts: Option<Vec<char>>,
+    /// Where a text may be cut; none where it must be encoded whole.
+    cuts: Option<Cuts>,
     files: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
             .field("path", &self.path)
-            .field("token_starts", &self.token_starts)
+            .field("cuts", &self.cuts)
             .finish_non_exhaustive()
     }
 }
@@ -79,11 +79,11 @@ impl Tokenizer {
                 });
             }
         };
-        let token_starts = token_starts(&inner);
+        let cuts = cuts(&inner);
         Ok(Self {
             path,
             inner,
-            token_starts,
+            cuts,
             files,
         })
     }
@@ -98,11 +98,12 @@ impl Tokenizer {
 
     /// The ids of `text`, with what special tokens the files ask for (GPT-2's ask for none).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, FrontendError> {
-        let token_starts = match &self.token_starts {
-            Some(token_starts) if text.len() > PART_BYTES => token_starts,
+        let cuts = match &self.cuts {
+            Some(cuts) if text.len() > PART_BYTES => cuts,
             _ => return self.encode_part(text),
         };
-        let parts: Vec<Vec<u32>> = split_text(text, PART_BYTES, token_starts)
+        let parts: Vec<Vec<u32>> = cuts
+            .split(text, PART_BYTES)
             .into_par_iter()
             .map(|part| self.encode_part(part))
             .collect::<Result<_, _>>()?;
@@ -122,6 +123,12 @@ impl Tokenizer {
         })?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
+    }
+
+    /// The first place at or after byte `from` where `text`, and whatever follows it, may be cut: the ids of both parts are those of the
+    /// whole. `None` where there is no such place, or no such place is known for this form of tokenizer.
+    pub fn first_cut(&self, text: &str, from: usize) -> Option<usize> {
+        self.cuts.as_ref()?.first(text, from)
     }
 
     /// A digest of the files it was read from.
@@ -276,9 +283,8 @@ fn parse_merges(bytes: &[u8]) -> Result<Vec<(String, String)>, String> {
     Ok(merges)
 }
 
-/// The first characters of the tokens found before pre-tokenization, if this is a tokenizer of GPT-2's form, for which the
-/// argument in [`super::split`] holds.
-fn token_starts(inner: &tokenizers::Tokenizer) -> Option<Vec<char>> {
+/// Where texts may be cut, if this is a tokenizer of GPT-2's form, for which the argument in [`super::split`] holds.
+fn cuts(inner: &tokenizers::Tokenizer) -> Option<Cuts> {
     let gpt2_pieces = match inner.get_pre_tokenizer() {
         Some(PreTokenizerWrapper::ByteLevel(byte_level)) => {
             byte_level.use_regex && !byte_level.add_prefix_space
@@ -303,13 +309,16 @@ fn token_starts(inner: &tokenizers::Tokenizer) -> Option<Vec<char>> {
     if tokens.values().any(is_delicate) {
         return None;
     }
-    let mut starts: Vec<char> = tokens
-        .values()
-        .filter_map(|token| token.content.chars().next())
+    let contents = || tokens.values().map(|token| token.content.as_str());
+    let mut token_starts: Vec<char> = contents()
+        .filter_map(|token| token.chars().next())
         .collect();
-    starts.sort_unstable();
-    starts.dedup();
-    Some(starts)
+    token_starts.sort_unstable();
+    token_starts.dedup();
+    Some(Cuts {
+        token_starts,
+        token_bytes_max: contents().map(str::len).max().unwrap_or(0),
+    })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub use identity::RunIdentity;
 pub use read::{Checkpoint, CheckpointError};
 pub(crate) use rotate::folder;
 pub use rotate::{Listed, clear, list, remove_old};
-pub use write::{CheckpointOut, write};
+pub use write::{CheckpointOut, check_finite, write};
 
 /// Moments and counters.
 pub(crate) const OPTIMISER_FILE: &str = "optimizer.safetensors";

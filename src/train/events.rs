@@ -11,6 +11,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::atomic_file::AtomicWriteError;
 use crate::error::Error;
 
 /// An open event file.
@@ -29,7 +30,7 @@ impl EventFile {
             "events.out.tfevents.{}.superstep.{process}.0",
             seconds as u64
         ));
-        let file = File::create(&path).map_err(|error| cannot(&path, &error))?;
+        let file = File::create(&path).map_err(|error| cannot(&path, error))?;
         let mut events = EventFile {
             path,
             out: BufWriter::new(file),
@@ -58,7 +59,7 @@ impl EventFile {
 
     /// Hands everything to the operating system, so that a viewer sees it.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.out.flush().map_err(|error| cannot(&self.path, &error))
+        self.out.flush().map_err(|error| cannot(&self.path, error))
     }
 
     fn frame(&mut self, message: &[u8]) -> Result<(), Error> {
@@ -70,12 +71,16 @@ impl EventFile {
             &masked_crc(message).to_le_bytes(),
         ];
         let written = parts.iter().try_for_each(|part| self.out.write_all(part));
-        written.map_err(|error| cannot(&self.path, &error))
+        written.map_err(|error| cannot(&self.path, error))
     }
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Error {
-    Error::failed(format!("cannot write {}: {error}", path.display()))
+fn cannot(path: &Path, source: std::io::Error) -> Error {
+    Error::Write(AtomicWriteError {
+        path: path.to_path_buf(),
+        step: "adding to it",
+        source,
+    })
 }
 
 fn now() -> f64 {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::atomic_file;
+use crate::atomic_file::{self, AtomicWriteError};
 use crate::error::Error;
 
 /// One optimiser step. Steps are counted from 0; `epoch` is how many epochs are done after it.
@@ -52,7 +52,7 @@ impl MetricsFile {
 
     /// Opens the file of a run that goes on with update `first`: lines from there on, and one that was cut short, are dropped.
     pub fn after(path: &Path, first: u64) -> Result<MetricsFile, Error> {
-        let cannot = |error: io::Error| cannot_write(path, &error);
+        let cannot = |error: io::Error| cannot_write(path, error);
         let old = match std::fs::read_to_string(path) {
             Ok(text) if first > 0 => text,
             _ => String::new(),
@@ -75,10 +75,14 @@ impl MetricsFile {
         line.push('\n');
         self.file
             .write_all(line.as_bytes())
-            .map_err(|error| cannot_write(&self.path, &error))
+            .map_err(|error| cannot_write(&self.path, error))
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Error {
-    Error::failed(format!("cannot write {}: {error}", path.display()))
+fn cannot_write(path: &Path, source: io::Error) -> Error {
+    Error::Write(AtomicWriteError {
+        path: path.to_path_buf(),
+        step: "adding to it",
+        source,
+    })
 }

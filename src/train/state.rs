@@ -70,8 +70,29 @@ impl TrainerState {
     }
 }
 
-/// `value` with a number of decimals.
-pub fn rounded(value: f64, decimals: i32) -> f64 {
-    let scale = 10f64.powi(decimals);
-    (value * scale).round() / scale
+/// `value` with a number of decimals, as Python rounds: exactly, a tie to the even digit.
+pub fn rounded(value: f64, decimals: usize) -> f64 {
+    // What is no number has a text that reads as the same.
+    format!("{value:.decimals$}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_python() {
+        for (value, decimals, expected) in [
+            (2.675, 2, 2.67),
+            (0.125, 2, 0.12),
+            (0.375, 2, 0.38),
+            (-2.5, 0, -2.0),
+            (7.123_46, 4, 7.1235),
+            (1e300, 4, 1e300),
+        ] {
+            assert_eq!(rounded(value, decimals), expected);
+        }
+        assert!(rounded(f64::NAN, 4).is_nan());
+        assert_eq!(rounded(f64::INFINITY, 4), f64::INFINITY);
+    }
 }

@@ -91,7 +91,8 @@ impl Trainer<'_> {
     }
 
     fn step(&mut self, companion: &mut dyn Companion) -> Result<(), Error> {
-        let updates = self.run.step(&mut self.session, self.state.global_step)?;
+        let updates = self.run.step(&mut self.session, self.state.global_step);
+        let updates = updates.map_err(|error| self.with_last_checkpoint(error))?;
         let losses = updates.iter().map(|update| update.loss);
         let loss = match self.run.output_mode {
             OutputMode::All => losses.sum::<f64>() / updates.len() as f64,
@@ -111,6 +112,19 @@ impl Trainer<'_> {
         self.state.num_input_tokens_seen += self.run.tokens_per_step();
         self.state.total_flos += self.flops_per_step;
         Ok(())
+    }
+
+    /// The error, with where the run can go on from.
+    fn with_last_checkpoint(&self, error: Error) -> Error {
+        let output_dir = self.records.as_ref().map(|records| records.output_dir);
+        let listed = output_dir.and_then(|dir| checkpoint::list(dir).ok());
+        match (error, listed.and_then(|mut listed| listed.pop())) {
+            (Error::Failed { message, hint }, Some(last)) => {
+                let message = format!("{message}; the last checkpoint is {}", last.path.display());
+                Error::Failed { message, hint }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Logs the mean loss since the last entry and, as Hugging Face does, the learning rate of the next step.

@@ -21,7 +21,7 @@ use crate::manifest::Manifest;
 use crate::report::Report;
 use crate::report::terminal::summary;
 use crate::session::Session;
-use crate::train::checkpoint::{Checkpoint, TRAINER_STATE_FILE};
+use crate::train::checkpoint::{Checkpoint, TRAINER_STATE_FILE, check_finite};
 use crate::train::events::EventFile;
 use crate::train::state::rounded;
 use crate::train::{
@@ -32,7 +32,8 @@ use crate::train::{
 /// What a run leaves.
 pub(super) struct Trained {
     pub(super) weights: Weights,
-    pub(super) epoch: f64,
+    /// Absent where nothing was trained.
+    pub(super) state: Option<TrainerState>,
 }
 
 impl Options {
@@ -215,6 +216,7 @@ impl Options {
         let weights = trainer.session.weights(&model.config)?;
         if let Some(directory) = &self.output.output_dir {
             let tokenizer = trainer.records.as_ref().and_then(|r| r.tokenizer);
+            check_finite(&weights, trainer.state.global_step)?;
             let kept = trainer.session.save_dtype();
             let dtype = self.output.save_dtype.unwrap_or(kept);
             save_pretrained(directory, &model.config, &weights, tokenizer, dtype)?;
@@ -225,7 +227,7 @@ impl Options {
         }
         Ok(Trained {
             weights,
-            epoch: trainer.state.epoch,
+            state: Some(trainer.state),
         })
     }
 }
@@ -282,7 +284,7 @@ fn write_results(directory: &Path, trainer: &mut Trainer, samples: f64) -> Resul
     let values = [
         ("total_flos", trainer.state.total_flos),
         ("train_loss", trainer.meter.loss_sum / steps.max(1.0)),
-        ("train_runtime", seconds),
+        ("train_runtime", rounded(seconds, 4)),
         ("train_samples_per_second", rounded(samples / seconds, 3)),
         ("train_steps_per_second", rounded(steps / seconds, 3)),
     ];
@@ -294,9 +296,14 @@ fn write_results(directory: &Path, trainer: &mut Trainer, samples: f64) -> Resul
     map.insert("epoch".into(), json!(rounded(trainer.state.epoch, 2)));
     map.insert("train_samples".into(), json!(trainer.run.blocks.len()));
     results::write(directory, "train", &map)?;
+    write_state(directory, &trainer.state)
+}
+
+/// Writes `trainer_state.json`.
+pub(super) fn write_state(directory: &Path, state: &TrainerState) -> Result<(), Error> {
     let path = directory.join(TRAINER_STATE_FILE);
     Ok(crate::atomic_file::write(
         &path,
-        trainer.state.to_json().as_bytes(),
+        state.to_json().as_bytes(),
     )?)
 }

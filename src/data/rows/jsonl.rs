@@ -4,13 +4,16 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
-use super::{Row, Rows, open_file};
+use super::{Row, Rows, give_chunk, open_file};
 use crate::data::DataError;
+use field::{Field, Found};
+
+mod field;
 
 /// A longer line is no line of text data.
 const LINE_BYTES_MAX: u64 = 256 << 20;
+/// Buffers of long lines are given back.
+const KEPT_BYTES: usize = 1 << 20;
 /// The field that is read unless another is asked for.
 pub(super) const COLUMN_DEFAULT: &str = "text";
 
@@ -21,6 +24,9 @@ pub(super) struct JsonRows {
     column: String,
     number: usize,
     line: Vec<u8>,
+    /// The row that is being given, and how much of it was.
+    row: String,
+    given: usize,
 }
 
 impl JsonRows {
@@ -31,6 +37,8 @@ impl JsonRows {
             column: column.unwrap_or(COLUMN_DEFAULT).to_owned(),
             number: 0,
             line: Vec::new(),
+            row: String::new(),
+            given: 0,
         })
     }
 
@@ -41,10 +49,9 @@ impl JsonRows {
             reason,
         }
     }
-}
 
-impl Rows for JsonRows {
-    fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
+    /// Reads the next line that is not blank; false at the end of the file.
+    fn read_line(&mut self) -> Result<bool, DataError> {
         loop {
             self.line.clear();
             let mut limited = (&mut self.file).take(LINE_BYTES_MAX);
@@ -52,12 +59,13 @@ impl Rows for JsonRows {
             let cut = limited.limit() == 0;
             self.number += 1;
             match read {
-                Ok(0) => return Ok(Row::End),
+                Ok(0) => return Ok(false),
                 Ok(_) if cut => {
-                    return Err(self.bad(format!("it is longer than {LINE_BYTES_MAX} bytes")));
+                    let mib = LINE_BYTES_MAX >> 20;
+                    return Err(self.bad(format!("it is longer than {mib} MiB")));
                 }
                 Ok(_) if self.line.iter().all(u8::is_ascii_whitespace) => {}
-                Ok(_) => break,
+                Ok(_) => return Ok(true),
                 Err(source) => {
                     return Err(DataError::Read {
                         path: self.path.clone(),
@@ -66,19 +74,37 @@ impl Rows for JsonRows {
                 }
             }
         }
-        let object: Map<String, Value> = serde_json::from_slice(&self.line)
-            .map_err(|error| self.bad(format!("it is no JSON object: {error}")))?;
-        match object.get(&self.column) {
-            Some(Value::String(text)) => {
-                into.push_str(text);
-                Ok(Row::Whole)
-            }
-            Some(_) => Err(self.bad(format!("`{}` is no text", self.column))),
-            None => Err(DataError::Column {
+    }
+
+    /// Makes the field of the line the row to give.
+    fn parse(&mut self) -> Result<(), DataError> {
+        self.row.clear();
+        self.row.shrink_to(KEPT_BYTES);
+        self.given = 0;
+        let found = Field::of(&self.column, &mut self.row).read(&self.line);
+        let found = found.map_err(|error| self.bad(format!("it is no JSON object: {error}")))?;
+        self.line.clear();
+        self.line.shrink_to(KEPT_BYTES);
+        match found {
+            Found::Text => Ok(()),
+            Found::NoText => Err(self.bad(format!("`{}` is no text", self.column))),
+            Found::Others(found) => Err(DataError::Column {
                 path: self.path.clone(),
                 column: self.column.clone(),
-                found: object.keys().cloned().collect(),
+                found,
             }),
         }
+    }
+}
+
+impl Rows for JsonRows {
+    fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
+        if self.given == self.row.len() {
+            if !self.read_line()? {
+                return Ok(Row::End);
+            }
+            self.parse()?;
+        }
+        Ok(give_chunk(&self.row, &mut self.given, into))
     }
 }

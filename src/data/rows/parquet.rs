@@ -8,11 +8,13 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::jsonl::COLUMN_DEFAULT;
-use super::{Row, Rows, open_file};
+use super::{Row, Rows, give_chunk, open_file};
 use crate::data::DataError;
 
-/// Rows decoded at a time.
+/// Rows decoded at a time, at most.
 const RECORDS: usize = 256;
+/// Bytes decoded at a time, about.
+const DECODED_BYTES: i64 = 4 << 20;
 
 /// One column of a file.
 pub(super) struct ParquetRows {
@@ -24,8 +26,13 @@ pub(super) struct ParquetRows {
     defined: i16,
     row_group: usize,
     reader: Option<ColumnReaderImpl<ByteArrayType>>,
+    /// Rows to decode at a time, from how long they are in this row group.
+    records: usize,
     /// Decoded values, the next one last.
     ready: Vec<ByteArray>,
+    /// The row that is being given, and how much of it was.
+    row: String,
+    given: usize,
     number: usize,
 }
 
@@ -66,7 +73,10 @@ impl ParquetRows {
             file,
             row_group: 0,
             reader: None,
+            records: RECORDS,
             ready: Vec::new(),
+            row: String::new(),
+            given: 0,
             number: 0,
         })
     }
@@ -95,13 +105,16 @@ impl ParquetRows {
                 else {
                     return Err(format!("its column `{}` is no column of texts", self.name));
                 };
+                let chunk = group.metadata().column(self.column);
+                let mean = chunk.uncompressed_size() / chunk.num_values().max(1);
+                self.records = (DECODED_BYTES / mean.max(1)).clamp(1, RECORDS as i64) as usize;
                 self.reader = Some(reader);
                 self.row_group += 1;
                 continue;
             };
             let (mut levels, mut values) = (Vec::new(), Vec::new());
             let (records, found, _) = reader
-                .read_records(RECORDS, Some(&mut levels), None, &mut values)
+                .read_records(self.records, Some(&mut levels), None, &mut values)
                 .map_err(|error| error.to_string())?;
             if records == 0 {
                 self.reader = None;
@@ -121,22 +134,24 @@ impl ParquetRows {
 
 impl Rows for ParquetRows {
     fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
-        if self.ready.is_empty() && !guarded(|| self.decode()).map_err(|r| self.bad(r))? {
-            return Ok(Row::End);
+        if self.given == self.row.len() {
+            if self.ready.is_empty() && !guarded(|| self.decode()).map_err(|r| self.bad(r))? {
+                return Ok(Row::End);
+            }
+            let Some(value) = self.ready.pop() else {
+                return Ok(Row::End);
+            };
+            self.row = String::from_utf8(value.data().to_vec()).map_err(|_| {
+                let row = self.number;
+                self.bad(format!(
+                    "row {row} of its column `{}` is not UTF-8",
+                    self.name
+                ))
+            })?;
+            self.given = 0;
+            self.number += 1;
         }
-        let Some(value) = self.ready.pop() else {
-            return Ok(Row::End);
-        };
-        let text = std::str::from_utf8(value.data()).map_err(|_| {
-            let row = self.number;
-            self.bad(format!(
-                "row {row} of its column `{}` is not UTF-8",
-                self.name
-            ))
-        })?;
-        into.push_str(text);
-        self.number += 1;
-        Ok(Row::Whole)
+        Ok(give_chunk(&self.row, &mut self.given, into))
     }
 }
 

@@ -6,11 +6,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Row, Rows, open_file};
+use super::{CHUNK_BYTES, Row, Rows, open_file};
 use crate::data::DataError;
-
-/// A longer line comes in parts.
-const PART_BYTES: u64 = 16 << 20;
 
 /// The lines of a file.
 pub(super) struct TextRows {
@@ -19,9 +16,7 @@ pub(super) struct TextRows {
     /// Offset of the next byte, for messages.
     offset: usize,
     line: Vec<u8>,
-    /// A space that the part before left to the next one.
-    carried: bool,
-    part_bytes: u64,
+    chunk_bytes: usize,
 }
 
 impl TextRows {
@@ -31,50 +26,46 @@ impl TextRows {
             file: BufReader::with_capacity(1 << 18, open_file(path)?),
             offset: 0,
             line: Vec::new(),
-            carried: false,
-            part_bytes: PART_BYTES,
+            chunk_bytes: CHUNK_BYTES,
         })
     }
 
-    /// Reads a line, or so much of a long one that it ends in a space after something that is none.
-    fn read(&mut self) -> std::io::Result<()> {
+    /// Reads to the end of the line, or a chunk of a long one that does not end within a character or a line break.
+    fn read(&mut self) -> std::io::Result<Row> {
         self.line.clear();
-        self.line.extend(self.carried.then_some(b' '));
-        let mut limited = (&mut self.file).take(self.part_bytes);
+        let mut limited = (&mut self.file).take(self.chunk_bytes as u64);
         limited.read_until(b'\n', &mut self.line)?;
-        if limited.limit() > 0 || self.line.ends_with(b"\n") {
-            return Ok(());
-        }
-        loop {
-            let Some(&byte) = self.file.fill_buf()?.first() else {
-                return Ok(());
+        while !self.line.ends_with(b"\n") {
+            let Some(&next) = self.file.fill_buf()?.first() else {
+                break;
             };
+            let continues_character = next & 0xc0 == 0x80;
+            if !continues_character && !self.line.ends_with(b"\r") {
+                return Ok(Row::Part);
+            }
             self.file.consume(1);
-            let after_word = self.line.last().is_some_and(|b| !b.is_ascii_whitespace());
-            self.line.push(byte);
-            if byte == b'\n' || (byte == b' ' && after_word) {
-                return Ok(());
+            self.line.push(next);
+            // No character is that long: this is no text, which is told below.
+            if self.line.len() > self.chunk_bytes + 8 {
+                return Ok(Row::Part);
             }
         }
+        Ok(match self.line.is_empty() {
+            true => Row::End,
+            false => Row::Whole,
+        })
     }
 }
 
 impl Rows for TextRows {
     fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
-        self.read().map_err(|source| DataError::Read {
+        let row = self.read().map_err(|source| DataError::Read {
             path: self.path.clone(),
             source,
         })?;
-        let start = self.offset - usize::from(self.carried);
-        self.offset = start + self.line.len();
-        // The end of a file is a line without a break, too: only a cut leaves a space, and then there is more.
-        let is_part = self.line.len() as u64 > self.part_bytes && self.line.ends_with(b" ");
-        self.carried = is_part;
-        let content = &self.line[..self.line.len() - usize::from(is_part)];
-        if content.is_empty() {
-            return Ok(Row::End);
-        }
-        let text = std::str::from_utf8(content).map_err(|error| DataError::NotUtf8 {
+        let start = self.offset;
+        self.offset += self.line.len();
+        let text = std::str::from_utf8(&self.line).map_err(|error| DataError::NotUtf8 {
             path: self.path.clone(),
             offset: start + error.valid_up_to(),
         })?;
@@ -85,7 +76,7 @@ impl Rows for TextRows {
             }
             None => into.push_str(text),
         }
-        Ok(if is_part { Row::Part } else { Row::Whole })
+        Ok(row)
     }
 }
 
@@ -93,12 +84,12 @@ impl Rows for TextRows {
 mod tests {
     use super::*;
 
-    fn rows(content: &[u8], part_bytes: u64) -> Vec<(Row, String)> {
+    fn rows(content: &[u8], chunk_bytes: usize) -> Vec<(Row, String)> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
         std::fs::write(&path, content).unwrap();
         let mut rows = TextRows::open(&path).unwrap();
-        rows.part_bytes = part_bytes;
+        rows.chunk_bytes = chunk_bytes;
         let mut all = Vec::new();
         loop {
             let mut text = String::new();
@@ -117,14 +108,19 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_come_in_parts_that_begin_with_their_space() {
-        let found = rows("one two  three fö\nx y".as_bytes(), 4);
-        let text: String = found.iter().map(|r| r.1.as_str()).collect();
-        assert_eq!(text, "one two  three fö\nx y");
-        assert_eq!(found[0], (Row::Part, "one two".to_owned()));
-        assert!(found[1].1.starts_with("  three"));
-        let whole = found.iter().filter(|r| r.0 == Row::Whole).count();
-        assert_eq!(whole, 2);
+    fn long_lines_come_in_chunks_of_whole_characters() {
+        let text = "one two  three fö語\nx y\r\nends";
+        for chunk_bytes in 1..30 {
+            let found = rows(text.as_bytes(), chunk_bytes);
+            let all: String = found.iter().map(|r| r.1.as_str()).collect();
+            assert_eq!(all, text.replace('\r', ""), "{chunk_bytes}");
+            assert!(found.iter().all(|r| r.1.len() <= chunk_bytes + 2));
+            let whole = found.iter().filter(|r| r.0 == Row::Whole).count();
+            assert_eq!(whole, 3, "{chunk_bytes}: {found:?}");
+        }
+        // A carriage return by itself is a character like any other.
+        let texts: Vec<String> = rows(b"a\rb", 2).into_iter().map(|r| r.1).collect();
+        assert_eq!(texts.concat(), "a\rb");
     }
 
     #[test]

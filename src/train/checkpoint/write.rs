@@ -13,7 +13,7 @@ use super::{OPTIMISER_FILE, TRAINER_STATE_FILE};
 use crate::atomic_file::{self, AtomicWriteError, StagedFolder};
 use crate::error::Error;
 use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
-use crate::frontend::{FrontendError, Gpt2Config, Tokenizer, save_pretrained};
+use crate::frontend::{FrontendError, Gpt2Config, Tensor, Tokenizer, Weights, save_pretrained};
 use crate::session::Session;
 use crate::train::loss_scale::LossScale;
 use crate::train::meter::Meter;
@@ -43,6 +43,7 @@ pub fn write(output_dir: &Path, out: &CheckpointOut, session: &Session) -> Resul
 fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error> {
     let step = out.state.global_step;
     let weights = session.weights(out.config)?;
+    check_finite(&weights, step)?;
     let dtype = session.save_dtype();
     save_pretrained(dir, out.config, &weights, out.tokenizer, dtype)?;
     drop(weights);
@@ -67,6 +68,19 @@ fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error>
         &dir.join(CONTENT_FILE),
         text.as_bytes(),
     )?)
+}
+
+/// Weights that are no numbers make no checkpoint: the ones before stay the last good ones.
+pub fn check_finite(weights: &Weights, step: u64) -> Result<(), Error> {
+    let is_bad = |tensor: &Tensor| tensor.data.iter().any(|value| !value.is_finite());
+    let Some((name, _)) = weights.iter().find(|(_, tensor)| is_bad(tensor)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "the weight `{name}` has values that are no finite numbers after {step} steps; they are not saved"
+    );
+    let hint = "lower --learning_rate, add --warmup_ratio, or clip with --max_grad_norm; earlier checkpoints are as they were";
+    Err(Error::failed(message).with_hint(hint))
 }
 
 /// The error, naming the file as the user would find it.
