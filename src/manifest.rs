@@ -30,6 +30,8 @@ pub struct Manifest {
     pub replicas: u32,
     pub sharded: bool,
     pub loss_chunks: usize,
+    /// Slices of the vocabulary in which the head works.
+    pub embedding_serialization_factor: usize,
     pub passes: Vec<PassTime>,
     /// How every product is executed.
     pub products: Vec<PlannedProduct>,

@@ -7,7 +7,7 @@ use superstep_ir::program::{Program, Step};
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
 use superstep_runtime::{EngineOptions, Schedule};
-use support::{Feed, Golden, engine_with, judged, machine, relative_l2, state};
+use support::{Feed, Golden, engine_with, judged, machine, read_weights, relative_l2};
 
 const STEPS: usize = 3;
 /// Rows of a step: the stages of the pipeline twice over.
@@ -43,9 +43,7 @@ fn train(golden: &Golden, program: Program, options: EngineOptions) -> Vec<(Stri
         feed.learning_rate = 1e-3 * (step + 1) as f32;
         engine.run(&mut feed).expect("step");
     }
-    let weights = golden.weights.iter();
-    let read = weights.map(|(name, w)| (name.to_string(), state(&engine, name, w.data.len())));
-    read.collect()
+    read_weights(&engine, &golden.weights)
 }
 
 const FAST: EngineOptions = EngineOptions {

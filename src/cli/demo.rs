@@ -137,7 +137,7 @@ impl Options {
             offchip: false,
             ipus_per_replica: None,
             matmul_proportion: Vec::new(),
-            head_blocks: 1,
+            head_slices: 1,
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,

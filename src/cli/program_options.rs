@@ -52,9 +52,9 @@ pub(super) struct ProgramOptions {
     /// Keep optimiser state in streaming memory; it visits the tiles for the update [default: false].
     #[arg(long = "optimizer_state_offchip", value_name = "true|false")]
     pub(super) offchip: Option<bool>,
-    /// Compute the output head in at least N blocks, one after the other; they are blocks of rows, so the vocabulary needs no padding [default: 1].
+    /// Compute the output head in N slices of the vocabulary, one after the other; it is padded to a multiple of N [default: 1].
     #[arg(long = "embedding_serialization_factor", value_name = "N", value_parser = at_least_one::<u32>)]
-    pub(super) head_blocks: Option<u32>,
+    pub(super) head_slices: Option<u32>,
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
@@ -149,7 +149,7 @@ impl ProgramOptions {
                 .or(ipu.optimizer_state_offchip)
                 .unwrap_or(false),
             matmul_proportion: ipu.matmul_proportion.iter().map(|&x| Real(x)).collect(),
-            head_blocks: self.head_blocks.or(ipu.head_blocks).unwrap_or(1) as usize,
+            head_slices: self.head_slices.or(ipu.head_slices).unwrap_or(1) as usize,
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -188,7 +188,7 @@ impl ProgramOptions {
             ("pod_type", self.ipu.pod_type.is_some()),
             ("n_ipu", self.ipu.n_ipu.is_some()),
             ("optimizer_state_offchip", self.offchip.is_some()),
-            ("embedding_serialization_factor", self.head_blocks.is_some()),
+            ("embedding_serialization_factor", self.head_slices.is_some()),
             ("print_ir_after", self.print_ir_after.is_some()),
             ("matmul_plan", self.matmul_plan.is_some()),
             ("pipeline", self.pipeline.is_some()),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use superstep::frontend::model::{GraphOptions, gpt2_graph};
-use superstep::frontend::{Gpt2Config, Weights, load_weights};
+use superstep::frontend::vocabulary::TABLE;
+use superstep::frontend::{Gpt2Config, VocabularySlices, Weights, load_weights};
 use superstep::precision::PrecisionSettings;
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
@@ -37,6 +38,8 @@ pub struct Golden {
     pub batch: usize,
     pub seq: usize,
     pub expected: Json,
+    /// Slices in which the head works.
+    pub vocabulary: VocabularySlices,
 }
 
 impl Golden {
@@ -58,6 +61,7 @@ impl Golden {
         let expected = json(&folder.join("expected.json"));
         Golden {
             folder,
+            vocabulary: VocabularySlices::whole(config.vocab_size),
             config,
             weights,
             tokens,
@@ -114,6 +118,7 @@ impl Golden {
             logits,
             dropout: false,
             loss_chunks,
+            vocabulary: self.vocabulary,
         };
         gpt2_graph(&self.config, options).expect("fixture graph")
     }
@@ -239,10 +244,53 @@ pub fn engine(program: Program, weights: &Weights, threads: usize) -> Engine {
 
 pub fn engine_with(program: Program, weights: &Weights, options: &EngineOptions) -> Engine {
     let mut engine = Engine::load(Arc::new(program), options).expect("load");
-    for (name, tensor) in weights.iter() {
-        engine.write_state(name, bytes(&tensor.data)).expect(name);
-    }
+    write_weights(&mut engine, weights);
     engine
+}
+
+/// How a program keeps the embedding table.
+fn slices(engine: &Engine, vocabulary: usize) -> VocabularySlices {
+    let states = engine.program().states.iter();
+    let slices: Vec<_> = states
+        .filter(|s| s.name.starts_with("wte.weight."))
+        .collect();
+    let Some(first) = slices.first() else {
+        return VocabularySlices::whole(vocabulary);
+    };
+    let rows = engine.program().variable(first.variable).ty.shape[0];
+    VocabularySlices::holding(vocabulary, slices.len(), rows).expect("slices hold the vocabulary")
+}
+
+pub fn write_weights(engine: &mut Engine, weights: &Weights) {
+    let table = slices(engine, weights.get(TABLE).expect("a table").shape[0]);
+    for (name, tensor) in weights.iter() {
+        if table.has(name) {
+            let slices = table.cut(&tensor.data, tensor.shape[1]);
+            for (name, slice) in table.states(name).zip(slices) {
+                engine.write_state(&name, bytes(&slice)).expect(&name);
+            }
+        } else {
+            engine.write_state(name, bytes(&tensor.data)).expect(name);
+        }
+    }
+}
+
+/// The weights, by name and in the order of `like`; entries of padding are zero.
+pub fn read_weights(engine: &Engine, like: &Weights) -> Vec<(String, Vec<f32>)> {
+    let table = slices(engine, like.get(TABLE).expect("a table").shape[0]);
+    let read = |(name, tensor): (&str, &superstep::frontend::Tensor)| {
+        let elements = tensor.data.len();
+        if !table.has(name) {
+            return (name.to_string(), state(engine, name, elements));
+        }
+        let slice = table.rows() * tensor.shape[1];
+        let slices = table.states(name).map(|name| state(engine, &name, slice));
+        let mut all = slices.collect::<Vec<_>>().concat();
+        assert!(all[elements..].iter().all(|&x| x == 0.0), "padding is zero");
+        all.truncate(elements);
+        (name.to_string(), all)
+    };
+    like.iter().map(read).collect()
 }
 
 pub fn bytes(data: &[f32]) -> &[u8] {

@@ -49,20 +49,24 @@ pub enum Codelet {
     CausalMask,
     /// `(p, g: [.., r, c]) → [.., r, c]`, whole rows.
     SoftmaxGrad { scale: Real },
-    /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row.
-    RowMaxSum,
+    /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row, without the last
+    /// `padding` columns of the whole tensor; `(−∞, 0)` of no column.
+    RowMaxSum { padding: u32 },
     /// `(max: [p, r], sum: [p, r]) → logsumexp: [r]`: joins the parts of `p` tiles, ascending.
     JoinLogSumExp,
-    /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`: the logit of the row's label if the label falls into this tile's columns, else 0.
-    PickLabel,
+    /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`: the logit of the row's label if the label falls into this tile's columns, else 0;
+    /// labels count from `first`.
+    PickLabel { first: u32 },
     /// `(picked: [p, r], logsumexp: [r], labels: i32[r]) → loss: [r]`: `logsumexp − Σ picked`, 0 where the label is negative.
     RowLoss,
-    /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`; columns count from the block's first column in the whole tensor.
-    CrossEntropyGrad,
-    /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of ids that fall into this tile's entries, other rows 0.
-    Gather,
-    /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order.
-    ScatterAdd,
+    /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`; columns count from the block's first column in the whole tensor,
+    /// labels from `first`; 0 in the last `padding` columns of the whole tensor.
+    CrossEntropyGrad { first: u32, padding: u32 },
+    /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of ids that fall into this tile's entries, other rows 0; ids count from `first`.
+    Gather { first: u32 },
+    /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order;
+    /// ids count from `first`.
+    ScatterAdd { first: u32 },
     /// `(x, seed: u32[2]) → y`: inverted dropout; the mask is a function of seed, key and the element's index in the whole tensor.
     Dropout { p: Real, key: u32 },
     /// `(x: [.., r, c]) → [.., c, r]`: every matrix turned.
@@ -90,13 +94,13 @@ impl Codelet {
             Codelet::Softmax { .. } => "softmax",
             Codelet::CausalMask => "causal_mask",
             Codelet::SoftmaxGrad { .. } => "softmax_grad",
-            Codelet::RowMaxSum => "row_max_sum",
+            Codelet::RowMaxSum { .. } => "row_max_sum",
             Codelet::JoinLogSumExp => "join_logsumexp",
-            Codelet::PickLabel => "pick_label",
+            Codelet::PickLabel { .. } => "pick_label",
             Codelet::RowLoss => "row_loss",
-            Codelet::CrossEntropyGrad => "cross_entropy_grad",
-            Codelet::Gather => "gather",
-            Codelet::ScatterAdd => "scatter_add",
+            Codelet::CrossEntropyGrad { .. } => "cross_entropy_grad",
+            Codelet::Gather { .. } => "gather",
+            Codelet::ScatterAdd { .. } => "scatter_add",
             Codelet::Dropout { .. } => "dropout",
             Codelet::Transpose => "transpose",
             Codelet::Cast => "cast",
@@ -116,7 +120,7 @@ impl Codelet {
             } | Codelet::Reduce {
                 accumulate: true,
                 ..
-            } | Codelet::ScatterAdd
+            } | Codelet::ScatterAdd { .. }
                 | Codelet::Stash
                 | Codelet::Advance
         )
@@ -130,7 +134,7 @@ impl Codelet {
                 | Codelet::Softmax { .. }
                 | Codelet::CausalMask
                 | Codelet::SoftmaxGrad { .. }
-                | Codelet::CrossEntropyGrad
+                | Codelet::CrossEntropyGrad { .. }
                 | Codelet::Dropout { .. }
         )
     }

@@ -177,17 +177,17 @@ fn rows(b: &mut Builder<'_>, x: Value) {
         }
     }
     let labels = b.input("labels", TensorType::i32([6])).unwrap();
-    let loss = b.results("loss", Op::CrossEntropy, &[x, labels]).unwrap();
+    let loss = b.results("loss", Op::CrossEntropy { padding: 0 }, &[x, labels]).unwrap();
     let operands = [x, labels, loss[1], loss[0]];
-    b.op("loss.grad", Op::CrossEntropyGrad, &operands).unwrap();
+    b.op("loss.grad", Op::CrossEntropyGrad { first: 0, padding: 0 }, &operands).unwrap();
     b.output("loss", loss[0]).unwrap();
 }
 
 fn tables_and_views(b: &mut Builder<'_>, x: Value) {
     b.scope("2nd scope");
     let ids = b.input("ids", TensorType::i32([5])).unwrap();
-    let rows = b.op("gather", Op::Gather, &[x, ids]).unwrap();
-    b.op("scatter", Op::ScatterAdd, &[x, ids, rows]).unwrap();
+    let rows = b.op("gather", Op::Gather { first: None }, &[x, ids]).unwrap();
+    b.op("scatter", Op::ScatterAdd { first: None }, &[x, ids, rows]).unwrap();
     let kinds = [ReduceKind::Sum, ReduceKind::SumSquares, ReduceKind::Max];
     for (leading, kind) in kinds.into_iter().enumerate() {
         b.reduce("reduce", kind, leading, x).unwrap();

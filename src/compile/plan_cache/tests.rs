@@ -48,7 +48,7 @@ fn settings() -> TrainingSettings {
         offchip: false,
         ipus_per_replica: None,
         matmul_proportion: Vec::new(),
-        head_blocks: 1,
+        head_slices: 1,
         matmul_plan: PlanStyle::Auto,
         loss_chunks: None,
         print_ir_after: None,

@@ -75,7 +75,7 @@ fn contributions_run_onto_their_base() {
         .parameter("wte", StateKind::Weight, table.clone())
         .unwrap();
     let ids = b.input("ids", i32s(4)).unwrap();
-    let x = b.op("embed", Op::Gather, &[wte, ids]).unwrap();
+    let x = b.op("embed", Op::Gather { first: None }, &[wte, ids]).unwrap();
     let logits = b.matmul("lm_head", x, wte, false, true).unwrap();
     let loss = weighted_sum(&mut b, logits);
     let seed = b.constant("seed", 1.0, scalar()).unwrap();
@@ -86,7 +86,7 @@ fn contributions_run_onto_their_base() {
     let sums = differentiate_onto(&mut graph, loss, seed, &[(wte, accum)], Joining::Sum).unwrap();
 
     let scatter = sums[0].unwrap();
-    assert_eq!(*graph.op(scatter.op), Op::ScatterAdd);
+    assert_eq!(*graph.op(scatter.op), Op::ScatterAdd { first: None });
     assert_eq!(graph.node(scatter.op).name, "embed.grad_table");
     let add = graph.node(scatter.op).operands()[0];
     assert_eq!(*graph.op(add.op), Op::Binary(BinaryOp::Add));
@@ -173,7 +173,7 @@ fn contributions_are_cast_to_their_base() {
     let ty = TensorType::new(DType::F16, [5, 3]);
     let w = b.parameter("w", StateKind::Weight, ty).unwrap();
     let ids = b.input("ids", i32s(4)).unwrap();
-    let rows = b.op("rows", Op::Gather, &[w, ids]).unwrap();
+    let rows = b.op("rows", Op::Gather { first: None }, &[w, ids]).unwrap();
     let square = b.unary("square", UnaryOp::Square, w).unwrap();
     let both = b.concat("both", &[rows, square], 0).unwrap();
     let loss = weighted_sum(&mut b, both);
