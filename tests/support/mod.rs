@@ -71,6 +71,25 @@ impl Golden {
         }
     }
 
+    /// The same with the head in slices, of equal shares for so many replicas.
+    pub fn in_slices(mut self, count: usize, replicas: usize) -> Golden {
+        self.vocabulary = VocabularySlices::new(self.config.vocab_size, count, replicas);
+        self
+    }
+
+    /// The same with the first entries of the vocabulary only: other tokens take the places of the first.
+    pub fn with_vocabulary(mut self, entries: usize) -> Golden {
+        self.config.vocab_size = entries;
+        self.vocabulary = VocabularySlices::whole(entries);
+        let table = self.weights.get_mut(TABLE).expect("a table");
+        table.shape[0] = entries;
+        table.data.truncate(entries * table.shape[1]);
+        for id in self.tokens.iter_mut().flatten().flatten() {
+            *id %= entries as i32;
+        }
+        self
+    }
+
     /// The same steps, every row a micro-batch of its own.
     pub fn by_rows(mut self) -> Golden {
         for step in &mut self.tokens {
@@ -248,61 +267,61 @@ pub fn engine_with(program: Program, weights: &Weights, options: &EngineOptions)
     engine
 }
 
-/// How a program keeps the embedding table.
-fn slices(engine: &Engine, vocabulary: usize) -> VocabularySlices {
-    let states = engine.program().states.iter();
-    let slices: Vec<_> = states
-        .filter(|s| s.name.starts_with("wte.weight."))
-        .collect();
-    let Some(first) = slices.first() else {
-        return VocabularySlices::whole(vocabulary);
-    };
-    let rows = engine.program().variable(first.variable).ty.shape[0];
-    VocabularySlices::holding(vocabulary, slices.len(), rows).expect("slices hold the vocabulary")
-}
-
+/// Writes weights, the embedding table slice by slice where the program has it so.
 pub fn write_weights(engine: &mut Engine, weights: &Weights) {
-    let table = slices(engine, weights.get(TABLE).expect("a table").shape[0]);
     for (name, tensor) in weights.iter() {
-        if table.has(name) {
-            let slices = table.cut(&tensor.data, tensor.shape[1]);
-            for (name, slice) in table.states(name).zip(slices) {
-                engine.write_state(&name, bytes(&slice)).expect(&name);
-            }
-        } else {
-            engine.write_state(name, bytes(&tensor.data)).expect(name);
+        let slices = slices(engine, name);
+        let entries = tensor.shape[0];
+        let table = slices.first().map(|slice| {
+            let rows = slice.1 / tensor.shape[1];
+            VocabularySlices::holding(entries, slices.len(), rows).expect("slices hold it all")
+        });
+        let parts = match table {
+            Some(table) => table.cut(&tensor.data, tensor.shape[1]),
+            None => vec![tensor.data.clone()],
+        };
+        for (part, i) in parts.iter().zip(0..) {
+            let name = slices.get(i).map_or(name, |slice| &slice.0);
+            engine.write_state(name, bytes(part)).expect(name);
         }
     }
 }
 
-/// The weights, by name and in the order of `like`; entries of padding are zero.
-pub fn read_weights(engine: &Engine, like: &Weights) -> Vec<(String, Vec<f32>)> {
-    let table = slices(engine, like.get(TABLE).expect("a table").shape[0]);
-    let read = |(name, tensor): (&str, &superstep::frontend::Tensor)| {
-        let elements = tensor.data.len();
-        if !table.has(name) {
-            return (name.to_string(), state(engine, name, elements));
-        }
-        let slice = table.rows() * tensor.shape[1];
-        let slices = table.states(name).map(|name| state(engine, &name, slice));
-        let mut all = slices.collect::<Vec<_>>().concat();
-        assert!(all[elements..].iter().all(|&x| x == 0.0), "padding is zero");
-        all.truncate(elements);
-        (name.to_string(), all)
+/// Names and elements of the states that are the slices of a state; none where it is one.
+fn slices(engine: &Engine, name: &str) -> Vec<(String, usize)> {
+    let program = engine.program();
+    let slice = |i: usize| {
+        let name = format!("{name}.{i}");
+        let state = program.states.iter().find(|state| state.name == name)?;
+        let parts = if state.sharded { program.replicas } else { 1 };
+        let part = program.variable(state.variable).ty.shape.elements();
+        Some((name, part * parts as usize))
     };
-    like.iter().map(read).collect()
+    (0..).map_while(slice).collect()
 }
 
 pub fn bytes(data: &[f32]) -> &[u8] {
     bytemuck::cast_slice(data)
 }
 
+/// A state, its slices joined; their padding is zero.
 pub fn state(engine: &Engine, name: &str, elements: usize) -> Vec<f32> {
-    let mut data = vec![0f32; elements];
-    engine
-        .read_state(name, bytemuck::cast_slice_mut(&mut data))
-        .expect(name);
-    data
+    let read = |name: &str, elements: usize| {
+        let mut data = vec![0f32; elements];
+        engine
+            .read_state(name, bytemuck::cast_slice_mut(&mut data))
+            .expect(name);
+        data
+    };
+    let slices = slices(engine, name);
+    if slices.is_empty() {
+        return read(name, elements);
+    }
+    let parts = slices.iter().map(|(name, elements)| read(name, *elements));
+    let mut all = parts.collect::<Vec<_>>().concat();
+    let padding = all.split_off(elements);
+    assert!(padding.iter().all(|x| x.to_bits() == 0), "{name} is padded with zeroes");
+    all
 }
 
 /// Feeds micro-batches in order, every stream at its own pace, and keeps what comes out.

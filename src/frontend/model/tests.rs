@@ -11,6 +11,7 @@ fn options() -> GraphOptions {
         logits: true,
         dropout: true,
         loss_chunks: 1,
+        vocabulary: VocabularySlices::whole(31),
     }
 }
 
