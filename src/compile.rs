@@ -146,6 +146,7 @@ fn compile_with(
     book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<Placed, Error> {
+    check_padding(config, settings)?;
     let options = GraphOptions {
         batch: settings.batch_size,
         seq: settings.block_size,
@@ -284,6 +285,24 @@ fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> Trainin
         decayed: decayed(config, settings),
         numerics: settings.precision.numerics(),
     }
+}
+
+/// Entries of padding have neither gradient nor moments: Adam would divide 0 by 0, and what is no number gets into every product.
+fn check_padding(config: &Gpt2Config, settings: &TrainingSettings) -> Result<(), Error> {
+    let optimiser = &settings.optimiser;
+    let divides = optimiser.kind != OptimiserKind::Sgd && optimiser.epsilon == 0.0;
+    let padding = settings.vocabulary(config.vocab_size).padding();
+    if divides && padding > 0 {
+        let slices = settings.head_slices;
+        return Err(Error::failed(format!(
+            "a vocabulary of {} in {slices} slices is padded, which --adam_epsilon 0 does not allow",
+            config.vocab_size
+        ))
+        .with_hint(
+            "give a positive --adam_epsilon, or an --embedding_serialization_factor that divides the vocabulary",
+        ));
+    }
+    Ok(())
 }
 
 /// Names of the states that decay.

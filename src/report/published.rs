@@ -209,7 +209,7 @@ impl Run {
             found.push("optimiser state lies in tile memory, not in streaming memory".into());
         }
         let slices = manifest.embedding_serialization_factor;
-        if slices != self.head_slices as usize {
+        if slices != self.head_slices {
             found.push(format!(
                 "the head works in {slices} slices of columns, not in {}",
                 self.head_slices
