@@ -56,7 +56,7 @@ fn vocabulary_slices(model: &ModelReport) -> String {
     let rows = grouped((padded / slices) as u64);
     match padded - model.vocab_size {
         0 => format!(" in {slices} slices of {rows}"),
-        padding => format!(" in {slices} slices of {rows}, {padding} of them padding"),
+        padding => format!(" in {slices} slices of {rows} ({padding} entries of padding)"),
     }
 }
 
