@@ -14,9 +14,9 @@ use superstep_passes::plan::book::Key;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
+use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
 use crate::frontend::vocabulary::TABLE;
 use crate::frontend::{Gpt2Config, VocabularySlices};
-use crate::frontend::model::{GraphOptions, gpt2_graph, gpt2_next_token_graph};
 use crate::manifest::{Manifest, PassTime};
 use crate::precision::Precision;
 use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};

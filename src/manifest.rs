@@ -57,7 +57,11 @@ impl Manifest {
 
     /// How the program cuts a vocabulary.
     pub fn vocabulary(&self, entries: usize) -> VocabularySlices {
-        let replicas = if self.sharded { self.replicas.max(1) } else { 1 };
+        let replicas = if self.sharded {
+            self.replicas.max(1)
+        } else {
+            1
+        };
         let slices = self.embedding_serialization_factor;
         VocabularySlices::new(entries, slices, replicas as usize)
     }

@@ -104,7 +104,11 @@ pub struct TrainingSettings {
 impl TrainingSettings {
     /// How a vocabulary is cut for these settings: where optimiser state is shared out, every replica gets as much of each slice.
     pub fn vocabulary(&self, entries: usize) -> VocabularySlices {
-        let replicas = if self.sharded { self.replicas.max(1) } else { 1 };
+        let replicas = if self.sharded {
+            self.replicas.max(1)
+        } else {
+            1
+        };
         VocabularySlices::new(entries, self.head_slices, replicas as usize)
     }
 }

@@ -167,12 +167,10 @@ fn logits_of_a_head_in_slices_have_no_padding() {
 
 #[test]
 fn small4_in_slices_follows_the_golden_run() {
-    for slices in [2, 4] {
-        let golden = Golden::load("small4").in_slices(slices, 1);
-        assert!(golden.vocabulary.padding() > 0);
-        let engine = train(&golden, "train", &[2, 2], 1472, 2, 1);
-        check_summaries(&engine, &golden);
-    }
+    let golden = Golden::load("small4").in_slices(4, 1);
+    assert_eq!(golden.vocabulary.padding(), 3);
+    let engine = train(&golden, "train", &[2, 2], 1472, 2, 1);
+    check_summaries(&engine, &golden);
 }
 
 #[test]

@@ -171,7 +171,10 @@ fn a_head_in_slices_follows_the_reference() {
         let states = session.optimiser_states();
         let moment = states.iter().find(|s| s.name == "exp_avg.wte.weight");
         let shape = &moment.expect("one state").ty.shape;
-        assert_eq!(shape.dims(), [golden.config.vocab_size, golden.config.n_embd]);
+        assert_eq!(
+            shape.dims(),
+            [golden.config.vocab_size, golden.config.n_embd]
+        );
     }
 }
 

@@ -76,14 +76,15 @@ fn single() -> CompileOptions {
     }
 }
 
-/// Pods of four forward stages with every combination of recomputation, sharing out and streaming memory, the head in 1, 2 and 4 slices of
+/// Pods of four forward stages with every combination of recomputation, sharing out and streaming memory, the head in 2 and 4 slices of
 /// vocabularies that come out even and that do not, against a single IPU that has it in one piece.
 #[test]
 fn serialised_heads_train_as_a_single_ipu_does() {
     for entries in [512, 509] {
         let whole = golden().with_vocabulary(entries);
         let expected = train(&whole, program(&whole, single()), FAST);
-        for slices in [1, 2, 4] {
+        // Vocabularies in one piece are the test below.
+        for slices in [2, 4] {
             for case in 0..8 {
                 let options = pod(case & 1 > 0, case & 2 > 0, case & 4 > 0);
                 let replicas = if options.sharded.is_some() { 2 } else { 1 };
@@ -91,7 +92,7 @@ fn serialised_heads_train_as_a_single_ipu_does() {
                     .with_vocabulary(entries)
                     .in_slices(slices, replicas);
                 let padded = golden.vocabulary.padding() > 0;
-                assert_eq!(padded, entries == 509 && slices > 1);
+                assert_eq!(padded, entries == 509);
                 let trained = train(&golden, program(&golden, options.clone()), FAST);
                 for ((name, got), (_, want)) in trained.iter().zip(&expected) {
                     let off = relative_l2(&judged(name, got), &judged(name, want));

@@ -343,9 +343,9 @@ fn exact(node: &Node, operands: &[&Tensor]) -> Result<Vec<Tensor>, InterpretErro
         (Op::Gather { first }, [table, ids]) => {
             one(tables::gather(&node.name, *first, table, ids)?)
         }
-        (Op::ScatterAdd { first }, [base, ids, updates]) => one(tables::scatter_add(
-            &node.name, *first, base, ids, updates,
-        )?),
+        (Op::ScatterAdd { first }, [base, ids, updates]) => {
+            one(tables::scatter_add(&node.name, *first, base, ids, updates)?)
+        }
 
         (Op::Reduce { kind, .. }, [x]) => one(reduce::reduce(*kind, types[0].shape.elements(), x)),
 

@@ -131,7 +131,9 @@ fn is_accumulator(graph: &Graph, value: Value) -> bool {
             .operands()
             .get(2)
             .is_some_and(|&acc| is_accumulator(graph, acc)),
-        Op::ScatterAdd { .. } | Op::Binary(BinaryOp::Add) => is_accumulator(graph, node.operands()[0]),
+        Op::ScatterAdd { .. } | Op::Binary(BinaryOp::Add) => {
+            is_accumulator(graph, node.operands()[0])
+        }
         _ => false,
     }
 }
@@ -173,7 +175,9 @@ mod tests {
         let ids = b.input("ids", TensorType::i32([4])).unwrap();
         let rows = b.input("rows", TensorType::f32([4, 5])).unwrap();
         let zeros = b.constant("zeros", 0.0, TensorType::f32([3, 5])).unwrap();
-        let table = b.op("table", Op::ScatterAdd { first: None }, &[zeros, ids, rows]).unwrap();
+        let table = b
+            .op("table", Op::ScatterAdd { first: None }, &[zeros, ids, rows])
+            .unwrap();
         let sum = b.add("sum", sum, table).unwrap();
         b.assign("accum.w", sum).unwrap();
         let after = check(&AccumulateInto, &graph);

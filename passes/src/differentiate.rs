@@ -220,7 +220,9 @@ impl<'g> Reverse<'g> {
                     .rows_onto(base, contribution, share)?;
                 self.running.insert(value, sum);
             }
-            (Some(&base), Joining::RunningMean { share, .. }) if self.adds_straight(value, &contribution) => {
+            (Some(&base), Joining::RunningMean { share, .. })
+                if self.adds_straight(value, &contribution) =>
+            {
                 let sum = self
                     .sum(value, "accumulate")
                     .product_onto(base, contribution, share)?;
@@ -235,8 +237,7 @@ impl<'g> Reverse<'g> {
     /// its accumulator, and what belongs to a table needs no order.
     fn adds_straight(&self, value: Value, contribution: &Contribution) -> bool {
         let is_slice = |op: OpId| matches!(self.graph.op(op), Op::Gather { first: Some(_) });
-        contribution.is_product(self.graph)
-            && self.graph.uses(value).iter().any(|u| is_slice(u.op))
+        contribution.is_product(self.graph) && self.graph.uses(value).iter().any(|u| is_slice(u.op))
     }
 
     /// Joins the contributions that wait for each other with the base of a running mean.

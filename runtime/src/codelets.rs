@@ -285,7 +285,10 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
 /// operands of a product have the same.
 fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
     let fits = |(i, &d): (usize, &DType)| match (codelet, i) {
-        (Codelet::PickLabel { .. } | Codelet::CrossEntropyGrad { .. } | Codelet::Gather { .. }, 1) => d == DType::I32,
+        (
+            Codelet::PickLabel { .. } | Codelet::CrossEntropyGrad { .. } | Codelet::Gather { .. },
+            1,
+        ) => d == DType::I32,
         (Codelet::RowLoss, 2) | (Codelet::ScatterAdd { .. }, 0) => d == DType::I32,
         (Codelet::Dropout { .. }, 1) => d == DType::U32,
         (Codelet::Matmul { .. }, _) => d == inputs[0] && d.is_float(),

@@ -49,7 +49,9 @@ pub enum ModelError {
     NothingToPredict,
     #[error("{chunks} loss chunks for {rows} rows: there must be between 1 and one per row")]
     Chunks { chunks: usize, rows: usize },
-    #[error("{slices} slices of a vocabulary of {vocabulary}: there must be between 1 and one per entry")]
+    #[error(
+        "{slices} slices of a vocabulary of {vocabulary}: there must be between 1 and one per entry"
+    )]
     Slices { slices: usize, vocabulary: usize },
     #[error("{batch} sequences of {seq} tokens are more positions than 32-bit indices can name")]
     TooManyRows { batch: usize, seq: usize },
@@ -87,7 +89,9 @@ pub fn gpt2_next_token_graph(
     let mut model = ModelBuilder::new(&mut graph, config, options)?;
     let (hidden, wte) = model.trunk()?;
     let positions = model.b.input("positions", TensorType::i32([batch]))?;
-    let last = model.b.op("last", Op::Gather { first: None }, &[hidden, positions])?;
+    let last = model
+        .b
+        .op("last", Op::Gather { first: None }, &[hidden, positions])?;
     let logits = model.b.matmul("lm_head", last, wte[0], false, true)?;
     model.b.output("logits", logits)?;
     Ok(graph)
@@ -211,7 +215,9 @@ impl<'a> ModelBuilder<'a> {
     /// The rows of the tokens; of a table in slices every token finds its row in one slice, and zeroes in the others.
     fn words(&mut self, wte: &[Value], ids: Value) -> Built {
         if let [whole] = *wte {
-            return Ok(self.b.op("wte", Op::Gather { first: None }, &[whole, ids])?);
+            return Ok(self
+                .b
+                .op("wte", Op::Gather { first: None }, &[whole, ids])?);
         }
         let mut found = None;
         for (i, &slice) in wte.iter().enumerate() {
@@ -346,9 +352,8 @@ impl<'a> ModelBuilder<'a> {
             1 => "lm_head".to_owned(),
             _ => format!("slice.{i}.lm_head"),
         };
-        let product = |(i, &slice): (usize, &Value)| {
-            Ok(self.b.matmul(&name(i), rows, slice, false, true)?)
-        };
+        let product =
+            |(i, &slice): (usize, &Value)| Ok(self.b.matmul(&name(i), rows, slice, false, true)?);
         wte.iter().enumerate().map(product).collect()
     }
 

@@ -47,7 +47,7 @@ impl VocabularySlices {
             count,
             rows,
         };
-        (slices.padded() >= vocabulary).then_some(slices)
+        (vocabulary > 0 && slices.padded() >= vocabulary).then_some(slices)
     }
 
     pub const fn count(&self) -> usize {

@@ -217,7 +217,9 @@ impl Run {
         }
         if manifest.loss_chunks > 1 {
             let blocks = manifest.loss_chunks;
-            found.push(format!("the head works in {blocks} blocks of rows, not in one"));
+            found.push(format!(
+                "the head works in {blocks} blocks of rows, not in one"
+            ));
         }
         found
     }

@@ -320,7 +320,10 @@ pub fn state(engine: &Engine, name: &str, elements: usize) -> Vec<f32> {
     let parts = slices.iter().map(|(name, elements)| read(name, *elements));
     let mut all = parts.collect::<Vec<_>>().concat();
     let padding = all.split_off(elements);
-    assert!(padding.iter().all(|x| x.to_bits() == 0), "{name} is padded with zeroes");
+    assert!(
+        padding.iter().all(|x| x.to_bits() == 0),
+        "{name} is padded with zeroes"
+    );
     all
 }
 

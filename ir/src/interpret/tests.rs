@@ -210,12 +210,19 @@ fn a_masked_softmax_is_a_causal_softmax() {
 fn cross_entropy_ignores_negative_labels() {
     let logits = f32(&[2, 2], &[1.0, 3.0, 1000.0, 0.0]);
     let labels = i32(&[0.0, -100.0]);
-    let both = results(Op::CrossEntropy { padding: 0 }, &[logits.clone(), labels.clone()]).unwrap();
+    let both = results(
+        Op::CrossEntropy { padding: 0 },
+        &[logits.clone(), labels.clone()],
+    )
+    .unwrap();
     let logsumexp = 3.0 + (1.0 + (-2.0f64).exp()).ln();
     close(&both[0], &[logsumexp - 1.0, 0.0]);
     close(&both[1], &[logsumexp, 1000.0]);
     let g = result(
-        Op::CrossEntropyGrad { first: 0, padding: 0 },
+        Op::CrossEntropyGrad {
+            first: 0,
+            padding: 0,
+        },
         &[logits, labels, f32(&[2], &both[1]), f32(&[2], &[2.0, 2.0])],
     );
     let p = (1.0 - logsumexp).exp();
@@ -225,7 +232,11 @@ fn cross_entropy_ignores_negative_labels() {
 /// Two slices of three and two columns and one of padding: what all columns give in one piece.
 #[test]
 fn slices_of_logits_are_the_whole() {
-    let rows = [[1.0, 3.0, -2.0, 0.5, 2.0], [7.0, 0.0, 1.0, -3.0, 6.5], [0.0; 5]];
+    let rows = [
+        [1.0, 3.0, -2.0, 0.5, 2.0],
+        [7.0, 0.0, 1.0, -3.0, 6.5],
+        [0.0; 5],
+    ];
     let columns = |range: std::ops::Range<usize>, padding: &[f64]| {
         let data: Vec<f64> = rows
             .iter()
@@ -277,7 +288,10 @@ fn tables_read_and_add_rows_by_id() {
     let ids = i32(&[2.0, 0.0, 2.0]);
     let rows = result(Op::Gather { first: None }, &[table.clone(), ids.clone()]);
     assert_eq!(rows, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
-    let sum = result(Op::ScatterAdd { first: None }, &[table, ids, f32(&[3, 2], &rows)]);
+    let sum = result(
+        Op::ScatterAdd { first: None },
+        &[table, ids, f32(&[3, 2], &rows)],
+    );
     assert_eq!(sum, [0.0, 2.0, 10.0, 11.0, 60.0, 63.0]);
 }
 
@@ -450,5 +464,11 @@ fn ids_outside_their_table_are_errors() {
             .is_err()
         );
     }
-    assert!(results(Op::CrossEntropy { padding: 0 }, &[f32(&[1, 3], &[0.0; 3]), i32(&[3.0])]).is_err());
+    assert!(
+        results(
+            Op::CrossEntropy { padding: 0 },
+            &[f32(&[1, 3], &[0.0; 3]), i32(&[3.0])]
+        )
+        .is_err()
+    );
 }

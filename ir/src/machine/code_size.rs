@@ -58,7 +58,9 @@ pub fn vertex_code(codelet: &Codelet) -> u32 {
         Codelet::Gather { .. } | Codelet::RowLoss => 192,
         Codelet::JoinLogSumExp | Codelet::ScatterAdd { .. } => 256,
         Codelet::Transpose | Codelet::Reduce { .. } | Codelet::Dropout { .. } => 320,
-        Codelet::SoftmaxGrad { .. } | Codelet::RowMaxSum { .. } | Codelet::CrossEntropyGrad { .. } => 384,
+        Codelet::SoftmaxGrad { .. }
+        | Codelet::RowMaxSum { .. }
+        | Codelet::CrossEntropyGrad { .. } => 384,
         Codelet::LayerNormParamGrad => 448,
         Codelet::LayerNorm { .. } | Codelet::LayerNormGrad | Codelet::Softmax { .. } => 512,
         Codelet::Advance => 32,

@@ -260,7 +260,10 @@ impl Infer<'_> {
     fn cross_entropy(&self, padding: usize) -> Types {
         let slices = self.operands.len().saturating_sub(1);
         self.need(slices > 0, || {
-            format!("takes logits and labels, got {} operands", self.operands.len())
+            format!(
+                "takes logits and labels, got {} operands",
+                self.operands.len()
+            )
         })?;
         let mut columns = 0;
         for i in 0..slices {

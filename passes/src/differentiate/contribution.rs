@@ -261,9 +261,7 @@ impl Sum<'_> {
         };
         let updates = self.cast(updates, dtype)?;
         let op = Op::ScatterAdd { first };
-        let id = self
-            .graph
-            .insert(op, &[base, ids, updates], name, place)?;
+        let id = self.graph.insert(op, &[base, ids, updates], name, place)?;
         Ok(self.graph.value(id))
     }
 

@@ -28,7 +28,10 @@ pub(super) fn flops(graph: &Graph, id: OpId) -> u64 {
         | Op::Softmax { .. }
         | Op::SoftmaxGrad { .. }
         | Op::CrossEntropyGrad { .. } => 5 * elements(0),
-        Op::Reduce { .. } | Op::LayerNormParamGrad | Op::CrossEntropy { .. } | Op::ScatterAdd { .. } => node
+        Op::Reduce { .. }
+        | Op::LayerNormParamGrad
+        | Op::CrossEntropy { .. }
+        | Op::ScatterAdd { .. } => node
             .operands()
             .last()
             .map_or(0, |&v| graph.ty(v).shape.elements() as u64),

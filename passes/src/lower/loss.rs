@@ -35,13 +35,7 @@ impl OpLowering<'_, '_, '_> {
     }
 
     /// A row vector operand on every tile that has a part of the row.
-    fn beside(
-        &mut self,
-        i: usize,
-        logits: &Logits,
-        what: &str,
-        moves: &mut Vec<Move>,
-    ) -> VarId {
+    fn beside(&mut self, i: usize, logits: &Logits, what: &str, moves: &mut Vec<Move>) -> VarId {
         let layout = Layout::new(
             logits.layout.grid,
             logits.layout.cuts[..logits.rows.rank()].iter().cloned(),

@@ -19,7 +19,9 @@ pub(super) struct RowMaxSum {
 fn classes(logits: &Operand<'_>, padding: usize) -> usize {
     let (_, c) = logits.rows();
     let all = logits.tensor_dims().last().copied().unwrap_or(0);
-    let left = all.saturating_sub(padding).saturating_sub(logits.first_column());
+    let left = all
+        .saturating_sub(padding)
+        .saturating_sub(logits.first_column());
     left.min(c)
 }
 

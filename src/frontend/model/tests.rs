@@ -188,7 +188,13 @@ fn interpreted(vocabulary: VocabularySlices, loss_chunks: usize) -> [Vec<f64>; 2
     for (_, state, _, ty) in graph.parameters() {
         if !state.starts_with(TABLE) {
             let data = random(state, ty.shape.elements());
-            states.insert(state.to_string(), Tensor { ty: ty.clone(), data });
+            states.insert(
+                state.to_string(),
+                Tensor {
+                    ty: ty.clone(),
+                    data,
+                },
+            );
         }
     }
     let table = vocabulary.cut(&random(TABLE, 31 * 24), 24);
@@ -201,7 +207,11 @@ fn interpreted(vocabulary: VocabularySlices, loss_chunks: usize) -> [Vec<f64>; 2
         ty: TensorType::i32([2, 7]),
         data: ids(shift),
     };
-    let inputs = [("tokens".to_string(), ids(0)), ("labels".to_string(), ids(5))].into();
+    let inputs = [
+        ("tokens".to_string(), ids(0)),
+        ("labels".to_string(), ids(5)),
+    ]
+    .into();
     let out = superstep_ir::interpret::run(&graph, &mut states, &inputs).unwrap();
     ["logits", "loss"].map(|name| out[name].data.clone())
 }

@@ -86,14 +86,21 @@ fn all(r: usize, c: usize) -> Vec<(Codelet, Vec<BlockShape>, Vec<BlockShape>)> {
             vec![block(&[c, r]), block(&[c, r])],
             vec![rows.clone()],
         ),
-        (Codelet::PickLabel { first: 0 }, with(vec![ids(r)]), vec![block(&[1, r])]),
+        (
+            Codelet::PickLabel { first: 0 },
+            with(vec![ids(r)]),
+            vec![block(&[1, r])],
+        ),
         (
             Codelet::RowLoss,
             vec![block(&[c, r]), rows.clone(), ids(r)],
             vec![rows.clone()],
         ),
         (
-            Codelet::CrossEntropyGrad { first: 0, padding: 0 },
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
             [with(vec![ids(r)]), stats()].concat(),
             with(vec![]),
         ),

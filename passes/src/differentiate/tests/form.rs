@@ -75,7 +75,9 @@ fn contributions_run_onto_their_base() {
         .parameter("wte", StateKind::Weight, table.clone())
         .unwrap();
     let ids = b.input("ids", i32s(4)).unwrap();
-    let x = b.op("embed", Op::Gather { first: None }, &[wte, ids]).unwrap();
+    let x = b
+        .op("embed", Op::Gather { first: None }, &[wte, ids])
+        .unwrap();
     let logits = b.matmul("lm_head", x, wte, false, true).unwrap();
     let loss = weighted_sum(&mut b, logits);
     let seed = b.constant("seed", 1.0, scalar()).unwrap();

@@ -137,11 +137,26 @@ fn losses() -> Vec<Case> {
     let grad = [&logits, &labels, &row, &g].map(Clone::clone);
     let loss = [&parts, &row, &labels].map(Clone::clone);
     vec![
-        case(Codelet::RowMaxSum { padding: 0 }, [logits.clone()], [row.clone(), sum]),
+        case(
+            Codelet::RowMaxSum { padding: 0 },
+            [logits.clone()],
+            [row.clone(), sum],
+        ),
         case(Codelet::JoinLogSumExp, [parts, sums], [row.clone()]),
-        case(Codelet::PickLabel { first: 0 }, [logits.clone(), labels], [row.clone()]),
+        case(
+            Codelet::PickLabel { first: 0 },
+            [logits.clone(), labels],
+            [row.clone()],
+        ),
         case(Codelet::RowLoss, loss, [row]),
-        case(Codelet::CrossEntropyGrad { first: 0, padding: 0 }, grad, [logits]),
+        case(
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
+            grad,
+            [logits],
+        ),
     ]
 }
 

@@ -144,7 +144,10 @@ fn row_codelets() -> Vec<Case> {
             vec![rows.clone()],
         ),
         (
-            Codelet::CrossEntropyGrad { first: 0, padding: 0 },
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
             vec![flat.clone(), i(&[6]), rows.clone(), rows],
             vec![flat],
         ),
@@ -164,7 +167,9 @@ fn row_codelets() -> Vec<Case> {
 /// Extents that may be anything: leading ones of stacked partials, entries of tables, and what is reduced away on the tile.
 fn is_free(codelet: &Codelet, operand: usize, dim: usize) -> bool {
     match codelet {
-        Codelet::Gather { .. } | Codelet::Reduce { .. } | Codelet::RowLoss => (operand, dim) == (0, 0),
+        Codelet::Gather { .. } | Codelet::Reduce { .. } | Codelet::RowLoss => {
+            (operand, dim) == (0, 0)
+        }
         Codelet::ScatterAdd { .. } => (operand, dim) == (2, 0),
         Codelet::RowMaxSum { .. } | Codelet::PickLabel { .. } => (operand, dim) == (0, 1),
         _ => false,
