@@ -240,6 +240,7 @@ fn run_passes(
         offchip: settings.offchip,
         ipus_per_replica: settings.ipus_per_replica,
         matmul_proportion: settings.matmul_proportion.clone(),
+        serialise: settings.serialise.clone(),
     };
     let mut instruments: Vec<Box<dyn Instrument + '_>> = Vec::new();
     if let Some(when) = &settings.print_ir_after {

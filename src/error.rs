@@ -2,6 +2,7 @@
 
 use superstep_ir::executable::ExecutableError;
 use superstep_passes::compile::CompileError;
+use superstep_passes::memory::Overflow;
 use superstep_passes::place::PlacementError;
 use superstep_runtime::EngineError;
 
@@ -86,13 +87,18 @@ impl Error {
 
     /// Whether more memory would have helped.
     pub fn is_overflow(&self) -> bool {
+        self.overflow().is_some()
+    }
+
+    /// The tile that is too full, if that is what is wrong.
+    pub fn overflow(&self) -> Option<&Overflow> {
         let Error::Compile(error) = self else {
-            return false;
+            return None;
         };
-        matches!(
-            error.as_ref(),
-            CompileError::Placement(PlacementError::Overflow { .. })
-        )
+        match error.as_ref() {
+            CompileError::Placement(PlacementError::Overflow { overflow, .. }) => Some(overflow),
+            _ => None,
+        }
     }
 
     /// What might help, in a line.

@@ -137,7 +137,7 @@ fn candidates(machine: &Machine, problem: &MatmulProblem, budget: u64) -> Vec<Ca
             // A shift is asked for where none is possible: what came back is of another kind.
             filter(&plan).then_some(Candidate {
                 kind,
-                fits: plan.cost.temporary_bytes <= budget,
+                fits: plan.cost.working_bytes() <= budget,
                 plan,
             })
         })
@@ -166,7 +166,7 @@ fn reasons(chosen: &MatmulPlan, budget: u64, candidates: &[Candidate]) -> Vec<St
             continue;
         }
         if !fits {
-            let needs = plan.cost.temporary_bytes;
+            let needs = plan.cost.working_bytes();
             reasons.push(format!(
                 "{kind}: needs {needs} bytes on a tile at the least, {budget} are free"
             ));

@@ -87,7 +87,7 @@ pub struct MachineReport {
     pub clock_hz: f64,
     /// Bytes of a tile.
     pub tile_memory: u32,
-    /// Bytes of a tile set aside for code, exchange programs and stacks.
+    /// Bytes of a tile that stay free.
     pub reserved_bytes: u32,
 }
 

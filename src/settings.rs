@@ -7,6 +7,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::types::Real;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
+use superstep_passes::serialise::Serialise;
 
 use crate::frontend::VocabularySlices;
 use crate::precision::PrecisionSettings;
@@ -93,6 +94,9 @@ pub struct TrainingSettings {
     pub matmul_proportion: Vec<Real>,
     /// Slices of the vocabulary in which the output head is computed, one after the other.
     pub head_slices: usize,
+    /// Products to make in slices, one after the other.
+    pub serialise: Vec<Serialise>,
+    /// Least number of blocks in which the output head is computed, one after the other, where `loss_chunks` leaves it open.
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

@@ -24,7 +24,7 @@ fn every_combination_has_a_row() {
     let folder = tempfile::tempdir().unwrap();
     let csv = folder.path().join("out.csv");
     let line = format!(
-        "sweep {TINY} --set exchange-bytes-per-cycle=4,16 --set tile_memory=49KiB,624KiB,1MiB -o {{}}"
+        "sweep {TINY} --set exchange-bytes-per-cycle=4,16 --set tile_memory=8KiB,624KiB,1MiB -o {{}}"
     );
     let out = superstep(&words(&line, &[&tiny(), &csv])).ok().out;
     assert!(out.contains("6 points: compiled for each"), "{out}");
@@ -41,7 +41,7 @@ fn every_combination_has_a_row() {
     );
     let column = |name: &str| rows[0].iter().position(|cell| cell == name).expect(name);
     let (cycles, exchange) = (column("cycles"), column("exchange_cycles"));
-    // A KiB of a tile is too little; the error says so.
+    // 8 KiB of a tile is too little; the error says so.
     for small in [&rows[1], &rows[4]] {
         assert_eq!(small[2], "does not fit");
         assert!(small[column("error")].contains("overflow"), "{small:?}");

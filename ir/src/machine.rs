@@ -31,7 +31,7 @@ pub struct Machine {
     pub tiles_per_ipu: u32,
     /// SRAM of a tile, bytes.
     pub tile_memory: u32,
-    /// Bytes of each tile kept for code, exchange programs, vertex state and stacks.
+    /// Bytes of each tile kept free besides variables and what lies there with them (code, exchange programs, vertex state, stacks).
     pub reserved_bytes: u32,
     pub clock_hz: f64,
     /// Worker contexts of a tile; a worker gets one issue slot in this many.
@@ -89,7 +89,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Bytes of a tile that variables may use.
+    /// Bytes of a tile for variables, code and all else.
     pub const fn usable_tile_memory(&self) -> u32 {
         self.tile_memory.saturating_sub(self.reserved_bytes)
     }

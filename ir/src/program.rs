@@ -35,6 +35,8 @@ pub struct Program {
     pub replicas: u32,
     pub grids: Vec<Grid>,
     pub variables: Vec<Variable>,
+    /// By IPU, the address from which variables lie on its tiles. Below is what [`footprint`] counts: code, vertex state, exchange programs, stacks.
+    pub variables_from: Vec<u32>,
     pub states: Vec<State>,
     pub streams: Vec<Stream>,
     pub procedures: Vec<Procedure>,
@@ -138,6 +140,22 @@ pub enum Step {
 }
 
 impl Step {
+    /// The graph op that the step serves.
+    pub fn origin(&self) -> Option<OriginId> {
+        match self {
+            Step::Compute(set) => Some(set.origin),
+            Step::Exchange(exchange) => Some(exchange.origin),
+            Step::Collective(collective) => Some(collective.origin),
+            Step::Remote { origin, .. } => Some(*origin),
+            Step::Host { .. }
+            | Step::Sync(_)
+            | Step::SetSeed { .. }
+            | Step::Repeat { .. }
+            | Step::Call(_)
+            | Step::Parallel(_) => None,
+        }
+    }
+
     /// The procedures that the step runs, and how often each.
     pub fn bodies(&self) -> impl Iterator<Item = (ProcId, u64)> + '_ {
         let (bodies, times): (&[ProcId], u64) = match self {

@@ -6,9 +6,10 @@
 use rustc_hash::FxHashMap;
 use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
-use superstep_ir::program::{Category, Program, Step};
+use superstep_ir::program::{Category, Program};
 use superstep_ir::units::Bytes;
 
+use crate::memory::available;
 use crate::place::Limits;
 
 /// Bytes on a tile for the temporaries of one op.
@@ -31,21 +32,26 @@ impl Budgets {
         }
     }
 
+    /// None of these ops gets more than the bytes beside it.
+    pub fn capped(mut self, caps: &[(String, Bytes)]) -> Budgets {
+        for (op, cap) in caps {
+            let budget = self.of(op).min(*cap);
+            self.by_op.insert(op.clone(), budget);
+        }
+        self
+    }
+
     pub fn of(&self, op: &str) -> Bytes {
         self.by_op.get(op).copied().unwrap_or(self.default)
     }
 
-    /// `share` of what is free on the fullest tile during each op of a program with known live ranges; `available` bytes of a tile are
-    /// for variables; no op gets more than its IPU's limit.
-    pub fn of_free_memory(
-        program: &Program,
-        available: Bytes,
-        share: f64,
-        limits: &Limits,
-    ) -> Budgets {
+    /// `share` of what is free on the fullest tile during each op of a program with known live ranges and room for its code; no op gets more
+    /// than its IPU's limit.
+    pub fn of_free_memory(program: &Program, share: f64, limits: &Limits) -> Budgets {
         let spans = spans(program);
         let mut free: FxHashMap<String, Bytes> = FxHashMap::default();
         for ipu in (0..program.ipus).map(IpuId) {
+            let available = available(program, ipu);
             for (origin, resident) in residents(program, ipu, &spans) {
                 let left = available.saturating_sub(resident) as f64 * share;
                 let left = (left as Bytes).min(limits.on(ipu)).max(LEAST);
@@ -62,19 +68,23 @@ impl Budgets {
     }
 }
 
+/// Whether some tile holds more than its whole memory besides the temporaries of the op that runs: smaller ones cannot help.
+pub(crate) fn is_hopeless(program: &Program) -> bool {
+    let spans = spans(program);
+    let tile_memory = Bytes::from(program.machine.tile_memory);
+    let mut ipus = (0..program.ipus).map(IpuId);
+    ipus.any(|ipu| {
+        let residents = residents(program, ipu, &spans);
+        residents.iter().any(|&(_, bytes)| bytes > tile_memory)
+    })
+}
+
 /// First and last step of every op, in the numbering of [`Program::walk`].
 fn spans(program: &Program) -> Vec<Option<(u32, u32)>> {
     let mut spans: Vec<Option<(u32, u32)>> = vec![None; program.origins.len()];
     let mut at = 0;
     program.walk(&mut |step, _| {
-        let origin = match step {
-            Step::Compute(set) => Some(set.origin),
-            Step::Exchange(exchange) => Some(exchange.origin),
-            Step::Collective(collective) => Some(collective.origin),
-            Step::Remote { origin, .. } => Some(*origin),
-            _ => None,
-        };
-        if let Some(origin) = origin {
+        if let Some(origin) = step.origin() {
             spans[origin.index()].get_or_insert((at, at)).1 = at;
         }
         at += 1;

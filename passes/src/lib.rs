@@ -23,6 +23,7 @@ pub mod plan;
 pub mod recompute;
 pub mod replicate;
 pub mod schedule;
+pub mod serialise;
 pub mod simplify;
 pub mod solve;
 pub mod stage;

@@ -187,6 +187,7 @@ impl<'m> Lowering<'m> {
             replicas: 1,
             grids: vec![],
             variables: vec![],
+            variables_from: vec![0; ipus as usize],
             states: vec![],
             streams: vec![],
             procedures: vec![],

@@ -1,4 +1,5 @@
-//! Memory: live ranges of all variables over the steps of the program, and addresses on every tile, or the error that says which tile is too full.
+//! Memory: live ranges of all variables over the steps of the program, and addresses on every tile above the code, or the error that says which
+//! tile is too full.
 
 use std::fmt;
 
@@ -6,6 +7,7 @@ use fixedbitset::FixedBitSet;
 use petgraph::algo::dominators::{Dominators, simple_fast};
 use petgraph::graphmap::DiGraphMap;
 use superstep_ir::ids::{IpuId, ProcId, TileId, VarId};
+use superstep_ir::program::footprint::{CodeKind, Footprint, TileFootprint};
 use superstep_ir::program::{Program, RemoteDirection, Step};
 use superstep_ir::types::TensorType;
 use thiserror::Error;
@@ -31,8 +33,13 @@ pub struct Overflow {
     pub step: u32,
     /// Name of that step.
     pub at: String,
+    /// The op that it serves, if it serves one.
+    pub op: Option<String>,
+    /// Bytes of variables, and bytes that are there for them.
     pub needed: u64,
     pub available: u64,
+    /// What the IPU's tiles hold besides, at most: code, exchange programs, vertex state, stacks.
+    pub code: TileFootprint,
     /// What lies on the tile then, largest first.
     pub residents: Vec<Resident>,
 }
@@ -50,8 +57,11 @@ impl fmt::Display for Overflow {
         )?;
         write!(
             f,
-            "{} bytes needed, {} available; the largest there:",
-            self.needed, self.available
+            "{} bytes needed, {} available beside {} of code ({}); the largest there:",
+            self.needed,
+            self.available,
+            self.code.total(),
+            self.largest_code(),
         )?;
         for r in self.residents.iter().take(NAMED) {
             write!(
@@ -70,21 +80,52 @@ impl fmt::Display for Overflow {
     }
 }
 
+impl Overflow {
+    /// The kinds of code that take most.
+    fn largest_code(&self) -> String {
+        let mut kinds: Vec<(CodeKind, u64)> = self.code.iter().collect();
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.1));
+        let named = kinds.iter().take(3);
+        let named = named.map(|(kind, bytes)| format!("{} {bytes}", kind.name().replace('_', " ")));
+        named.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// How close the addresses come to what no placement can undercut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct MemoryFit {
-    /// Highest address in use on any tile, bytes above the reserved part.
+    /// Highest address in use on any tile, bytes above the code.
     pub top: u64,
     /// Largest sum of live bytes on any tile.
     pub bound: u64,
 }
 
-/// Computes live ranges and gives every variable an address.
+/// Says from which address variables may lie on the tiles of each IPU: above the code of that IPU's fullest tile.
+pub(crate) fn make_room_for_code(program: &mut Program) -> Footprint {
+    let footprint = Footprint::of_program(program);
+    let reserved = u64::from(program.machine.reserved_bytes);
+    let ipus = (0..program.ipus).map(IpuId);
+    let from = ipus.map(|ipu| {
+        let end = footprint.fullest(ipu).total() + reserved;
+        u32::try_from(end).unwrap_or(u32::MAX)
+    });
+    program.variables_from = from.collect();
+    footprint
+}
+
+/// Bytes for variables on the tiles of an IPU.
+pub(crate) fn available(program: &Program, ipu: IpuId) -> u64 {
+    let from = program.variables_from[ipu.index()];
+    u64::from(program.machine.tile_memory.saturating_sub(from))
+}
+
+/// Computes live ranges, counts the code, and gives every variable an address.
 ///
 /// # Errors
 /// Some tile's memory does not suffice.
 pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> {
     let names = live_ranges(program);
+    let footprint = make_room_for_code(program);
     let tiles = program.tile_sets();
     let mut fit = MemoryFit::default();
     for ipu in (0..program.ipus).map(IpuId) {
@@ -100,35 +141,48 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> 
             &items,
             u64::from(superstep_ir::program::Variable::ALIGNMENT),
         );
-        let reserved = u64::from(program.machine.reserved_bytes);
-        let available = u64::from(program.machine.tile_memory) - reserved;
         let peaks = peaks(&items, program.machine.tiles_per_ipu as usize);
         let bound = peaks.iter().map(|p| p.0).max().unwrap_or(0);
         fit = MemoryFit {
             top: fit.top.max(placement.top),
             bound: fit.bound.max(bound),
         };
-        if placement.top > available {
+        let code = *footprint.fullest(ipu);
+        if placement.top > available(program, ipu) {
             let worst = (0..peaks.len())
                 .max_by_key(|&t| (peaks[t].0, std::cmp::Reverse(t)))
                 .unwrap_or(0);
+            let at = Peak {
+                tile: TileId(worst as u32),
+                step: peaks[worst].1,
+            };
             let needed = placement.top;
-            return Err(Box::new(overflow(
-                program,
+            let residents = residents(program, &variables, &items, at);
+            return Err(Box::new(Overflow {
                 ipu,
-                &variables,
-                &items,
-                worst,
-                peaks[worst].1,
+                tile: at.tile,
+                step: at.step,
+                at: names.get(at.step as usize).cloned().unwrap_or_default(),
+                op: op_of_step(program, at.step),
                 needed,
-                &names,
-            )));
+                available: available(program, ipu),
+                code,
+                residents,
+            }));
         }
+        let from = program.variables_from[ipu.index()];
         for (&v, &offset) in variables.iter().zip(&placement.offsets) {
-            program.variables[v.index()].address = (offset + reserved) as u32;
+            program.variables[v.index()].address = offset as u32 + from;
         }
     }
     Ok(fit)
+}
+
+/// Where and when most is alive.
+#[derive(Clone, Copy)]
+struct Peak {
+    tile: TileId,
+    step: u32,
 }
 
 fn item(program: &Program, tiles: &[FixedBitSet], v: VarId, steps: u32) -> Item {
@@ -140,21 +194,27 @@ fn item(program: &Program, tiles: &[FixedBitSet], v: VarId, steps: u32) -> Item 
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn overflow(
-    program: &Program,
-    ipu: IpuId,
-    variables: &[VarId],
-    items: &[Item],
-    tile: usize,
-    step: u32,
-    needed: u64,
-    names: &[String],
-) -> Overflow {
+/// The op that a step serves, by the step's number.
+fn op_of_step(program: &Program, number: u32) -> Option<String> {
+    let mut found = None;
+    let mut at = 0;
+    program.walk(&mut |step, _| {
+        if at == number {
+            found = step.origin();
+        }
+        at += 1;
+    });
+    found.map(|origin| program.origins[origin.index()].name.clone())
+}
+
+/// What lies on a tile at its peak, largest first.
+fn residents(program: &Program, variables: &[VarId], items: &[Item], at: Peak) -> Vec<Resident> {
+    let here =
+        |i: &Item| i.memories.contains(at.tile.index()) && (i.live.0..=i.live.1).contains(&at.step);
     let mut residents: Vec<Resident> = variables
         .iter()
         .zip(items)
-        .filter(|(_, i)| i.memories.contains(tile) && i.live.0 <= step && step <= i.live.1)
+        .filter(|(_, i)| here(i))
         .map(|(&v, i)| {
             let variable = program.variable(v);
             Resident {
@@ -166,16 +226,7 @@ fn overflow(
         })
         .collect();
     residents.sort_by_key(|r| std::cmp::Reverse(r.bytes));
-    Overflow {
-        ipu,
-        tile: TileId(tile as u32),
-        step,
-        at: names.get(step as usize).cloned().unwrap_or_default(),
-        needed,
-        available: u64::from(program.machine.tile_memory)
-            - u64::from(program.machine.reserved_bytes),
-        residents,
-    }
+    residents
 }
 
 /// Sets the live range of every variable that is not state. In one procedure alone, that is from the first to the last step that touches it;

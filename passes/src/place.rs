@@ -15,14 +15,15 @@ use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
-use crate::budget::Budgets;
+use crate::budget::{Budgets, is_hopeless};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
-use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges};
+use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_for_code};
 use crate::offload::offload;
 use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
 use crate::recompute::recompute;
 use crate::replicate::{Replication, replicate};
+use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
 
 /// What the user decides about the placement of a module.
@@ -50,6 +51,8 @@ pub struct PlacementOptions {
     pub offchip: bool,
     /// Most IPUs that a replica may have, where `layers_per_ipu` is absent.
     pub ipus_per_replica: Option<u32>,
+    /// Products to make in slices.
+    pub serialise: Vec<Serialise>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,
 }
@@ -114,6 +117,8 @@ pub enum PlacementError {
         machine: String,
         available: u64,
     },
+    #[error("no product is named `{ops}`; the products are {products}")]
+    NothingToSerialise { ops: String, products: String },
     /// The model does not fit with the smallest temporaries; `tried` IPUs were used of `ipus`.
     #[error("{overflow}")]
     Overflow {
@@ -314,22 +319,37 @@ fn place_on(
             false => Rounding::Nearest,
         },
     };
-    let mut lowered = |budgets: &Budgets, clock: &mut Clock| {
+    let lowered = |budgets: &Budgets, clock: &mut Clock, plans: &mut MatmulPlans| {
         clock.time("lower", || {
             lower(&staged, machine, execution, budgets, plans)
         })
     };
     let limits = Limits::of(options, machine);
     let even = Budgets::proportion(machine, FIRST_SHARE.min(limits.least));
-    let mut first = lowered(&even, &mut clock)?;
-    clock.time("memory", || live_ranges(&mut first.program));
-    let available = u64::from(machine.tile_memory.saturating_sub(machine.reserved_bytes));
-    let budgets = |number: usize| match SHARES_OF_FREE.get(number) {
-        Some(&share) => Budgets::of_free_memory(&first.program, available, share, &limits),
-        None => {
-            let share = THRIFTY[number - SHARES_OF_FREE.len()];
-            Budgets::proportion(machine, share.min(limits.least))
-        }
+    let mut first = lowered(&even, &mut clock, plans)?;
+    clock.time("memory", || {
+        live_ranges(&mut first.program);
+        make_room_for_code(&mut first.program);
+    });
+    if is_hopeless(&first.program)
+        && let Err(overflow) = clock.time("memory", || assign_memory(&mut first.program))
+    {
+        return Err(PlacementError::Overflow {
+            overflow,
+            tried: ipus,
+            ipus: machine.ipus,
+        });
+    }
+    let caps = caps(options, &first.products, plans)?;
+    let budgets = |number: usize| {
+        let budgets = match SHARES_OF_FREE.get(number) {
+            Some(&share) => Budgets::of_free_memory(&first.program, share, &limits),
+            None => {
+                let share = THRIFTY[number - SHARES_OF_FREE.len()];
+                Budgets::proportion(machine, share.min(limits.least))
+            }
+        };
+        budgets.capped(&caps)
     };
     let mut last = None;
     let tried = SHARES_OF_FREE.len() + THRIFTY.len();
@@ -337,7 +357,7 @@ fn place_on(
         let Lowered {
             mut program,
             products,
-        } = lowered(&budgets(budget), &mut clock)?;
+        } = lowered(&budgets(budget), &mut clock, plans)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
@@ -357,6 +377,23 @@ fn place_on(
         overflow,
         tried: ipus,
         ipus: machine.ipus,
+    })
+}
+
+/// What the user's wish for slices leaves to products.
+fn caps(
+    options: &PlacementOptions,
+    products: &[PlannedProduct],
+    plans: &mut MatmulPlans,
+) -> Result<Vec<(String, Bytes)>, PlacementError> {
+    serialise::caps(&options.serialise, products, plans).map_err(|rule| {
+        let mut names: Vec<&str> = products.iter().map(|p| p.op.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        PlacementError::NothingToSerialise {
+            ops: rule.ops.clone(),
+            products: names.join(", "),
+        }
     })
 }
 

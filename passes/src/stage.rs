@@ -69,12 +69,15 @@ pub fn balance(module: &Module, ipus: u32) -> LayersPerIpu {
         .collect()
 }
 
+/// Bytes of a tile for code, as long as there is none that could be counted: a little less than an IPU with a layer or two has.
+const CODE: u32 = 64 << 10;
+
 /// Fewest IPUs whose fullest would hold the estimated bytes.
 pub fn least_ipus(module: &Module, machine: &Machine) -> u32 {
     let layers = layer_count(module);
     let (per_layer, rest) = estimated_bytes(module, layers);
-    let capacity =
-        u64::from(machine.tiles_per_ipu) * u64::from(machine.tile_memory - machine.reserved_bytes);
+    let for_variables = machine.usable_tile_memory().saturating_sub(CODE);
+    let capacity = u64::from(machine.tiles_per_ipu) * u64::from(for_variables);
     (1..machine.ipus)
         .find(|&n| {
             let mut at = 0;

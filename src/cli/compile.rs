@@ -65,11 +65,11 @@ impl Options {
 
 /// After an overflow: what would fit, each compiled to be sure.
 fn suggest(error: &Error, config: &Gpt2Config, settings: &TrainingSettings, plans: &PlanCache) {
-    if !error.is_overflow() {
+    let Some(overflow) = error.overflow() else {
         return;
-    }
+    };
     note("the model does not fit; compiling what might");
-    let fitting = remedies(config, settings, plans);
+    let fitting = remedies(config, settings, overflow, plans);
     for remedy in &fitting {
         note(remedy);
     }

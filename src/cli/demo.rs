@@ -138,6 +138,7 @@ impl Options {
             ipus_per_replica: None,
             matmul_proportion: Vec::new(),
             head_slices: 1,
+            serialise: Vec::new(),
             matmul_plan: PlanStyle::Auto,
             loss_chunks: None,
             print_ir_after: None,

@@ -6,6 +6,7 @@ use clap::Args;
 use superstep_ir::types::Real;
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
+use superstep_passes::serialise::Serialise;
 
 use super::ipu_options::{IpuLayout, IpuOptions};
 use super::layer_list::{LayerList, parse_layers};
@@ -55,6 +56,9 @@ pub(super) struct ProgramOptions {
     /// Compute the output head in N slices of the vocabulary, one after the other; it is padded to a multiple of N [default: 1].
     #[arg(long = "embedding_serialization_factor", value_name = "N", value_parser = at_least_one::<u32>)]
     pub(super) head_slices: Option<u32>,
+    /// Make the products named OP (`*` stands for any text) in at least N slices, one after the other: "h.*.mlp.c_fc=2"; may be repeated.
+    #[arg(long = "serialise", visible_alias = "serialize", value_name = "OP=N", value_parser = parse_serialise)]
+    pub(super) serialise: Vec<Serialise>,
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
@@ -150,6 +154,7 @@ impl ProgramOptions {
                 .unwrap_or(false),
             matmul_proportion: ipu.matmul_proportion.iter().map(|&x| Real(x)).collect(),
             head_slices: self.head_slices.or(ipu.head_slices).unwrap_or(1) as usize,
+            serialise: self.serialise.clone(),
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -189,6 +194,7 @@ impl ProgramOptions {
             ("n_ipu", self.ipu.n_ipu.is_some()),
             ("optimizer_state_offchip", self.offchip.is_some()),
             ("embedding_serialization_factor", self.head_slices.is_some()),
+            ("serialise", !self.serialise.is_empty()),
             ("print_ir_after", self.print_ir_after.is_some()),
             ("matmul_plan", self.matmul_plan.is_some()),
             ("pipeline", self.pipeline.is_some()),
@@ -273,6 +279,12 @@ fn contradiction(option: &str, given: &str, compiled: &str) -> Error {
 /// A style of execution by its name.
 pub(super) fn parse_style(text: &str) -> Result<PlanStyle, String> {
     PlanStyle::named(text).ok_or_else(|| "must be auto, gather or shift".into())
+}
+
+/// Products and slices.
+fn parse_serialise(text: &str) -> Result<Serialise, String> {
+    Serialise::parse(text)
+        .ok_or_else(|| "must be an op and a number of slices, as in \"h.*.mlp.c_fc=2\"".into())
 }
 
 /// Which layers run forward again.

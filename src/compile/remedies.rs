@@ -1,11 +1,15 @@
 //! What would make a model fit that does not: each remedy is compiled, and only those that fit are named, with their cost.
 
+use rayon::prelude::*;
 use superstep_ir::machine::Machine;
+use superstep_passes::memory::Overflow;
 use superstep_passes::place::Recompute;
+use superstep_passes::serialise::Serialise;
 use superstep_runtime::timeline::timeline;
 
 use super::{IrSink, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
+use crate::report::classes::class_name;
 use crate::report::format::{bytes, three_digits};
 use crate::report::memory::MemoryReport;
 use crate::settings::TrainingSettings;
@@ -15,6 +19,8 @@ use crate::settings::TrainingSettings;
 pub struct Remedy {
     /// The change, as options of the command line where there are such.
     pub options: String,
+    /// Cycles of a step over those that it would take if tiles had memory without end, where it does the same work.
+    pub slowdown: Option<f64>,
     /// Predicted samples a second.
     pub samples_per_second: f64,
     pub ipus: u32,
@@ -27,94 +33,204 @@ impl std::fmt::Display for Remedy {
         let Remedy { options, ipus, .. } = self;
         let rate = three_digits(self.samples_per_second);
         let tile = bytes(self.fullest_tile);
-        write!(
-            f,
-            "{options}: fits {ipus} IPUs, {rate} samples/s, fullest tile {tile}"
-        )
+        write!(f, "{options}: fits {ipus} IPUs, ")?;
+        if let Some(slowdown) = self.slowdown {
+            write!(f, "{:+.1} % cycles, ", 100.0 * (slowdown - 1.0))?;
+        }
+        write!(f, "{rate} samples/s, fullest tile {tile}")
     }
 }
 
-/// Larger pods, in order of size.
-const LARGER: [&str; 5] = ["pod4", "pod8", "pod16", "pod32", "pod64"];
+/// A change of the settings, by the options that make it.
+struct Change {
+    options: String,
+    settings: TrainingSettings,
+    /// A step of as many IPUs and samples, so that its cycles can be compared.
+    is_same_work: bool,
+}
 
-/// Compiles with one change after another: layers placed by the compiler, recomputation, more loss chunks, half the batch or the block, the next larger pod.
-pub fn remedies(
-    config: &Gpt2Config,
-    settings: &TrainingSettings,
-    plans: &PlanCache,
-) -> Vec<Remedy> {
-    let mut changes: Vec<(String, TrainingSettings)> = Vec::new();
-    let mut change = |options: String, with: &dyn Fn(&mut TrainingSettings)| {
-        let mut changed = settings.clone();
-        changed.print_ir_after = None;
-        with(&mut changed);
-        changes.push((options, changed));
-    };
-    if settings.layers_per_ipu.is_some() {
-        change("without --layers_per_ipu".into(), &|s| {
-            s.layers_per_ipu = None
+/// What is tried, from the smallest change on; of those in one list the first that fits is enough.
+struct Changes<'a> {
+    given: &'a TrainingSettings,
+    lists: Vec<Vec<Change>>,
+}
+
+impl Changes<'_> {
+    fn change(&self, options: String, with: impl Fn(&mut TrainingSettings)) -> Change {
+        let mut settings = self.given.clone();
+        settings.print_ir_after = None;
+        with(&mut settings);
+        Change {
+            options,
+            is_same_work: settings.machine == self.given.machine
+                && settings.layers_per_ipu == self.given.layers_per_ipu
+                && settings.batch_size == self.given.batch_size
+                && settings.block_size == self.given.block_size,
+            settings,
+        }
+    }
+
+    fn one(&mut self, options: String, with: impl Fn(&mut TrainingSettings)) {
+        let change = self.change(options, with);
+        self.lists.push(vec![change]);
+    }
+
+    /// The op at the fullest point in more and more slices.
+    fn serialise(&mut self, overflow: &Overflow) {
+        let Some(op) = &overflow.op else { return };
+        let ops = class_name(op);
+        let sliced = SLICES.map(|slices| {
+            let rule = Serialise {
+                ops: ops.clone(),
+                slices,
+            };
+            self.change(format!("--serialise \"{rule}\""), |s| {
+                s.serialise.push(rule.clone());
+            })
         });
+        self.lists.push(sliced.into());
     }
-    if settings.recompute != Recompute::EveryLayer {
-        change("--recompute all".into(), &|s| {
-            s.recompute = Recompute::EveryLayer
+
+    /// Layers of the overfull IPU run forward again: one, half of them, all.
+    fn recompute(&mut self, overflow: &Overflow) {
+        let (Some(layers), Recompute::Nothing) =
+            (&self.given.layers_per_ipu, &self.given.recompute)
+        else {
+            return;
+        };
+        let ipu = overflow.ipu.index();
+        let first: u32 = layers.iter().take(ipu).sum();
+        let here = layers.get(ipu).copied().unwrap_or(0);
+        let mut counts = vec![1, here.div_ceil(2), here];
+        counts.retain(|&count| count > 0 && count <= here);
+        counts.dedup();
+        let again = counts.into_iter().map(|count| {
+            let layers: Vec<u32> = (first..first + count).collect();
+            let list: Vec<String> = layers.iter().map(u32::to_string).collect();
+            self.change(format!("--recompute \"[{}]\"", list.join(" ")), |s| {
+                s.recompute = Recompute::Layers(layers.iter().copied().collect());
+            })
         });
+        let again = again.collect();
+        self.lists.push(again);
     }
-    if let Some(chunks) = settings.loss_chunks {
-        change(format!("--loss_chunks {}", 2 * chunks), &|s| {
-            s.loss_chunks = Some(2 * chunks);
-        });
+
+    /// What changes the whole step.
+    fn coarse(&mut self) {
+        let given = self.given;
+        if given.recompute != Recompute::EveryLayer {
+            self.one("--recompute all".into(), |s| {
+                s.recompute = Recompute::EveryLayer;
+            });
+        }
+        if let Some(chunks) = given.loss_chunks {
+            self.one(format!("--loss_chunks {}", 2 * chunks), |s| {
+                s.loss_chunks = Some(2 * chunks);
+            });
+        }
+        if given.layers_per_ipu.is_some() {
+            self.one("without --layers_per_ipu".into(), |s| {
+                s.layers_per_ipu = None;
+            });
+        }
+        if given.batch_size > 1 {
+            let half = given.batch_size / 2;
+            self.one(format!("--per_device_train_batch_size {half}"), |s| {
+                s.batch_size = half;
+            });
+        }
+        if given.block_size > 1 {
+            let half = given.block_size / 2;
+            self.one(format!("--block_size {half}"), |s| s.block_size = half);
+        }
     }
-    if settings.batch_size > 1 {
-        let half = settings.batch_size / 2;
-        change(format!("--per_device_train_batch_size {half}"), &|s| {
-            s.batch_size = half
-        });
-    }
-    if settings.block_size > 1 {
-        let half = settings.block_size / 2;
-        change(format!("--block_size {half}"), &|s| s.block_size = half);
-    }
-    let larger = LARGER
-        .into_iter()
-        .filter_map(|name| Some((name, Machine::preset(name)?)));
-    let next = larger
-        .into_iter()
-        .find(|(_, m)| m.ipus > settings.machine.ipus);
-    if let (Some((name, pod)), None) = (next, &settings.layers_per_ipu) {
-        // The user's chip, more of it.
+
+    /// The next larger pod of the user's chip.
+    fn larger(&mut self) {
+        let ipus = self.given.machine.ipus;
+        let larger = LARGER
+            .into_iter()
+            .filter_map(|name| Some((name, Machine::preset(name)?)));
+        let mut larger = larger.filter(|(_, pod)| pod.ipus > ipus);
+        let (Some((name, pod)), None) = (larger.next(), &self.given.layers_per_ipu) else {
+            return;
+        };
         let machine = Machine {
             name: name.into(),
             ipus: pod.ipus,
             global_sync_cycles: pod.global_sync_cycles,
             torus: pod.torus,
-            ..settings.machine.clone()
+            ..self.given.machine.clone()
         };
         // Only a preset has a name for the command line; another machine's file says how many IPUs it has.
         let options = if machine == pod {
             format!("--machine {name}")
         } else {
-            format!("{} IPUs instead of {}", pod.ipus, settings.machine.ipus)
+            format!("{} IPUs instead of {ipus}", pod.ipus)
         };
-        change(options, &|s| s.machine = machine.clone());
+        self.one(options, |s| s.machine = machine.clone());
     }
-    let tried = changes.into_iter();
-    tried
-        .filter_map(|(options, settings)| remedy(config, options, &settings, plans))
-        .collect()
+}
+
+/// Larger pods, in order of size.
+const LARGER: [&str; 5] = ["pod4", "pod8", "pod16", "pod32", "pod64"];
+/// Numbers of slices that are tried.
+const SLICES: [u32; 3] = [2, 4, 8];
+
+/// Compiles with one change after another: slices of the op at the fullest point, layers that run forward again, more loss chunks, layers placed by
+/// the compiler, half the batch or the block, the next larger pod.
+pub fn remedies(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    overflow: &Overflow,
+    plans: &PlanCache,
+) -> Vec<Remedy> {
+    let mut changes = Changes {
+        given: settings,
+        lists: Vec::new(),
+    };
+    changes.serialise(overflow);
+    changes.recompute(overflow);
+    changes.coarse();
+    changes.larger();
+    let unlimited = unlimited_cycles(config, settings);
+    let lists = changes.lists.into_par_iter();
+    let tried = lists.filter_map(|list| {
+        let mut tried = list.into_iter();
+        tried.find_map(|change| remedy(config, change, unlimited, plans))
+    });
+    tried.collect()
+}
+
+/// Cycles of a step on tiles with several times the memory.
+fn unlimited_cycles(config: &Gpt2Config, settings: &TrainingSettings) -> Option<u64> {
+    const TIMES: u32 = 4;
+    let mut settings = TrainingSettings {
+        print_ir_after: None,
+        ..settings.clone()
+    };
+    settings.machine.tile_memory = settings.machine.tile_memory.saturating_mul(TIMES);
+    let plans = PlanCache::none();
+    let compiled = compile_training("unlimited", config, &settings, &plans, &mut Quiet).ok()?;
+    Some(timeline(&compiled.program).cycles.total())
 }
 
 fn remedy(
     config: &Gpt2Config,
-    options: String,
-    settings: &TrainingSettings,
+    change: Change,
+    unlimited: Option<u64>,
     plans: &PlanCache,
 ) -> Option<Remedy> {
+    let settings = &change.settings;
     let compiled = compile_training("remedy", config, settings, plans, &mut Quiet).ok()?;
-    let samples = settings.batch_size as f64 * f64::from(settings.accumulation);
+    let samples =
+        settings.batch_size as f64 * f64::from(settings.accumulation * settings.replicas.max(1));
+    let time = timeline(&compiled.program);
+    let slowdown = unlimited.map(|least| time.cycles.total() as f64 / least as f64);
     Some(Remedy {
-        options,
-        samples_per_second: samples / timeline(&compiled.program).seconds(),
+        options: change.options,
+        slowdown: slowdown.filter(|_| change.is_same_work),
+        samples_per_second: samples / time.seconds(),
         ipus: compiled.program.ipus,
         fullest_tile: MemoryReport::new(&compiled.program).max_tile_bytes(),
     })

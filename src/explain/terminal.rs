@@ -28,7 +28,7 @@ pub fn product(e: &ProductExplanation) -> String {
         grouped(e.bound_cycles),
         share(e.bound_cycles, e.cycles),
         bytes(e.tile_bytes),
-        bytes(e.plan.cost.temporary_bytes),
+        bytes(e.plan.cost.working_bytes()),
         bytes(e.budget_bytes),
     );
     let mut text = format!("{head}\n\nthe best of each kind\n{}", candidates(e));
@@ -55,7 +55,7 @@ fn candidates(e: &ProductExplanation) -> String {
         let mut row = vec![kind.to_string(), plan(p), grouped(p.cost.cycles())];
         row.extend(parts(&p.cost).iter().map(|&(_, cycles)| grouped(cycles)));
         let over = if fits { "" } else { " (too much)" };
-        row.push(format!("{}{over}", bytes(p.cost.temporary_bytes)));
+        row.push(format!("{}{over}", bytes(p.cost.working_bytes())));
         row.push(grouped(p.tiles() as u64));
         row
     });
@@ -82,7 +82,7 @@ fn front(e: &ProductExplanation) -> String {
         vec![
             mark.to_string(),
             plan(p),
-            bytes(p.cost.temporary_bytes),
+            bytes(p.cost.working_bytes()),
             grouped(p.cost.cycles()),
             share(e.bound_cycles, p.cost.cycles()),
         ]
@@ -99,7 +99,7 @@ pub fn products(planned: &[PlannedProduct]) -> String {
             problem(&p.problem),
             plan(&p.plan),
             grouped(p.plan.cost.cycles()),
-            bytes(p.plan.cost.temporary_bytes),
+            bytes(p.plan.cost.working_bytes()),
         ];
         match rows.iter_mut().find(|known| known.0 == row) {
             Some(known) => known.1 += 1,
@@ -196,7 +196,7 @@ pub fn shapes(shapes: &[Shape], machine: &Machine) -> String {
             grouped(cost.cycles()),
             share(s.bound_cycles, cost.cycles()),
             share(cost.exchange(), cost.cycles()),
-            bytes(cost.temporary_bytes),
+            bytes(cost.working_bytes()),
             grouped(s.poplibs.cost.cycles()),
             format!("{:.2}", s.speedup()),
             grouped(s.gather.cost.cycles()),

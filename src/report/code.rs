@@ -1,5 +1,5 @@
-//! What lies on the tiles besides variables, by the categories of a Poplar memory report, next to the part of tile memory that is set aside
-//! for it; and how close the addresses of variables come to the least that any placement needs.
+//! What lies on the tiles besides variables, by the categories of a Poplar memory report; and how close the addresses of variables come to
+//! the least that any placement needs.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,9 @@ use super::format::bytes;
 use super::memory::{IpuMemory, MemoryReport};
 use super::terminal::table;
 
-/// Code, vertex state, exchange programs and stacks. An account: tile memory is limited by `reserved_bytes`, not by it.
+/// Code, vertex state, exchange programs and stacks. Variables of an IPU lie above the most that one of its tiles has.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CodeReport {
-    /// Bytes of every tile that variables leave free for it.
-    pub reserved_bytes: u32,
     pub ipus: Vec<IpuCode>,
 }
 
@@ -31,9 +29,7 @@ pub struct IpuCode {
     pub average_tile_bytes: u64,
     pub fullest_tile_bytes: u64,
     pub total_bytes: u64,
-    /// Tiles with more than is reserved.
-    pub tiles_over: u32,
-    /// Highest address of variables over the bytes of the fullest tile, which no placement undercuts.
+    /// End of the variables, from the end of the code on, over the bytes of the fullest tile, which no placement undercuts.
     pub placement_ratio: f64,
 }
 
@@ -43,18 +39,16 @@ impl CodeReport {
         footprint: &Footprint,
         memory: &MemoryReport,
     ) -> CodeReport {
-        let reserved_bytes = program.machine.reserved_bytes;
-        let ipus = memory.ipus.iter();
-        let ipu = |ipu: &IpuMemory| IpuCode::new(footprint, ipu, reserved_bytes);
+        let ipus = memory.ipus.iter().zip(&program.variables_from);
+        let ipu = |(ipu, &from)| IpuCode::new(footprint, ipu, from);
         CodeReport {
-            reserved_bytes,
             ipus: ipus.map(ipu).collect(),
         }
     }
 }
 
 impl IpuCode {
-    fn new(footprint: &Footprint, memory: &IpuMemory, reserved: u32) -> IpuCode {
+    fn new(footprint: &Footprint, memory: &IpuMemory, from: u32) -> IpuCode {
         let tiles = footprint.of_ipu(IpuId(memory.ipu));
         let mut total = BTreeMap::new();
         for (kind, bytes) in tiles.iter().flat_map(TileFootprint::iter) {
@@ -65,7 +59,7 @@ impl IpuCode {
         let fullest = tiles.iter().max_by_key(|tile| tile.total());
         let kinds = fullest.iter().flat_map(|tile| tile.iter());
         let total_bytes: u64 = tiles.iter().map(TileFootprint::total).sum();
-        let over = tiles.iter().filter(|t| t.total() > u64::from(reserved));
+        let above = |end: u64| end.saturating_sub(from.into());
         IpuCode {
             ipu: memory.ipu,
             average_tile: average_tile.collect(),
@@ -74,8 +68,8 @@ impl IpuCode {
             fullest_tile_bytes: fullest.map_or(0, TileFootprint::total),
             total_bytes,
             total,
-            tiles_over: over.count() as u32,
-            placement_ratio: memory.highest_address as f64 / memory.max_tile_bytes.max(1) as f64,
+            placement_ratio: above(memory.highest_address) as f64
+                / above(memory.max_tile_bytes).max(1) as f64,
         }
     }
 }
@@ -84,7 +78,7 @@ impl IpuCode {
 pub(super) fn tables(report: &CodeReport) -> String {
     let mut tables: Vec<(Vec<String>, String)> = Vec::new();
     for ipu in &report.ipus {
-        let text = ipu_table(ipu, report.reserved_bytes);
+        let text = ipu_table(ipu);
         let name = format!("IPU {}", ipu.ipu);
         match tables.iter_mut().find(|(_, known)| *known == text) {
             Some((names, _)) => names.push(name),
@@ -96,7 +90,7 @@ pub(super) fn tables(report: &CodeReport) -> String {
     tables.collect::<Vec<_>>().join("\n")
 }
 
-fn ipu_table(ipu: &IpuCode, reserved: u32) -> String {
+fn ipu_table(ipu: &IpuCode) -> String {
     let row = |name: &str, [average, fullest, total]: [u64; 3]| {
         let cells = [bytes(average), bytes(fullest), bytes(total)];
         [vec![name.replace('_', " ")], cells.to_vec()].concat()
@@ -114,10 +108,8 @@ fn ipu_table(ipu: &IpuCode, reserved: u32) -> String {
     ];
     let header = ["", "average tile", "fullest tile", "total"];
     format!(
-        "{}\n{} tiles have more than the {} that are reserved; variables are placed in {:.3} × the bytes of the fullest tile",
+        "{}\nvariables are placed in {:.3} × the bytes of the fullest tile",
         table(&header, rows.chain([row("all", all)]), 1),
-        ipu.tiles_over,
-        bytes(reserved.into()),
         ipu.placement_ratio,
     )
 }

@@ -137,7 +137,7 @@ fn ipu_efficiency(program: &Program, timeline: &Timeline, ipu: u32) -> IpuEffici
         tile_cycles_most: time.tiles.iter().copied().max().unwrap_or(0),
         live_bytes_bound: live_bytes(program, IpuId(ipu))
             .div_ceil(u64::from(program.machine.tiles_per_ipu).max(1))
-            + u64::from(program.machine.reserved_bytes),
+            + u64::from(program.variables_from[ipu as usize]),
         highest_address: here()
             .map(|v| u64::from(v.address) + v.tile_bytes(program.grid(v.grid)) as u64)
             .max()

@@ -1,7 +1,7 @@
 //! Tile memory: how full each IPU's tiles get, with what, and which are fullest.
 //!
 //! Variables that never live at the same time share memory, so a tile's figure is taken at its own fullest point of the program: what
-//! is always live, what lives then, and the part set aside for code.
+//! is always live, what lives then, and the room of the code, which is that of the IPU's tile with most of it.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use superstep_ir::program::{Program, Variable};
 use superstep_ir::types::TensorType;
 use superstep_passes::solve::offsets::{Item, peaks};
 
-/// The name under which the reserved part of tile memory is listed.
-pub const RESERVED: &str = "reserved";
+/// The name under which the room for code is listed.
+pub const CODE: &str = "code";
 /// How many tiles and variables are named.
 const NAMED: usize = 3;
 
@@ -28,11 +28,11 @@ pub struct IpuMemory {
     pub ipu: u32,
     /// Tiles that hold any variable.
     pub tiles_used: u32,
-    /// Of the fullest tile, its reserved part included.
+    /// Of the fullest tile, code included.
     pub max_tile_bytes: u64,
     /// End of the highest variable on any tile: with the gaps between variables, this is what must fit.
     pub highest_address: u64,
-    /// Over all tiles in use, their reserved parts included.
+    /// Over all tiles in use, code included.
     pub total_bytes: u64,
     /// The same by what it is for; sums to `total_bytes`.
     pub by_category: BTreeMap<&'static str, u64>,
@@ -97,9 +97,9 @@ impl IpuMemory {
         let tiles = program.machine.tiles_per_ipu as usize;
         let peaks = peaks(&items, tiles);
         let used: Vec<usize> = (0..tiles).filter(|&tile| peaks[tile].0 > 0).collect();
-        let reserved = u64::from(program.machine.reserved_bytes);
+        let code = u64::from(program.variables_from[ipu.index()]);
 
-        let mut by_category = BTreeMap::from([(RESERVED, reserved * used.len() as u64)]);
+        let mut by_category = BTreeMap::from([(CODE, code * used.len() as u64)]);
         for (variable, item) in here.iter().zip(&items) {
             let bytes: u64 = item
                 .memories
@@ -116,18 +116,18 @@ impl IpuMemory {
         let named = fullest
             .iter()
             .take(NAMED)
-            .map(|&tile| tile_memory(&here, &items, tile, peaks[tile], reserved));
+            .map(|&tile| tile_memory(&here, &items, tile, peaks[tile], code));
         IpuMemory {
             ipu: ipu.0,
             tiles_used: used.len() as u32,
-            max_tile_bytes: fullest.first().map_or(0, |&tile| peaks[tile].0 + reserved),
+            max_tile_bytes: fullest.first().map_or(0, |&tile| peaks[tile].0 + code),
             highest_address: here
                 .iter()
                 .zip(&items)
                 .map(|(v, i)| u64::from(v.address) + i.size)
                 .max()
                 .unwrap_or(0),
-            total_bytes: used.iter().map(|&tile| peaks[tile].0 + reserved).sum(),
+            total_bytes: used.iter().map(|&tile| peaks[tile].0 + code).sum(),
             by_category,
             fullest_tiles: named.collect(),
         }
@@ -151,9 +151,9 @@ fn tile_memory(
     items: &[Item],
     tile: usize,
     peak: (u64, u32),
-    reserved: u64,
+    code: u64,
 ) -> TileMemory {
-    let mut by_category = BTreeMap::from([(RESERVED, reserved)]);
+    let mut by_category = BTreeMap::from([(CODE, code)]);
     let mut residents: BTreeMap<(&str, &TensorType), (u64, u64)> = BTreeMap::new();
     for (variable, item) in here.iter().zip(items) {
         if item.memories.contains(tile) && lives_at(item, peak.1) {
@@ -177,7 +177,7 @@ fn tile_memory(
     largest.truncate(NAMED);
     TileMemory {
         tile: tile as u32,
-        bytes: peak.0 + reserved,
+        bytes: peak.0 + code,
         step: peak.1,
         by_category,
         largest,

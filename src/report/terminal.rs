@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::code;
 use super::format::{bytes, count, grouped, seconds, share, three_digits};
 use super::losses;
-use super::memory::{IpuMemory, RESERVED, TileMemory};
+use super::memory::{CODE, IpuMemory, TileMemory};
 use super::pod::StageReport;
 use super::{ModelReport, Report, pod_tables};
 
@@ -172,7 +172,7 @@ fn memory_table(report: &Report) -> String {
         .iter()
         .flat_map(|ipu| ipu.by_category.keys().copied())
         .collect();
-    categories.sort_unstable_by_key(|&category| (category == RESERVED, category));
+    categories.sort_unstable_by_key(|&category| (category == CODE, category));
     categories.dedup();
     let header: Vec<String> = ["".to_owned()]
         .into_iter()

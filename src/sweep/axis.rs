@@ -163,7 +163,10 @@ mod tests {
             (vec!["wrkers=1"], "perhaps `workers` is meant"),
             (vec!["flux_capacitors=1"], "keys are ipus, tiles_per_ipu"),
             (vec!["workers=0"], "must not be 0"),
-            (vec!["tile_memory=32768"], "reserved_bytes"),
+            (
+                vec!["tile_memory=32768", "reserved_bytes=32768"],
+                "reserved_bytes",
+            ),
             (
                 vec![&format!("workers={many}"), &format!("ipus={many}")],
                 "4096 combinations are too many",

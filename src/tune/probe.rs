@@ -13,7 +13,7 @@ use crate::report::memory::MemoryReport;
 use crate::report::pace::{Pace, beat};
 use crate::settings::TrainingSettings;
 
-/// Cycles and bytes for one size of micro-batch. Bytes are of an IPU's fullest tile, without what is reserved.
+/// Cycles and bytes for one size of micro-batch. Bytes are of an IPU's fullest tile.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Probe {
     /// Of a layer, forward and backward, without running forward again.
@@ -104,7 +104,7 @@ impl Probe {
 struct Bytes {
     /// Weights and accumulators; optimiser state.
     state: [f64; 2],
-    /// Everything else at the fullest tile.
+    /// Everything else at the fullest tile, code included.
     working: f64,
 }
 
@@ -130,8 +130,7 @@ impl Bytes {
             .ipus
             .get(ipu as usize)
             .map_or(0, |ipu| ipu.max_tile_bytes);
-        let reserved = u64::from(program.machine.reserved_bytes);
-        let working = fullest.saturating_sub(reserved) as f64 - state[0] - state[1] - rings;
+        let working = fullest as f64 - state[0] - state[1] - rings;
         Bytes {
             state,
             working: working.max(0.0),

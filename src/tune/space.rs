@@ -201,7 +201,7 @@ impl Task<'_> {
         elements * width / f64::from(self.machine().tiles_per_ipu)
     }
 
-    /// Bytes of a tile for variables.
+    /// Bytes of a tile for variables and code.
     pub(super) fn available(&self) -> f64 {
         f64::from(self.machine().usable_tile_memory())
     }

@@ -20,6 +20,12 @@ pub(super) fn check(program: &Program) -> Result<(), String> {
     if program.ipus == 0 || program.ipus > program.machine.ipus {
         return Err(format!("{} IPUs of {}", program.ipus, program.machine.ipus));
     }
+    let within = |&from: &u32| from < program.machine.tile_memory;
+    if program.variables_from.len() != program.ipus as usize
+        || !program.variables_from.iter().all(within)
+    {
+        return Err("no room for variables on every IPU".into());
+    }
     for grid in &program.grids {
         check_grid(program, grid)?;
     }

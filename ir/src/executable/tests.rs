@@ -50,6 +50,7 @@ fn program() -> Program {
         ipus: 1,
         replicas: 1,
         grids: vec![grid("few", 0, 2), grid("many", 4, 6)],
+        variables_from: vec![0; 1],
         variables: vec![variable("a", 0, 0), variable("b", 1, 1024)],
         states: vec![State {
             name: "a".into(),

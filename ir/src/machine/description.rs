@@ -378,8 +378,8 @@ mod tests {
                 "`tile_memory` = 4000000000: larger than any machine to come",
             ),
             (
-                "tile_memory = 32768",
-                "`reserved_bytes` = 49152: nothing of `tile_memory` is left for variables",
+                "tile_memory = 32768\nreserved_bytes = 32768",
+                "`reserved_bytes` = 32768: nothing of `tile_memory` is left for variables",
             ),
         ] {
             assert_eq!(message(&format!("base = \"mk2\"\n{text}")), expected);

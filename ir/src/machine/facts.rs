@@ -61,10 +61,9 @@ pub const FACTS: [Fact; 33] = [
     ),
     fact(
         "reserved_bytes",
-        Estimated,
-        "36 KiB of code, exchange programs and vertex state a tile in BERT-Large inference, 12 layers an IPU (popliner profile \
-         tests); plus stacks 2 KiB, 1.1 KiB that cannot be loaded, and some room for the code of training. The account of a \
-         compiled program (program::footprint) can be larger",
+        Derived,
+        "nothing: what lies on a tile besides variables is counted from the program (program::footprint), stacks and the 1.1 KiB \
+         that cannot be loaded included",
     ),
     fact(
         "clock_hz",

@@ -129,6 +129,14 @@ impl Footprint {
         &self.of_ipu(ipu)[tile.index()]
     }
 
+    /// The tile of an IPU with most.
+    pub fn fullest(&self, ipu: IpuId) -> &TileFootprint {
+        let tiles = self.of_ipu(ipu).iter();
+        tiles
+            .max_by_key(|tile| tile.total())
+            .expect("an IPU has tiles")
+    }
+
     /// All tiles of an IPU.
     pub fn of_ipu(&self, ipu: IpuId) -> &[TileFootprint] {
         &self.tiles[ipu.index() * self.tiles_per_ipu..][..self.tiles_per_ipu]

@@ -53,24 +53,32 @@ impl OpLowering<'_, '_, '_> {
         let slices = self.g.graph.node(self.id).operands().len() - 1;
         let n = self.ty(slices).shape[0];
         let classes = (0..slices).map(|i| self.ty(i).shape[1]).sum::<usize>() - padding;
-        let (mut parts, mut first) = (Vec::with_capacity(slices), 0);
-        for i in 0..slices {
-            let width = self.ty(i).shape[1];
-            let padding = (first + width).saturating_sub(classes).min(width);
-            parts.push(self.parts_of_rows(i, slices, first as u32, padding as u32));
-            first += width;
-        }
-
+        let logits: Vec<Logits> = (0..slices).map(|i| self.logits(i)).collect();
+        let mut moves = Vec::new();
+        let beside: Vec<VarId> = logits
+            .iter()
+            .map(|logits| self.beside(slices, logits, "labels", &mut moves))
+            .collect();
         // A row on each tile: what is gathered for it, an entry for every part of the classes, is much more than the row's own result.
         let rows = self
             .g
             .lw
             .layout_by_parts(self.ipu, 0, &[n.min(self.g.lw.tiles())]);
+        // Labels come from elsewhere for each chunk of rows. All else is alike in all chunks, and so is its exchange code.
+        let labels_of_rows = self.demand(slices, &[], &rows, "labels", &mut moves);
+        self.exchange("labels", moves);
+        let (mut parts, mut first) = (Vec::with_capacity(slices), 0);
+        for (logits, labels) in logits.iter().zip(beside) {
+            let width = self.g.lw.shape_of(logits.variable).last();
+            let padding = (first + width).saturating_sub(classes).min(width);
+            parts.push(self.parts_of_rows(logits, labels, first as u32, padding as u32));
+            first += width;
+        }
+
         let gathered = Layout::new(rows.grid, [Cut::none(), rows.cuts[0].clone()]);
         let mut moves = Vec::new();
         let [max, sum, picked] =
             [0, 1, 2].map(|i| self.join_parts(&parts, i, n, &gathered, &mut moves));
-        let labels = self.demand(slices, &[], &rows, "labels", &mut moves);
         self.exchange("parts", moves);
         let per_row = TensorType::f32([n]);
         let loss = self.make("", per_row.clone(), rows.clone(), Category::Activation);
@@ -83,20 +91,22 @@ impl OpLowering<'_, '_, '_> {
             &[whole(max), whole(sum)],
             &[whole(logsumexp)],
         );
-        let inputs = [whole(picked), whole(logsumexp), whole(labels)];
+        let inputs = [whole(picked), whole(logsumexp), whole(labels_of_rows)];
         self.compute("loss", Codelet::RowLoss, rows.grid, &inputs, &[whole(loss)]);
         self.bind_whole(0, loss);
         self.bind_whole(1, logsumexp);
         Ok(())
     }
 
-    /// Maximum, sum and label's logit of every part of the rows of slice `i`, whose columns are the classes from `first` on.
-    fn parts_of_rows(&mut self, i: usize, labels: usize, first: u32, padding: u32) -> [VarId; 3] {
-        let logits = self.logits(i);
-        let mut moves = Vec::new();
-        let labels = self.beside(labels, &logits, "labels", &mut moves);
-        self.exchange("labels", moves);
-        let [max, sum, picked] = ["max", "sum", "picked"].map(|what| self.per_part(&logits, what));
+    /// Maximum, sum and label's logit of every part of the rows of a slice, whose columns are the classes from `first` on.
+    fn parts_of_rows(
+        &mut self,
+        logits: &Logits,
+        labels: VarId,
+        first: u32,
+        padding: u32,
+    ) -> [VarId; 3] {
+        let [max, sum, picked] = ["max", "sum", "picked"].map(|what| self.per_part(logits, what));
         let grid = logits.layout.grid;
         let whole = Operand::whole;
         self.compute(

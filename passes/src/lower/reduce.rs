@@ -125,26 +125,37 @@ impl OpLowering<'_, '_, '_> {
             perm.swap(0, 1);
             let views = vec![View::Reshape(dims.as_slice().into()), View::Transpose(perm)];
             let dtype_between = self.g.lw.program.variable(partial).ty.dtype;
-            let stage = self.reduce_stage(kind, partial, views, dtype_between);
+            let stage = self.reduce_stage(kind, partial, views, dtype_between, None);
             return self.reduce_leading(kind, stage, dtype);
         }
         if parts == 1 {
             return partial;
         }
-        self.reduce_stage(kind, partial, vec![], dtype)
+        self.reduce_stage(kind, partial, vec![], dtype, None)
     }
 
-    /// Gathers `views(partial) = [p, rest…]` so that all `p` lie together, and reduces them: `[rest…]` of `dtype` in the default layout.
+    /// Sums a variable `[parts, rest…]` over its leading dimension; the sum lies as `target` says, unless there are so many parts that they are
+    /// summed in two stages.
+    pub(super) fn sum_leading_to(&mut self, partial: VarId, dtype: DType, target: Layout) -> VarId {
+        if !(2..=ONE_STAGE).contains(&self.g.lw.shape_of(partial)[0]) {
+            return self.sum_leading(partial, dtype);
+        }
+        self.reduce_stage(ReduceKind::Sum, partial, vec![], dtype, Some(target))
+    }
+
+    /// Gathers `views(partial) = [p, rest…]` so that all `p` lie together, and reduces them: `[rest…]` of `dtype`, in the default layout if
+    /// no other is given.
     fn reduce_stage(
         &mut self,
         kind: ReduceKind,
         partial: VarId,
         views: Vec<View>,
         dtype: DType,
+        target: Option<Layout>,
     ) -> VarId {
         let whole = super::views::viewed_shape(&self.g.lw.shape_of(partial), &views);
         let rest: Shape = whole.dims()[1..].into();
-        let target = self.g.lw.spread(self.ipu, &rest);
+        let target = target.unwrap_or_else(|| self.g.lw.spread(self.ipu, &rest));
         let gathered = Layout::new(
             target.grid,
             std::iter::once(Cut::none()).chain(target.cuts.iter().cloned()),

@@ -3,7 +3,7 @@
 use superstep_ir::ids::VarId;
 use superstep_ir::op::Op;
 use superstep_ir::program::{Category, Codelet, Cut, Operand, View};
-use superstep_ir::types::TensorType;
+use superstep_ir::types::{DType, TensorType};
 
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
@@ -107,7 +107,7 @@ impl OpLowering<'_, '_, '_> {
                 &inputs,
                 &[Operand::whole(found)],
             );
-            sums.push(self.sum_leading(found, ty.dtype));
+            sums.push(self.sum_found(found, &layout, ty.dtype));
         }
         if let [only] = sums[..] {
             self.bind_reshaped(0, only);
@@ -131,6 +131,19 @@ impl OpLowering<'_, '_, '_> {
         self.exchange("join", moves);
         self.bind_whole(0, out);
         Ok(())
+    }
+
+    /// The sum of what was found, `[parts, ids, width]`, in every part of the entries. The tiles that have the same columns share out the ids:
+    /// what one gets of another is one region, where a row of its own for each tile would come from all of them, run by run.
+    fn sum_found(&mut self, found: VarId, table: &Layout, dtype: DType) -> VarId {
+        let by_entries = &table.cuts[0].axes;
+        let ids = if by_entries.is_empty() {
+            Cut::none()
+        } else {
+            Cut::by(by_entries, 1)
+        };
+        let target = Layout::new(table.grid, [ids, table.cuts[1].clone()]);
+        self.sum_leading_to(found, dtype, target)
     }
 
     pub(super) fn scatter_add(&mut self, first: u32) -> Result<(), LowerError> {

@@ -137,6 +137,7 @@ fn program() -> Program {
             Grid::dense("product", IpuId(0), 1, 12, &[("m", 2), ("n", 2)]),
             Grid::dense("total", IpuId(1), 3, 12, &[("i", 3), ("copy", 2)]),
         ],
+        variables_from: vec![0; 2],
         variables: vec![
             variable("x", &[M, K], 0, &[&[0], &[]], 0, Some((1, 3))),
             variable("w", &[K, N], 0, &[&[], &[0]], 256, None),

@@ -22,6 +22,7 @@ fn program(ipus: u32) -> Program {
         ipus,
         replicas: 1,
         grids: vec![],
+        variables_from: vec![0; ipus as usize],
         variables: vec![],
         states: vec![],
         streams: vec![],

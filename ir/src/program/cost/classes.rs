@@ -177,6 +177,7 @@ mod tests {
             ipus: 1,
             replicas: 1,
             grids: vec![grid],
+            variables_from: vec![0; 1],
             variables: vec![variable],
             states: vec![],
             streams: vec![],

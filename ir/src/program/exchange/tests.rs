@@ -38,6 +38,7 @@ fn program(source: (Shape, Grid, Vec<Cut>), destination: (Shape, Grid, Vec<Cut>)
         ipus: 1,
         replicas: 1,
         grids: vec![source.1, destination.1],
+        variables_from: vec![0; 1],
         variables,
         states: vec![],
         streams: vec![],

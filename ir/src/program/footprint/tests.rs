@@ -32,6 +32,7 @@ fn program(steps: Vec<Step>) -> Program {
             Grid::dense("low", IpuId(0), 0, 16, &[("i", 8)]),
             Grid::dense("high", IpuId(0), 8, 16, &[("i", 8)]),
         ],
+        variables_from: vec![0; 1],
         variables: vec![
             variable("x", 0, &rows),
             variable("y", 0, &rows),

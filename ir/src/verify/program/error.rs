@@ -80,11 +80,11 @@ pub enum ProgramErrorKind {
     // --- memory ------------------------------------------------------------------------------------------------
     #[error("address {0:#x} is not aligned")]
     Misaligned(u32),
-    #[error("takes bytes {start}..{end} of a tile, usable are {reserved}..{tile_memory}")]
+    #[error("takes bytes {start}..{end} of a tile, usable are {from}..{tile_memory}")]
     OutsideTile {
         start: u32,
         end: u64,
-        reserved: u32,
+        from: u32,
         tile_memory: u32,
     },
     #[error("live from step {0} to step {1}")]

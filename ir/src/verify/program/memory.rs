@@ -1,4 +1,4 @@
-//! Addresses: aligned, inside a tile behind its reserved bytes, and never two live values in the same bytes of a tile.
+//! Addresses: aligned, inside a tile behind its code, and never two live values in the same bytes of a tile.
 //!
 //! Two variables may lie in the same bytes when their live ranges (both ends included) do not meet, or when no tile holds both, or when
 //! one takes the place of the other. It takes its place at a step `s` when
@@ -37,11 +37,13 @@ fn addresses(program: &Program) -> Vec<ProgramError> {
             fail(ProgramErrorKind::Misaligned(variable.address));
         }
         let end = u64::from(variable.address) + variable.tile_bytes(program.grid_of(id)) as u64;
-        if variable.address < machine.reserved_bytes || end > u64::from(machine.tile_memory) {
+        let ipu = program.grid_of(id).ipu;
+        let from = program.variables_from[ipu.index()];
+        if variable.address < from || end > u64::from(machine.tile_memory) {
             fail(ProgramErrorKind::OutsideTile {
                 start: variable.address,
                 end,
-                reserved: machine.reserved_bytes,
+                from,
                 tile_memory: machine.tile_memory,
             });
         }

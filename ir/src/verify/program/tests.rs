@@ -134,6 +134,7 @@ fn sound() -> Program {
             Grid::dense("rows", IpuId(0), 2, 16, &[("i", 4)]),
             Grid::dense("fc", IpuId(0), 4, 16, &[("m", 2), ("n", 2)]),
         ],
+        variables_from: vec![0; 1],
         variables: vec![
             variable("x", &[8, 6], ROWS, &[&[0], &[]], 0, Some((2, 4))),
             variable("w", &[6, 5], FC, &[&[], &[1]], 0x400, None),

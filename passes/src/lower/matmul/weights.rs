@@ -75,7 +75,7 @@ impl Lowering<'_> {
         let front = self.plans.front(problem);
         let limit = best.cost.cycles() + best.cost.cycles() / 2;
         let fits =
-            |p: &&MatmulPlan| p.cost.temporary_bytes <= budgets[0] && p.cost.cycles() <= limit;
+            |p: &&MatmulPlan| p.cost.working_bytes() <= budgets[0] && p.cost.cycles() <= limit;
         let mut plans: Vec<MatmulPlan> = front.plans().iter().filter(fits).copied().collect();
         plans.reverse();
         plans.truncate(CONSIDERED);
@@ -243,6 +243,6 @@ const MANY_COLUMNS: usize = 64;
 
 /// What decides between plans: bytes that they are over budget, then cycles.
 pub(super) fn over_budget(plan: &MatmulPlan, budget: Bytes) -> (Bytes, Cycles) {
-    let over = plan.cost.temporary_bytes.saturating_sub(budget);
+    let over = plan.cost.working_bytes().saturating_sub(budget);
     (over, plan.cost.cycles())
 }

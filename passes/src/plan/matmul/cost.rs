@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::machine::Machine;
+use superstep_ir::machine::code_size::{CALL_EXCHANGE, RECEIVED_REGION};
 use superstep_ir::machine::codelet_cost::matmul::{AmpMatmul, amp_matmul};
 use superstep_ir::machine::codelet_cost::{reduce::reduce, transpose::transpose};
 use superstep_ir::machine::exchange_cost::copy_cycles;
@@ -30,6 +31,8 @@ pub struct PlanCost {
     pub sync: Cycles,
     /// Received operands and partials on a tile.
     pub temporary_bytes: Bytes,
+    /// Exchange code of a tile for all rounds: a receive for every contiguous run.
+    pub code_bytes: Bytes,
     /// The tile's part of the result.
     pub result_bytes: Bytes,
 }
@@ -45,6 +48,11 @@ impl PlanCost {
 
     pub const fn cycles(&self) -> Cycles {
         self.compute() + self.exchange() + self.sync
+    }
+
+    /// Bytes of a tile that the plan takes for itself. Slices make operands smaller and code longer, so that there is an end to what they save.
+    pub const fn working_bytes(&self) -> Bytes {
+        self.temporary_bytes + self.code_bytes
     }
 }
 
@@ -130,6 +138,16 @@ impl Incoming {
 
     const fn is_nothing(self) -> bool {
         self.narrow + self.wide == 0
+    }
+
+    /// Exchange code to receive it `times` times, from other places each time.
+    const fn code(self, times: usize) -> Bytes {
+        let each = CALL_EXCHANGE as usize + RECEIVED_REGION as usize * self.fragments;
+        if self.is_nothing() {
+            0
+        } else {
+            (each * times) as Bytes
+        }
     }
 }
 
@@ -300,6 +318,7 @@ fn gather(
     let a_alone = a_in.cycles(machine).max(hot) * (rounds - with_b) as Cycles;
     cost.operands += both + a_alone;
     cost.sync += machine.sync_cycles * rounds as Cycles;
+    cost.code_bytes += a_in.code(rounds) + b_in.code(with_b);
     // What stays, or rests without another tile that needs it, is not received.
     let b_held = if b_in.is_nothing() { 0 } else { b.bytes };
     cost.temporary_bytes += (a.bytes + b_held) as Bytes;
@@ -340,7 +359,10 @@ fn shift(
         }
         _ => first(b, ring.b),
     };
-    cost.operands += first(a, ring.a).and(b_first).cycles(machine);
+    let at_first = first(a, ring.a).and(b_first);
+    cost.operands += at_first.cycles(machine);
+    // All steps take from the same neighbours.
+    cost.code_bytes += at_first.code(1);
     // A piece on its way lies in one run.
     let moving = |piece: Block, rotates: bool| match rotates {
         true => Incoming::block(piece.bytes, piece.bytes, piece.wide),
@@ -380,6 +402,7 @@ fn sum(
     let received = Incoming::block(received - own, columns * bytes, false);
     let partials = received.cycles(machine) + copy_cycles(machine, own as Bytes, 1);
     cost.partials += partials * rounds;
+    cost.code_bytes += received.code(plan.serial_m);
     cost.sync += machine.sync_cycles * rounds;
     let terms = (plan.k + usize::from(travels)) as u64;
     let types: [DType; 2] = [problem.partials; 2];

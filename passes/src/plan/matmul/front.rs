@@ -15,8 +15,8 @@ pub struct Front {
 impl Front {
     /// Adds a plan unless one is known that is at least as good; drops those that it beats.
     pub fn insert(&mut self, plan: MatmulPlan) {
-        let (bytes, cycles) = (plan.cost.temporary_bytes, plan.cost.cycles());
-        let key = |p: &MatmulPlan| p.cost.temporary_bytes;
+        let (bytes, cycles) = (plan.cost.working_bytes(), plan.cost.cycles());
+        let key = |p: &MatmulPlan| p.cost.working_bytes();
         // All before `at` need less memory than the new plan, or as much.
         let at = self.plans.partition_point(|p| key(p) <= bytes);
         if let Some(before) = self.plans[..at].last() {
@@ -57,7 +57,7 @@ impl Front {
     pub fn best_within(&self, budget: Bytes) -> MatmulPlan {
         let fitting = self
             .plans
-            .partition_point(|p| p.cost.temporary_bytes <= budget);
+            .partition_point(|p| p.cost.working_bytes() <= budget);
         self.plans[fitting.max(1) - 1]
     }
 }
@@ -93,7 +93,7 @@ mod tests {
                 .collect();
             let mut front = Front::default();
             all.iter().for_each(|&p| front.insert(p));
-            let rank = |p: &MatmulPlan| (p.cost.temporary_bytes, p.cost.cycles(), p.tiles());
+            let rank = |p: &MatmulPlan| (p.cost.working_bytes(), p.cost.cycles(), p.tiles());
             let mut expected: Vec<_> = all
                 .iter()
                 .filter(|p| {
@@ -111,7 +111,7 @@ mod tests {
             for budget in 0..13 {
                 let best = all
                     .iter()
-                    .filter(|p| p.cost.temporary_bytes <= budget)
+                    .filter(|p| p.cost.working_bytes() <= budget)
                     .map(|p| p.cost.cycles())
                     .min();
                 if let Some(best) = best {

@@ -205,7 +205,7 @@ fn gather_plans(scan: &mut Scan<'_>, split: [usize; 4]) {
                     serial_k,
                     ..base
                 });
-                let before = std::mem::replace(&mut held, plan.cost.temporary_bytes);
+                let before = std::mem::replace(&mut held, plan.cost.working_bytes());
                 if serial_k == 1 {
                     let rows_before = std::mem::replace(&mut rows_held, held);
                     if !saves(rows_before, held) {

@@ -119,7 +119,7 @@ fn the_search_is_never_worse_than_all_plans_enumerated() {
         let budget = 1 << (12 + draw.up_to(8));
         let machine = machine(tiles);
         let found = search(&machine, &problem, PlanStyle::Auto).best_within(budget);
-        let over = |p: &PlanCost| p.temporary_bytes.saturating_sub(budget);
+        let over = |p: &PlanCost| p.working_bytes().saturating_sub(budget);
         let best = every_plan(tiles, &problem)
             .into_iter()
             .map(|plan| cost(&machine, &problem, plan).cost)

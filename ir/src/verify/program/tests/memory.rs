@@ -33,13 +33,13 @@ fn a_wrong_address_is_found() {
     // All other addresses are further on.
     assert_kinds!(
         broken(|p| {
-            p.machine.reserved_bytes = 16;
+            p.variables_from = vec![16];
             p.variables[X.index()].address = 16;
         }),
         [ProgramErrorKind::OutsideTile {
             start: 0,
             end: 48,
-            reserved: 16,
+            from: 16,
             ..
         }]
     );
