@@ -69,7 +69,7 @@ pub struct IpuSettings {
     pub inference_device_iterations: Option<usize>,
     pub inference_replication_factor: Option<usize>,
     /// Blocks in which the output head is computed.
-    pub head_blocks: Option<u32>,
+    pub head_slices: Option<u32>,
     pub optimizer_state_offchip: Option<bool>,
     pub replicated_tensor_sharding: Option<bool>,
     pub recompute_every_layer: bool,
@@ -214,7 +214,7 @@ impl IpuConfig {
             device_iterations: count("device_iterations").map(|n| n as usize),
             inference_device_iterations: count("inference_device_iterations").map(|n| n as usize),
             inference_replication_factor: count("inference_replication_factor").map(|n| n as usize),
-            head_blocks: count("projection_serialization_factor")
+            head_slices: count("projection_serialization_factor")
                 .or(count("embedding_serialization_factor")),
             optimizer_state_offchip: flag("optimizer_state_offchip"),
             replicated_tensor_sharding: flag("replicated_tensor_sharding"),

@@ -9,6 +9,7 @@ use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 use superstep_passes::serialise::Serialise;
 
+use crate::frontend::VocabularySlices;
 use crate::precision::PrecisionSettings;
 
 /// Which update rule is compiled in.
@@ -91,14 +92,27 @@ pub struct TrainingSettings {
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,
+    /// Slices of the vocabulary in which the output head is computed, one after the other.
+    pub head_slices: usize,
     /// Products to make in slices, one after the other.
     pub serialise: Vec<Serialise>,
     /// Least number of blocks in which the output head is computed, one after the other, where `loss_chunks` leaves it open.
-    pub head_blocks: usize,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.
     pub loss_chunks: Option<usize>,
     /// `all` or the name of a pass: print the graph after it.
     pub print_ir_after: Option<String>,
+}
+
+impl TrainingSettings {
+    /// How a vocabulary is cut for these settings: where optimiser state is shared out, every replica gets as much of each slice.
+    pub fn vocabulary(&self, entries: usize) -> VocabularySlices {
+        let replicas = if self.sharded {
+            self.replicas.max(1)
+        } else {
+            1
+        };
+        VocabularySlices::new(entries, self.head_slices, replicas as usize)
+    }
 }

@@ -88,6 +88,9 @@ pub(super) fn keep_ipu_config(
         json!(manifest.gradient_accumulation_steps),
     );
     config.set("device_iterations", json!(device_iterations));
+    let slices = manifest.embedding_serialization_factor;
+    config.set("embedding_serialization_factor", json!(slices));
+    config.set("projection_serialization_factor", json!(slices));
     let path = dir.join(FILE_NAME);
     Ok(atomic_file::write(&path, config.to_json().as_bytes())?)
 }
