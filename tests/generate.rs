@@ -360,8 +360,7 @@ fn layers_on_several_ipus_keep_their_own_cache() {
     };
     let roomy = machine(4, 32);
     let tight = Machine {
-        tile_memory: 30 << 10,
-        reserved_bytes: 4 << 10,
+        tile_memory: 40 << 10,
         ..roomy.clone()
     };
     let ids = vec![vec![3, 1, 4, 1, 5], vec![35, 89]];

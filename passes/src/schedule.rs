@@ -9,17 +9,17 @@ use superstep_ir::ids::OpId;
 use superstep_ir::op::Op;
 
 /// A topological order of `graph` that keeps little alive: greedy by bytes made minus bytes no longer needed, ties by age.
-/// Assignments come last, so that state keeps its old value as long as anybody may read it; those of remote state come as soon as all have
-/// read it, so that it need not stay.
+/// Assignments come last, so that state keeps its old value as long as anybody may read it; in an update, and where state is remote, they come as
+/// soon as all have read it, so that new values need not wait beside old ones.
 pub fn schedule(graph: &Graph) -> Vec<OpId> {
-    let remote = remote_parameters(graph);
+    let early = assigned_early(graph);
     let mut state = Scheduler::new(graph);
-    state.hold_back_remote_assigns(&remote);
+    state.hold_back_assigns(&early);
     let mut order = Vec::with_capacity(graph.len());
     let mut assigns = Vec::new();
     while let Some(op) = state.next() {
         let stays =
-            matches!(graph.op(op), Op::Assign { state } if !remote.contains_key(state.as_str()));
+            matches!(graph.op(op), Op::Assign { state } if !early.contains_key(state.as_str()));
         if stays {
             assigns.push(op)
         } else {
@@ -31,14 +31,13 @@ pub fn schedule(graph: &Graph) -> Vec<OpId> {
     order
 }
 
-/// The `parameter` op of every state that rests in streaming memory.
-fn remote_parameters(graph: &Graph) -> FxHashMap<&str, OpId> {
+/// The `parameter` op of every state that need not keep its old value to the end.
+fn assigned_early(graph: &Graph) -> FxHashMap<&str, OpId> {
+    let is_update = graph
+        .ops()
+        .all(|op| graph.node(op).place.phase == Phase::Update);
     let of = |op: OpId| match graph.op(op) {
-        Op::Parameter {
-            state,
-            remote: true,
-            ..
-        } => Some((state.as_str(), op)),
+        Op::Parameter { state, remote, .. } if *remote || is_update => Some((state.as_str(), op)),
         _ => None,
     };
     graph.ops().filter_map(of).collect()
@@ -77,21 +76,28 @@ impl<'g> Scheduler<'g> {
         s
     }
 
-    /// The assignment of a remote state waits for all that read it.
-    fn hold_back_remote_assigns(&mut self, remote: &FxHashMap<&str, OpId>) {
+    /// The assignment of a state that does not stay to the end waits for all that read it, through views or not.
+    fn hold_back_assigns(&mut self, early: &FxHashMap<&str, OpId>) {
         let graph = self.graph;
         for op in graph.ops() {
             let Op::Assign { state } = graph.op(op) else {
                 continue;
             };
-            let Some(&parameter) = remote.get(state.as_str()) else {
+            let Some(&parameter) = early.get(state.as_str()) else {
                 continue;
             };
-            for reader in graph.uses(graph.value(parameter)) {
-                if reader.op != op {
+            let mut seen = vec![graph.value(parameter)];
+            while let Some(value) = seen.pop() {
+                for reader in graph.uses(value) {
+                    if reader.op == op {
+                        continue;
+                    }
                     self.ready.remove(&op);
                     *self.missing.entry(op).or_default() += 1;
                     self.waiting.entry(reader.op).or_default().push(op);
+                    if graph.op(reader.op).is_view() {
+                        seen.push(graph.value(reader.op));
+                    }
                 }
             }
         }

@@ -136,6 +136,11 @@ impl OpLowering<'_, '_, '_> {
     /// The sum of what was found, `[parts, ids, width]`, in every part of the entries. The tiles that have the same columns share out the ids:
     /// what one gets of another is one region, where a row of its own for each tile would come from all of them, run by run.
     fn sum_found(&mut self, found: VarId, table: &Layout, dtype: DType) -> VarId {
+        let found_shape = self.g.lw.shape_of(found);
+        if found_shape[1] < found_shape[0] {
+            // Too few ids to share out.
+            return self.sum_leading(found, dtype);
+        }
         let by_entries = &table.cuts[0].axes;
         let ids = if by_entries.is_empty() {
             Cut::none()
