@@ -1,5 +1,7 @@
 //! From a model and settings to a program, and from a program to a file and back: the road of the compiler, end to end.
 
+use std::collections::BTreeSet;
+
 use superstep_ir::graph::{Graph, Module};
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
@@ -12,10 +14,11 @@ use superstep_passes::plan::book::Key;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
-use crate::frontend::Gpt2Config;
 use crate::frontend::model::{
     CacheShape, GraphOptions, gpt2_decode_graph, gpt2_graph, gpt2_prefill_graph,
 };
+use crate::frontend::vocabulary::TABLE;
+use crate::frontend::{Gpt2Config, VocabularySlices};
 use crate::manifest::{Manifest, PassTime};
 use crate::precision::Precision;
 use crate::settings::{EvaluationSettings, OptimiserKind, OptimiserSettings, TrainingSettings};
@@ -81,6 +84,7 @@ pub fn compile_training(
         replicas: settings.replicas,
         sharded: settings.sharded,
         loss_chunks,
+        embedding_serialization_factor: settings.head_slices,
         passes: pass_times(&placed),
         products: placed.products.clone(),
     };
@@ -122,7 +126,7 @@ fn fewest_chunks(
     let rows = settings.batch_size.saturating_mul(settings.block_size);
     let precision = settings.precision.precision;
     let fewest = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
-    let mut chunks = fewest.max(settings.head_blocks).min(rows.max(1));
+    let mut chunks = fewest;
     let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {
@@ -144,6 +148,7 @@ fn compile_with(
     book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<Placed, Error> {
+    check_padding(config, settings)?;
     let options = GraphOptions {
         batch: settings.batch_size,
         seq: settings.block_size,
@@ -151,6 +156,7 @@ fn compile_with(
         logits: false,
         dropout: true,
         loss_chunks,
+        vocabulary: settings.vocabulary(config.vocab_size),
     };
     let mut forward = gpt2_graph(config, options)?;
     let precision = settings.precision;
@@ -178,6 +184,7 @@ pub fn compile_evaluation(
         logits: false,
         dropout: false,
         loss_chunks,
+        vocabulary: VocabularySlices::whole(config.vocab_size),
     };
     let graphs = vec![gpt2_graph(config, options)?];
     let placement = CompileOptions {
@@ -290,14 +297,38 @@ fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> Trainin
         optimiser: optimiser(&settings.optimiser),
         gradient_accumulation_steps: settings.accumulation,
         max_grad_norm: settings.optimiser.max_grad_norm,
-        decayed: config
-            .parameters()
-            .into_iter()
-            .filter(|p| p.decayed)
-            .map(|p| p.name)
-            .collect(),
+        decayed: decayed(config, settings),
         numerics: settings.precision.numerics(),
     }
+}
+
+/// Entries of padding have neither gradient nor moments: Adam would divide 0 by 0, and what is no number gets into every product.
+fn check_padding(config: &Gpt2Config, settings: &TrainingSettings) -> Result<(), Error> {
+    let optimiser = &settings.optimiser;
+    let divides = optimiser.kind != OptimiserKind::Sgd && optimiser.epsilon == 0.0;
+    let padding = settings.vocabulary(config.vocab_size).padding();
+    if divides && padding > 0 {
+        let slices = settings.head_slices;
+        return Err(Error::failed(format!(
+            "a vocabulary of {} in {slices} slices is padded, which --adam_epsilon 0 does not allow",
+            config.vocab_size
+        ))
+        .with_hint(
+            "give a positive --adam_epsilon, or an --embedding_serialization_factor that divides the vocabulary",
+        ));
+    }
+    Ok(())
+}
+
+/// Names of the states that decay.
+fn decayed(config: &Gpt2Config, settings: &TrainingSettings) -> BTreeSet<String> {
+    let slices = settings.vocabulary(config.vocab_size);
+    let parameters = config.parameters().into_iter().filter(|p| p.decayed);
+    let states = parameters.flat_map(|p| match p.name.as_str() {
+        TABLE => slices.states(TABLE).collect(),
+        _ => vec![p.name],
+    });
+    states.collect()
 }
 
 fn optimiser(settings: &OptimiserSettings) -> Optimiser {

@@ -25,6 +25,7 @@ pub mod resolve;
 pub mod safetensors_in;
 pub mod safetensors_out;
 pub mod tokenizer;
+pub mod vocabulary;
 pub mod weights;
 
 mod config_fields;
@@ -46,4 +47,5 @@ pub use presets::preset;
 pub use resolve::{CacheLocation, ModelSource, resolve};
 pub use save::{SaveDtype, save_pretrained};
 pub use tokenizer::Tokenizer;
+pub use vocabulary::VocabularySlices;
 pub use weights::{Loaded, Tensor, WeightWarning, Weights, load_weights};

@@ -68,7 +68,7 @@ pub struct IpuSettings {
     pub device_iterations: Option<usize>,
     pub inference: InferenceSettings,
     /// Blocks in which the output head is computed.
-    pub head_blocks: Option<u32>,
+    pub head_slices: Option<u32>,
     pub optimizer_state_offchip: Option<bool>,
     pub replicated_tensor_sharding: Option<bool>,
     pub recompute_every_layer: bool,
@@ -242,7 +242,7 @@ impl IpuConfig {
             replication_factor: count("replication_factor"),
             gradient_accumulation_steps: count("gradient_accumulation_steps"),
             device_iterations: count("device_iterations").map(|n| n as usize),
-            head_blocks: count("projection_serialization_factor")
+            head_slices: count("projection_serialization_factor")
                 .or(count("embedding_serialization_factor")),
             optimizer_state_offchip: flag("optimizer_state_offchip"),
             replicated_tensor_sharding: flag("replicated_tensor_sharding"),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlannedProduct;
 
-use crate::frontend::{FrontendError, Gpt2Config};
+use crate::frontend::{FrontendError, Gpt2Config, VocabularySlices};
 use crate::precision::PrecisionSettings;
 use crate::settings::OptimiserSettings;
 
@@ -30,6 +30,8 @@ pub struct Manifest {
     pub replicas: u32,
     pub sharded: bool,
     pub loss_chunks: usize,
+    /// Slices of the vocabulary in which the head works.
+    pub embedding_serialization_factor: usize,
     pub passes: Vec<PassTime>,
     /// How every product is executed.
     pub products: Vec<PlannedProduct>,
@@ -51,6 +53,17 @@ impl Manifest {
             self.config.to_string().as_bytes(),
             "the manifest's config".as_ref(),
         )
+    }
+
+    /// How the program cuts a vocabulary.
+    pub fn vocabulary(&self, entries: usize) -> VocabularySlices {
+        let replicas = if self.sharded {
+            self.replicas.max(1)
+        } else {
+            1
+        };
+        let slices = self.embedding_serialization_factor;
+        VocabularySlices::new(entries, slices, replicas as usize)
     }
 
     /// Tokens of one optimiser step.

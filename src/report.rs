@@ -66,6 +66,10 @@ pub struct ModelReport {
     pub n_head: usize,
     pub n_embd: usize,
     pub vocab_size: usize,
+    /// Slices of the vocabulary in which the head works.
+    pub embedding_serialization_factor: usize,
+    /// Entries of the vocabulary with the padding that makes the slices equal.
+    pub padded_vocab_size: usize,
     /// Tokens of a sample.
     pub block_size: usize,
     /// Samples of a micro-batch.
@@ -129,6 +133,8 @@ fn model(manifest: &Manifest) -> Result<ModelReport, Error> {
         n_head: config.n_head,
         n_embd: config.n_embd,
         vocab_size: config.vocab_size,
+        embedding_serialization_factor: manifest.embedding_serialization_factor,
+        padded_vocab_size: manifest.vocabulary(config.vocab_size).padded(),
         block_size: manifest.block_size,
         per_device_train_batch_size: manifest.per_device_train_batch_size,
         gradient_accumulation_steps: manifest.gradient_accumulation_steps,

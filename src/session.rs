@@ -10,11 +10,14 @@ use superstep_ir::types::{DType, TensorType};
 use superstep_runtime::{Engine, EngineOptions, Host};
 
 use crate::error::Error;
-use crate::frontend::{Gpt2Config, SaveDtype, Tensor, Weights};
+use crate::frontend::vocabulary::TABLE;
+use crate::frontend::{Gpt2Config, SaveDtype, Tensor, VocabularySlices, Weights};
 
 /// A program on its simulated machine. Weights come from the host; all other state starts as zero.
 pub struct Session {
     engine: Engine,
+    /// How the program keeps the embedding table.
+    table: VocabularySlices,
 }
 
 /// A piece of state in the tiles' memories.
@@ -32,8 +35,9 @@ impl Session {
         weights: &Weights,
         options: &EngineOptions,
     ) -> Result<Session, Error> {
+        let table = table(&program, weights);
         let engine = Engine::load(program, options)?;
-        let mut session = Session { engine };
+        let mut session = Session { engine, table };
         session.write_weights(weights)?;
         Ok(session)
     }
@@ -54,11 +58,9 @@ impl Session {
             if self.dtype(name) == Some(DType::F16) {
                 let mut halves = vec![f16::ZERO; tensor.data.len()];
                 halves.convert_from_f32_slice(&tensor.data);
-                self.engine
-                    .write_state(name, bytemuck::cast_slice(&halves))?;
+                self.write_bytes(name, bytemuck::cast_slice(&halves))?;
             } else {
-                self.engine
-                    .write_state(name, bytemuck::cast_slice(&tensor.data))?;
+                self.write_bytes(name, bytemuck::cast_slice(&tensor.data))?;
             }
         }
         Ok(())
@@ -71,12 +73,10 @@ impl Session {
             let mut data = vec![0f32; parameter.element_count()];
             if self.dtype(&parameter.name) == Some(DType::F16) {
                 let mut halves = vec![f16::ZERO; data.len()];
-                self.engine
-                    .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut halves))?;
+                self.read_bytes(&parameter.name, bytemuck::cast_slice_mut(&mut halves))?;
                 halves.convert_to_f32_slice(&mut data);
             } else {
-                self.engine
-                    .read_state(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
+                self.read_bytes(&parameter.name, bytemuck::cast_slice_mut(&mut data))?;
             }
             Ok((
                 parameter.name,
@@ -91,37 +91,78 @@ impl Session {
 
     /// The state that lasts from step to step besides the weights: moments and counters. Accumulators are zero between steps.
     ///
-    /// Of a sharded state, the parts of all replicas one after the other: `[replicas, ..]`.
+    /// Of a sharded state, the parts of all replicas one after the other: `[replicas, ..]`. What the program keeps in slices of the vocabulary
+    /// is one tensor, `[vocabulary, width]`.
     pub fn optimiser_states(&self) -> Vec<StateTensor> {
         let program = self.engine.program();
         let lasting = program
             .states
             .iter()
             .filter(|state| matches!(state.kind, StateKind::OptimiserState | StateKind::Counter));
-        lasting
-            .map(|state| StateTensor {
+        let tensor = |state: &State| match self.table.slice_of(&state.name) {
+            Some((name, 0)) => Some(StateTensor {
+                name: name.into(),
+                kind: state.kind,
+                ty: self.joined(&whole(program, state)),
+            }),
+            Some(_) => None,
+            None => Some(StateTensor {
                 name: state.name.clone(),
                 kind: state.kind,
                 ty: whole(program, state),
-            })
-            .collect()
+            }),
+        };
+        lasting.filter_map(tensor).collect()
+    }
+
+    /// The type of a table of which the program keeps slices of type `slice`.
+    fn joined(&self, slice: &TensorType) -> TensorType {
+        let width = slice.shape.elements() / self.table.rows();
+        TensorType::new(slice.dtype, [self.table.vocabulary(), width])
+    }
+
+    /// Sets a state, slice by slice where the program has it so.
+    fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        if !self.table.has(name) {
+            return Ok(self.engine.write_state(name, bytes)?);
+        }
+        let row = bytes.len() / self.table.vocabulary();
+        let slices = self.table.cut(bytes, row);
+        for (i, slice) in slices.iter().enumerate() {
+            self.engine.write_state(&self.table.state(name, i), slice)?;
+        }
+        Ok(())
+    }
+
+    fn read_bytes(&self, name: &str, bytes: &mut [u8]) -> Result<(), Error> {
+        if !self.table.has(name) {
+            return Ok(self.engine.read_state(name, bytes)?);
+        }
+        let row = bytes.len() / self.table.vocabulary();
+        let mut slice = vec![0; self.table.rows() * row];
+        for (i, part) in bytes.chunks_mut(slice.len().max(1)).enumerate() {
+            self.engine
+                .read_state(&self.table.state(name, i), &mut slice)?;
+            part.copy_from_slice(&slice[..part.len()]);
+        }
+        Ok(())
     }
 
     /// The bytes of a state: the whole tensor, row-major.
     pub fn read(&self, state: &StateTensor) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; state.ty.bytes()];
-        self.engine.read_state(&state.name, &mut bytes)?;
+        self.read_bytes(&state.name, &mut bytes)?;
         Ok(bytes)
     }
 
     /// Sets a state from the whole tensor, row-major.
     pub fn write(&mut self, state: &StateTensor, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.engine.write_state(&state.name, bytes)?)
+        self.write_bytes(&state.name, bytes)
     }
 
     /// The type that saves the weights without rounding them.
     pub fn save_dtype(&self) -> SaveDtype {
-        match self.dtype("wte.weight") {
+        match self.dtype(TABLE) {
             Some(DType::F16) => SaveDtype::Float16,
             _ => SaveDtype::Float32,
         }
@@ -130,9 +171,30 @@ impl Session {
     /// The type the program keeps a state in.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         let program = self.engine.program();
+        let name = match self.table.has(name) {
+            true => self.table.state(name, 0),
+            false => name.to_owned(),
+        };
         let state = program.states.iter().find(|state| state.name == name)?;
         Some(program.variable(state.variable).ty.dtype)
     }
+}
+
+/// How a program keeps the embedding table of these weights.
+fn table(program: &Program, weights: &Weights) -> VocabularySlices {
+    let vocabulary = weights.get(TABLE).map_or(0, |table| table.shape[0]);
+    let of_table = |state: &&State| {
+        let rest = state.name.strip_prefix(TABLE);
+        let number = rest.and_then(|rest| rest.strip_prefix('.'));
+        number.is_some_and(|number| number.parse::<usize>().is_ok())
+    };
+    let slices: Vec<&State> = program.states.iter().filter(of_table).collect();
+    let rows = slices
+        .first()
+        .map(|s| program.variable(s.variable).ty.shape[0]);
+    let held = rows.and_then(|rows| VocabularySlices::holding(vocabulary, slices.len(), rows));
+    // Slices that hold less are of another model; writing to them will say so.
+    held.unwrap_or(VocabularySlices::whole(vocabulary))
 }
 
 /// The type of a state as the host sees it.

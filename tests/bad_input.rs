@@ -360,6 +360,22 @@ fn placements_that_cannot_be() {
         "positions",
     );
     compile("--loss_chunks 49", &[], "loss chunks");
+    compile(
+        "--embedding_serialization_factor 513",
+        &[],
+        "513 slices of a vocabulary of 512",
+    );
+    compile(
+        "--embedding_serialization_factor 3 --adam_epsilon 0",
+        &[],
+        "--adam_epsilon 0 does not allow",
+    );
+    for value in ["0", "2.5", "\"4\""] {
+        let line = format!(
+            "--ipu_config_name Graphcore/gpt2-small-ipu --ipu_config_overrides embedding_serialization_factor={value}"
+        );
+        compile(&line, &[], "embedding_serialization_factor");
+    }
     let below_a_file = small.join("plans");
     compile("--plan_cache_dir {}", &[&below_a_file], "small.toml/plans");
     compile("--print_ir_after flux", &[], "no pass `flux`");

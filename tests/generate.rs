@@ -233,6 +233,7 @@ impl Case {
             logits: true,
             dropout: false,
             loss_chunks: 1,
+            vocabulary: superstep::frontend::VocabularySlices::whole(vocabulary),
         };
         let mut graph = gpt2_graph(&self.config, options).unwrap();
         precision.apply(&mut graph, false).unwrap();

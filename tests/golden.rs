@@ -132,6 +132,47 @@ fn tiny_trains_the_same_on_few_tiles_and_odd_counts() {
     }
 }
 
+/// Two and four slices come out even, three and five are padded.
+#[test]
+fn a_head_in_slices_trains_to_the_golden_weights() {
+    for (slices, layers, tiles, chunks) in [
+        (2, &[2][..], 1472, 1),
+        (4, &[1, 1], 64, 3),
+        (3, &[2], 101, 2),
+        (5, &[0, 1, 1], 24, 1),
+    ] {
+        let golden = Golden::load("tiny").in_slices(slices, 1);
+        assert_eq!(golden.vocabulary.padding() > 0, slices % 2 == 1);
+        let engine = train(&golden, "train", layers, tiles, 2, chunks);
+        check_final_weights(&engine, &golden);
+        train(&golden, "train_clipped", layers, tiles, 2, chunks);
+    }
+}
+
+#[test]
+fn logits_of_a_head_in_slices_have_no_padding() {
+    let golden = Golden::load("tiny").in_slices(3, 1);
+    let module = Module {
+        graphs: vec![golden.forward(true, true, 2)],
+    };
+    let program = compiled(module, &machine(1, 101), &[2], 1).program;
+    let mut engine = engine(program, &golden.weights, 2);
+    let mut feed = Feed::new(golden.seq);
+    feed.micro_batches.push(golden.tokens[0][0].clone());
+    engine.run(&mut feed).expect("forward");
+    let want = &tensors(&golden.folder.join("forward.safetensors"))["logits"];
+    let off = relative_l2(&feed.taken["logits"][0], want);
+    assert!(off <= 3e-6, "logits are off by {off:e}");
+}
+
+#[test]
+fn small4_in_slices_follows_the_golden_run() {
+    let golden = Golden::load("small4").in_slices(4, 1);
+    assert_eq!(golden.vocabulary.padding(), 3);
+    let engine = train(&golden, "train", &[2, 2], 1472, 2, 1);
+    check_summaries(&engine, &golden);
+}
+
 #[test]
 fn every_style_of_matmul_plans_trains_to_the_golden_weights() {
     let golden = Golden::load("tiny");

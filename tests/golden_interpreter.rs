@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
+use superstep::frontend::VocabularySlices;
 use superstep::frontend::model::{GraphOptions, gpt2_graph};
 use superstep::frontend::safetensors_in::SafetensorsFile;
 use superstep::frontend::{Gpt2Config, load_weights};
@@ -55,6 +56,7 @@ impl Training {
             logits: true,
             dropout: false,
             loss_chunks: 1,
+            vocabulary: VocabularySlices::whole(config.vocab_size),
         };
         let forward = gpt2_graph(&config, graph_options).unwrap();
         let number = |key: &str| hyper[key].as_f64().unwrap();

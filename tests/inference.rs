@@ -88,8 +88,8 @@ fn losses(
     for _ in 0..micro_batches / a_call as usize {
         session.run(&mut feed).expect("inference");
     }
-    let losses = feed.taken["loss"].iter().map(|loss| loss[0]).collect();
-    losses
+    let losses = feed.taken.remove("loss").expect("losses");
+    losses.into_iter().map(|loss| loss[0]).collect()
 }
 
 #[test]

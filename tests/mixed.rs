@@ -149,6 +149,36 @@ fn the_recipe_follows_the_reference() {
 }
 
 #[test]
+fn a_head_in_slices_follows_the_reference() {
+    for (precision, slices, master_weights, band) in [
+        (Precision::Recipe, 4, false, "band_fp16_stochastic"),
+        (Precision::Recipe, 3, false, "band_fp16_stochastic"),
+        (Precision::F16Partials16, 3, false, "band_fp16_stochastic"),
+        (Precision::F16Partials32, 5, true, "band_master32"),
+    ] {
+        let golden = Golden::load("tiny").in_slices(slices, 1);
+        let precision = PrecisionSettings {
+            master_weights,
+            stochastic_rounding: !master_weights,
+            ..PrecisionSettings::of(precision)
+        };
+        let program = program(&golden, precision, &golden.hyper(""), 101);
+        let what = format!("{slices} slices {precision:?}");
+        let session = stays_in_band(&golden, program, &what, band);
+        // Outside of the program the table is whole.
+        let weights = session.weights(&golden.config).expect("weights");
+        assert!(weights.check(&golden.config).is_ok());
+        let states = session.optimiser_states();
+        let moment = states.iter().find(|s| s.name == "exp_avg.wte.weight");
+        let shape = &moment.expect("one state").ty.shape;
+        assert_eq!(
+            shape.dims(),
+            [golden.config.vocab_size, golden.config.n_embd]
+        );
+    }
+}
+
+#[test]
 fn rounding_at_random_follows_the_reference() {
     for precision in [Precision::F16Partials16, Precision::Recipe] {
         in_band(

@@ -159,6 +159,7 @@ fn layers_are_assigned_by_the_cycles_of_their_ipus() {
     let mut golden = Golden::load("tiny").by_rows();
     golden.config.n_layer = 8;
     golden.config.vocab_size = 6000;
+    golden = golden.in_slices(1, 1);
     let placed = |tiles, layers_per_ipu, pipelined| {
         let options = CompileOptions {
             layers_per_ipu,

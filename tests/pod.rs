@@ -1,5 +1,5 @@
 //! A pod is the single IPU with the same global batch: pipelines of several stages, replicas, recomputed layers, shared out and remote
-//! optimiser state, in any combination.
+//! optimiser state, the head in slices of the vocabulary with and without padding, in any combination.
 
 mod support;
 
@@ -73,6 +73,54 @@ fn single() -> CompileOptions {
     CompileOptions {
         layers_per_ipu: Some(vec![2]),
         ..CompileOptions::default()
+    }
+}
+
+/// Pods of four forward stages with every combination of recomputation, sharing out and streaming memory, the head in 2 and 4 slices of
+/// vocabularies that come out even and that do not, against a single IPU that has it in one piece.
+#[test]
+fn serialised_heads_train_as_a_single_ipu_does() {
+    for entries in [512, 509] {
+        let whole = golden().with_vocabulary(entries);
+        let expected = train(&whole, program(&whole, single()), FAST);
+        // Vocabularies in one piece are the test below.
+        for slices in [2, 4] {
+            for case in 0..8 {
+                let options = pod(case & 1 > 0, case & 2 > 0, case & 4 > 0);
+                let replicas = if options.sharded.is_some() { 2 } else { 1 };
+                let golden = golden()
+                    .with_vocabulary(entries)
+                    .in_slices(slices, replicas);
+                let padded = golden.vocabulary.padding() > 0;
+                assert_eq!(padded, entries == 509);
+                let trained = train(&golden, program(&golden, options.clone()), FAST);
+                for ((name, got), (_, want)) in trained.iter().zip(&expected) {
+                    let off = relative_l2(&judged(name, got), &judged(name, want));
+                    assert!(
+                        off <= 1e-5,
+                        "{slices} slices of {entries}, {options:?}: {name} is off by {off:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn serialised_heads_are_the_same_on_any_number_of_threads() {
+    for (entries, slices) in [(512, 2), (509, 4)] {
+        let golden = golden().with_vocabulary(entries).in_slices(slices, 2);
+        let weights = |threads, schedule| {
+            let options = EngineOptions {
+                threads,
+                schedule,
+                ..FAST
+            };
+            train(&golden, program(&golden, pod(true, true, true)), options)
+        };
+        let reference = weights(2, Schedule::Fast);
+        assert!(weights(1, Schedule::Fast) == reference);
+        assert!(weights(2, Schedule::Poisoned) == reference);
     }
 }
 

@@ -2,6 +2,8 @@
 //! killed or short of disk space.
 
 mod program;
+#[path = "resume/slices.rs"]
+mod slices;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

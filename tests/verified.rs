@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Instant;
 
+use superstep::frontend::VocabularySlices;
 use superstep::frontend::model::{GraphOptions, gpt2_graph};
 use superstep::frontend::preset;
 use superstep_ir::machine::Machine;
@@ -108,6 +109,7 @@ fn gpt2_small_compiles_for_a_pod_and_is_valid() {
         logits: false,
         dropout: true,
         loss_chunks: 5,
+        vocabulary: VocabularySlices::whole(config.vocab_size),
     };
     let forward = gpt2_graph(&config, options).expect("graph");
     let options = TrainingOptions {

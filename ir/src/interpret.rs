@@ -329,16 +329,23 @@ fn exact(node: &Node, operands: &[&Tensor]) -> Result<Vec<Tensor>, InterpretErro
         (Op::MaskBeyond, [x, last]) => one(rows::mask_beyond(x, last)),
         (Op::Softmax { scale, causal }, [x]) => one(rows::softmax(scale.0, *causal, x)),
         (Op::SoftmaxGrad { scale }, [p, g]) => one(rows::softmax_grad(scale.0, p, g)),
-        (Op::CrossEntropy, [logits, labels]) => {
-            typed(types, loss::cross_entropy(&node.name, logits, labels)?)
+        (Op::CrossEntropy { padding }, [logits @ .., labels]) => typed(
+            types,
+            loss::cross_entropy(&node.name, logits, *padding, labels)?,
+        ),
+        (Op::CrossEntropyGrad { first, padding }, [logits, labels, logsumexp, g]) => {
+            let part = loss::Columns {
+                first: *first,
+                padding: *padding,
+            };
+            one(loss::cross_entropy_grad(part, logits, labels, logsumexp, g))
         }
-        (Op::CrossEntropyGrad, [logits, labels, logsumexp, g]) => one(loss::cross_entropy_grad(
-            &node.name, logits, labels, logsumexp, g,
-        )?),
 
-        (Op::Gather, [table, ids]) => one(tables::gather(&node.name, table, ids)?),
-        (Op::ScatterAdd, [base, ids, updates]) => {
-            one(tables::scatter_add(&node.name, base, ids, updates)?)
+        (Op::Gather { first }, [table, ids]) => {
+            one(tables::gather(&node.name, *first, table, ids)?)
+        }
+        (Op::ScatterAdd { first }, [base, ids, updates]) => {
+            one(tables::scatter_add(&node.name, *first, base, ids, updates)?)
         }
         (Op::WriteRows, [base, first, rows]) => {
             one(tables::write_rows(&node.name, base, first, rows)?)

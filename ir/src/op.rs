@@ -177,17 +177,29 @@ pub enum Op {
     SoftmaxGrad {
         scale: Real,
     },
-    /// `(logits: [n, v], labels: i32[n])`: results `loss[n]` and `logsumexp[n]`, f32; a negative label gives loss 0.
-    CrossEntropy,
-    /// `(logits, labels, logsumexp, g: f32[n])`: `(softmax(logits) − onehot) · g`, 0 in rows with a negative label.
-    CrossEntropyGrad,
+    /// `(logits: [n, v], …, labels: i32[n])`: results `loss[n]` and `logsumexp[n]`, f32; a negative label gives loss 0. The logits may come in
+    /// column slices of any widths; the last `padding` columns of all count as `−∞` and are no classes.
+    CrossEntropy {
+        padding: usize,
+    },
+    /// `(logits, labels, logsumexp, g: f32[n])`: `(softmax(logits) − onehot) · g`, 0 in rows with a negative label. The logits are the columns
+    /// from `first` on of all classes; their last `padding` columns are none and have gradient 0.
+    CrossEntropyGrad {
+        first: usize,
+        padding: usize,
+    },
 
     // --- tables ------------------------------------------------------------------------------------------------
-    /// `(table: [v, d], ids: i32[n])`: rows `[n, d]`.
-    Gather,
+    /// `(table: [v, d], ids: i32[n])`: rows `[n, d]`. With `first` the table is a slice of a larger one, whose entries from `first` on it
+    /// has: ids of other entries give rows of 0.
+    Gather {
+        first: Option<usize>,
+    },
     /// `(base: [v, d], ids: i32[n], updates: [n, d])`: `base` with every update row added at its id, in row order. The result has the
-    /// element type of `base`; the updates may have the other float type.
-    ScatterAdd,
+    /// element type of `base`; the updates may have the other float type. With `first`, rows for entries of other slices are left out.
+    ScatterAdd {
+        first: Option<usize>,
+    },
     /// `(base: [n, s, d], first: i32[n], rows: [n, r, d])`: `base` where rows `first .. first + r` of each of its `n` matrices are replaced.
     WriteRows,
 
@@ -259,10 +271,10 @@ impl Op {
             Op::MaskBeyond => "mask_beyond",
             Op::Softmax { .. } => "softmax",
             Op::SoftmaxGrad { .. } => "softmax_grad",
-            Op::CrossEntropy => "cross_entropy",
-            Op::CrossEntropyGrad => "cross_entropy_grad",
-            Op::Gather => "gather",
-            Op::ScatterAdd => "scatter_add",
+            Op::CrossEntropy { .. } => "cross_entropy",
+            Op::CrossEntropyGrad { .. } => "cross_entropy_grad",
+            Op::Gather { .. } => "gather",
+            Op::ScatterAdd { .. } => "scatter_add",
             Op::WriteRows => "write_rows",
             Op::Reduce {
                 kind: ReduceKind::Sum,

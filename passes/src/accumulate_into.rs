@@ -36,7 +36,7 @@ impl Pass for AccumulateInto {
                 break;
             }
             let operands = match node.op {
-                Op::ScatterAdd => [&[acc], &node.operands()[1..]].concat(),
+                Op::ScatterAdd { .. } => [&[acc], &node.operands()[1..]].concat(),
                 _ => [node.operands(), &[acc]].concat(),
             };
             let made = made_in(&node, graph.ty(acc).dtype);
@@ -113,7 +113,7 @@ fn absorbs(graph: &Graph, sum: &Node, acc: Value, product: Value) -> bool {
     let adds_nothing_yet = match node.op {
         Op::Matmul { .. } => node.operands().len() == 2,
         // An exact zero: onto it, the rows are alone.
-        Op::ScatterAdd => splat(graph, node.operands()[0]) == Some(0.0),
+        Op::ScatterAdd { .. } => splat(graph, node.operands()[0]) == Some(0.0),
         _ => false,
     };
     let together = node.place.ipu == sum.place.ipu
@@ -131,7 +131,9 @@ fn is_accumulator(graph: &Graph, value: Value) -> bool {
             .operands()
             .get(2)
             .is_some_and(|&acc| is_accumulator(graph, acc)),
-        Op::ScatterAdd | Op::Binary(BinaryOp::Add) => is_accumulator(graph, node.operands()[0]),
+        Op::ScatterAdd { .. } | Op::Binary(BinaryOp::Add) => {
+            is_accumulator(graph, node.operands()[0])
+        }
         _ => false,
     }
 }
@@ -173,7 +175,9 @@ mod tests {
         let ids = b.input("ids", TensorType::i32([4])).unwrap();
         let rows = b.input("rows", TensorType::f32([4, 5])).unwrap();
         let zeros = b.constant("zeros", 0.0, TensorType::f32([3, 5])).unwrap();
-        let table = b.op("table", Op::ScatterAdd, &[zeros, ids, rows]).unwrap();
+        let table = b
+            .op("table", Op::ScatterAdd { first: None }, &[zeros, ids, rows])
+            .unwrap();
         let sum = b.add("sum", sum, table).unwrap();
         b.assign("accum.w", sum).unwrap();
         let after = check(&AccumulateInto, &graph);

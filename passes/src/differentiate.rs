@@ -220,9 +220,24 @@ impl<'g> Reverse<'g> {
                     .rows_onto(base, contribution, share)?;
                 self.running.insert(value, sum);
             }
+            (Some(&base), Joining::RunningMean { share, .. })
+                if self.adds_straight(value, &contribution) =>
+            {
+                let sum = self
+                    .sum(value, "accumulate")
+                    .product_onto(base, contribution, share)?;
+                self.running.insert(value, sum);
+            }
             _ => self.pending.entry(value).or_default().push(contribution),
         }
         Ok(())
+    }
+
+    /// True for a product that is a gradient of a slice of a table: whoever slices a table means to have no gradient of all of it beside
+    /// its accumulator, and what belongs to a table needs no order.
+    fn adds_straight(&self, value: Value, contribution: &Contribution) -> bool {
+        let is_slice = |op: OpId| matches!(self.graph.op(op), Op::Gather { first: Some(_) });
+        contribution.is_product(self.graph) && self.graph.uses(value).iter().any(|u| is_slice(u.op))
     }
 
     /// Joins the contributions that wait for each other with the base of a running mean.
@@ -233,7 +248,7 @@ impl<'g> Reverse<'g> {
         let Some(contributions) = self.pending.remove(&value) else {
             return Ok(());
         };
-        let is_lookup = |op: OpId| matches!(self.graph.op(op), Op::Gather);
+        let is_lookup = |op: OpId| matches!(self.graph.op(op), Op::Gather { .. });
         let looked_up = self.graph.uses(value).iter().any(|u| is_lookup(u.op));
         let base = self.running[&value];
         let gradient = self.sum(value, "grad").of(contributions)?;
@@ -308,20 +323,20 @@ fn apply(step: &mut Step<'_>, gradients: &[Option<Value>]) -> Result<(), Differe
         Op::LayerNorm { .. } => rows::layer_norm(step, g),
         Op::CausalMask => rows::causal_mask(step, g),
         Op::Softmax { scale, .. } => rows::softmax(step, g, scale),
-        Op::CrossEntropy => loss::cross_entropy(step, g),
+        Op::CrossEntropy { padding } => loss::cross_entropy(step, g, padding),
         Op::MaskBeyond | Op::WriteRows => {
             step.fail("caches are for inference, which has no gradients")
         }
         Op::LayerNormGrad
         | Op::LayerNormParamGrad
         | Op::SoftmaxGrad { .. }
-        | Op::CrossEntropyGrad => step.fail("second derivatives are not supported"),
+        | Op::CrossEntropyGrad { .. } => step.fail("second derivatives are not supported"),
         Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
             step.fail("replicas meet in the update only")
         }
 
-        Op::Gather => tables::gather(step, g),
-        Op::ScatterAdd => tables::scatter_add(step, g),
+        Op::Gather { first } => tables::gather(step, g, first),
+        Op::ScatterAdd { first } => tables::scatter_add(step, g, first),
 
         Op::Reduce { kind, .. } => reduce::reduce(step, g, kind),
 

@@ -465,10 +465,12 @@ impl OpLowering<'_, '_, '_> {
             Op::LayerNormParamGrad => self.layer_norm_param_grad(),
             Op::MaskBeyond => self.mask_beyond(),
             Op::CausalMask | Op::Softmax { .. } | Op::SoftmaxGrad { .. } => self.softmax(),
-            Op::CrossEntropy => self.cross_entropy(),
-            Op::CrossEntropyGrad => self.cross_entropy_grad(),
-            Op::Gather => self.gather(),
-            Op::ScatterAdd => self.scatter_add(),
+            Op::CrossEntropy { padding } => self.cross_entropy(*padding),
+            Op::CrossEntropyGrad { first, padding } => {
+                self.cross_entropy_grad(*first as u32, *padding as u32)
+            }
+            Op::Gather { first } => self.gather(first.unwrap_or(0) as u32),
+            Op::ScatterAdd { first } => self.scatter_add(first.unwrap_or(0) as u32),
             Op::WriteRows => self.write_rows(),
             Op::Reduce { kind, leading, .. } => self.reduce(*kind, *leading),
             Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),

@@ -12,7 +12,7 @@ use superstep_ir::program::{Program, RemoteDirection, Step};
 use superstep_ir::types::TensorType;
 use thiserror::Error;
 
-use crate::solve::offsets::{Item, peaks, place};
+use crate::solve::offsets::{Item, Placement, peaks, place};
 
 /// A variable on an overfull tile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub struct Overflow {
     /// Bytes of variables, and bytes that are there for them.
     pub needed: u64,
     pub available: u64,
-    /// What the IPU's tiles hold besides, at most: code, exchange programs, vertex state, stacks.
-    pub code: TileFootprint,
+    /// What the IPU's tiles hold besides, at most: code, exchange programs, vertex state, stacks. Not counted where variables alone are too much.
+    pub code: Option<TileFootprint>,
     /// What lies on the tile then, largest first.
     pub residents: Vec<Resident>,
 }
@@ -55,14 +55,18 @@ impl fmt::Display for Overflow {
             "{} of {} overflows by {over} bytes at step {} `{}`: ",
             self.tile, self.ipu, self.step, self.at
         )?;
-        write!(
-            f,
-            "{} bytes needed, {} available beside {} of code ({}); the largest there:",
-            self.needed,
-            self.available,
-            self.code.total(),
-            self.largest_code(),
-        )?;
+        write!(f, "{} bytes needed, ", self.needed)?;
+        match &self.code {
+            Some(code) => write!(
+                f,
+                "{} available beside {} of code ({})",
+                self.available,
+                code.total(),
+                largest(code)
+            )?,
+            None => write!(f, "a tile has {}", self.available)?,
+        }
+        write!(f, "; the largest there:")?;
         for r in self.residents.iter().take(NAMED) {
             write!(
                 f,
@@ -80,15 +84,13 @@ impl fmt::Display for Overflow {
     }
 }
 
-impl Overflow {
-    /// The kinds of code that take most.
-    fn largest_code(&self) -> String {
-        let mut kinds: Vec<(CodeKind, u64)> = self.code.iter().collect();
-        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.1));
-        let named = kinds.iter().take(3);
-        let named = named.map(|(kind, bytes)| format!("{} {bytes}", kind.name().replace('_', " ")));
-        named.collect::<Vec<_>>().join(", ")
-    }
+/// The kinds of code that take most.
+fn largest(code: &TileFootprint) -> String {
+    let mut kinds: Vec<(CodeKind, u64)> = code.iter().collect();
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.1));
+    let named = kinds.iter().take(3);
+    let named = named.map(|(kind, bytes)| format!("{} {bytes}", kind.name().replace('_', " ")));
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// How close the addresses come to what no placement can undercut.
@@ -125,64 +127,119 @@ pub(crate) fn available(program: &Program, ipu: IpuId) -> u64 {
 /// Some tile's memory does not suffice.
 pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> {
     let names = live_ranges(program);
+    let contents = Contents::of_all(program, names.len() as u32);
+    // To count exchange code takes a while; it is not needed to see that variables alone are too much.
+    let tile_memory = u64::from(program.machine.tile_memory);
+    if let Some(full) = contents.iter().find(|c| c.peak().0 > tile_memory) {
+        return Err(full.overflow(program, &names, full.peak().0, None));
+    }
     let footprint = make_room_for_code(program);
-    let tiles = program.tile_sets();
     let mut fit = MemoryFit::default();
-    for ipu in (0..program.ipus).map(IpuId) {
-        let variables: Vec<VarId> = (0..program.variables.len() as u32)
-            .map(VarId)
-            .filter(|&v| program.grid_of(v).ipu == ipu)
-            .collect();
-        let items: Vec<Item> = variables
-            .iter()
-            .map(|&v| item(program, &tiles, v, names.len() as u32))
-            .collect();
-        let placement = place(
-            &items,
-            u64::from(superstep_ir::program::Variable::ALIGNMENT),
-        );
-        let peaks = peaks(&items, program.machine.tiles_per_ipu as usize);
-        let bound = peaks.iter().map(|p| p.0).max().unwrap_or(0);
+    for content in contents {
+        let code = Some(*footprint.fullest(content.ipu));
+        let room = available(program, content.ipu);
+        let bound = content.peak().0;
+        if bound > room {
+            return Err(content.overflow(program, &names, bound, code));
+        }
+        let alignment = u64::from(superstep_ir::program::Variable::ALIGNMENT);
+        let Placement { offsets, top } = place(&content.items, alignment);
+        if top > room {
+            return Err(content.overflow(program, &names, top, code));
+        }
         fit = MemoryFit {
-            top: fit.top.max(placement.top),
+            top: fit.top.max(top),
             bound: fit.bound.max(bound),
         };
-        let code = *footprint.fullest(ipu);
-        if placement.top > available(program, ipu) {
-            let worst = (0..peaks.len())
-                .max_by_key(|&t| (peaks[t].0, std::cmp::Reverse(t)))
-                .unwrap_or(0);
-            let at = Peak {
-                tile: TileId(worst as u32),
-                step: peaks[worst].1,
-            };
-            let needed = placement.top;
-            let residents = residents(program, &variables, &items, at);
-            return Err(Box::new(Overflow {
-                ipu,
-                tile: at.tile,
-                step: at.step,
-                at: names.get(at.step as usize).cloned().unwrap_or_default(),
-                op: op_of_step(program, at.step),
-                needed,
-                available: available(program, ipu),
-                code,
-                residents,
-            }));
-        }
-        let from = program.variables_from[ipu.index()];
-        for (&v, &offset) in variables.iter().zip(&placement.offsets) {
+        let from = program.variables_from[content.ipu.index()];
+        for (&v, &offset) in content.variables.iter().zip(&offsets) {
             program.variables[v.index()].address = offset as u32 + from;
         }
     }
     Ok(fit)
 }
 
-/// Where and when most is alive.
-#[derive(Clone, Copy)]
-struct Peak {
-    tile: TileId,
-    step: u32,
+/// The variables of an IPU as blocks of memory.
+struct Contents {
+    ipu: IpuId,
+    variables: Vec<VarId>,
+    items: Vec<Item>,
+    /// By tile, most bytes alive and when.
+    peaks: Vec<(u64, u32)>,
+}
+
+impl Contents {
+    fn of_all(program: &Program, steps: u32) -> Vec<Contents> {
+        let tiles = program.tile_sets();
+        let ipus = (0..program.ipus).map(IpuId);
+        let of_one = ipus.map(|ipu| {
+            let ids = (0..program.variables.len() as u32).map(VarId);
+            let variables: Vec<VarId> = ids.filter(|&v| program.grid_of(v).ipu == ipu).collect();
+            let items = variables.iter().map(|&v| item(program, &tiles, v, steps));
+            let items: Vec<Item> = items.collect();
+            let peaks = peaks(&items, program.machine.tiles_per_ipu as usize);
+            Contents {
+                ipu,
+                variables,
+                items,
+                peaks,
+            }
+        });
+        of_one.collect()
+    }
+
+    /// Bytes on the fullest tile, the step, the tile.
+    fn peak(&self) -> (u64, u32, TileId) {
+        let tiles = self.peaks.iter().enumerate();
+        let fullest = tiles.max_by_key(|&(tile, peak)| (peak.0, std::cmp::Reverse(tile)));
+        fullest.map_or((0, 0, TileId(0)), |(tile, &(bytes, step))| {
+            (bytes, step, TileId(tile as u32))
+        })
+    }
+
+    fn overflow(
+        &self,
+        program: &Program,
+        names: &[String],
+        needed: u64,
+        code: Option<TileFootprint>,
+    ) -> Box<Overflow> {
+        let (_, step, tile) = self.peak();
+        let available = match code {
+            Some(_) => available(program, self.ipu),
+            None => program.machine.tile_memory.into(),
+        };
+        Box::new(Overflow {
+            ipu: self.ipu,
+            tile,
+            step,
+            at: names.get(step as usize).cloned().unwrap_or_default(),
+            op: op_of_step(program, step),
+            needed,
+            available,
+            code,
+            residents: self.residents(program, tile, step),
+        })
+    }
+
+    /// What lies on a tile at a step, largest first.
+    fn residents(&self, program: &Program, tile: TileId, step: u32) -> Vec<Resident> {
+        let here =
+            |i: &Item| i.memories.contains(tile.index()) && (i.live.0..=i.live.1).contains(&step);
+        let items = self.variables.iter().zip(&self.items);
+        let residents = items.filter(|(_, i)| here(i)).map(|(&v, i)| {
+            let variable = program.variable(v);
+            Resident {
+                name: variable.name.clone(),
+                ty: variable.ty.clone(),
+                bytes: i.size,
+                live: variable.live,
+            }
+        });
+        let mut residents: Vec<Resident> = residents.collect();
+        residents.sort_by_key(|r| std::cmp::Reverse(r.bytes));
+        residents
+    }
 }
 
 fn item(program: &Program, tiles: &[FixedBitSet], v: VarId, steps: u32) -> Item {
@@ -205,28 +262,6 @@ fn op_of_step(program: &Program, number: u32) -> Option<String> {
         at += 1;
     });
     found.map(|origin| program.origins[origin.index()].name.clone())
-}
-
-/// What lies on a tile at its peak, largest first.
-fn residents(program: &Program, variables: &[VarId], items: &[Item], at: Peak) -> Vec<Resident> {
-    let here =
-        |i: &Item| i.memories.contains(at.tile.index()) && (i.live.0..=i.live.1).contains(&at.step);
-    let mut residents: Vec<Resident> = variables
-        .iter()
-        .zip(items)
-        .filter(|(_, i)| here(i))
-        .map(|(&v, i)| {
-            let variable = program.variable(v);
-            Resident {
-                name: variable.name.clone(),
-                ty: variable.ty.clone(),
-                bytes: i.size,
-                live: variable.live,
-            }
-        })
-        .collect();
-    residents.sort_by_key(|r| std::cmp::Reverse(r.bytes));
-    residents
 }
 
 /// Sets the live range of every variable that is not state. In one procedure alone, that is from the first to the last step that touches it;

@@ -64,7 +64,7 @@ enum Policy {
 fn policy(op: &Op) -> Policy {
     match op {
         Op::Matmul { .. }
-        | Op::Gather
+        | Op::Gather { .. }
         | Op::LayerNorm { .. }
         | Op::Softmax { .. }
         | Op::CausalMask
@@ -81,7 +81,7 @@ fn policy(op: &Op) -> Policy {
         // Into what the cache is kept in.
         | Op::WriteRows => Policy::Follow,
         // f16 logits give f32 losses and statistics.
-        Op::CrossEntropy => Policy::Half,
+        Op::CrossEntropy { .. } => Policy::Half,
         Op::Reduce { .. } | Op::Output { .. } => Policy::Single,
         Op::Constant { .. }
         | Op::Parameter { .. }
@@ -92,8 +92,8 @@ fn policy(op: &Op) -> Policy {
         Op::LayerNormGrad
         | Op::LayerNormParamGrad
         | Op::SoftmaxGrad { .. }
-        | Op::CrossEntropyGrad
-        | Op::ScatterAdd => Policy::Own,
+        | Op::CrossEntropyGrad { .. }
+        | Op::ScatterAdd { .. } => Policy::Own,
         // Replicas meet in the update only.
         Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => Policy::Own,
     }

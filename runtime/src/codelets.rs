@@ -151,10 +151,10 @@ pub(crate) fn kernel(
             .then(|| tables::write_rows(outputs[0]))
             .ok_or_else(unsupported);
     }
-    if let Codelet::Gather = codelet
+    if let Codelet::Gather { first } = codelet
         && inputs[0] == outputs[0]
     {
-        return Ok(tables::gather(inputs[0]));
+        return Ok(tables::gather(inputs[0], *first));
     }
     let inner = float_kernel(codelet, isa).ok_or_else(unsupported)?;
     if !inputs.iter().chain(outputs).any(|&d| d == DType::F16) {
@@ -206,14 +206,21 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
             scale: scale.0 as f32,
             isa,
         }),
-        Codelet::RowMaxSum => Box::new(loss::RowMaxSum { isa }),
+        Codelet::RowMaxSum { padding } => Box::new(loss::RowMaxSum {
+            padding: *padding as usize,
+            isa,
+        }),
         Codelet::JoinLogSumExp => Box::new(loss::JoinLogSumExp),
-        Codelet::PickLabel => Box::new(loss::PickLabel),
+        Codelet::PickLabel { first } => Box::new(loss::PickLabel { first: *first }),
         Codelet::RowLoss => Box::new(loss::RowLoss),
-        Codelet::CrossEntropyGrad => Box::new(loss::CrossEntropyGrad { isa }),
-        Codelet::Gather => tables::gather(DType::F32),
+        Codelet::CrossEntropyGrad { first, padding } => Box::new(loss::CrossEntropyGrad {
+            first: *first,
+            padding: *padding as usize,
+            isa,
+        }),
+        Codelet::Gather { first } => tables::gather(DType::F32, *first),
         Codelet::Cast => cast::kernel(DType::F32, DType::F32)?,
-        Codelet::ScatterAdd => Box::new(tables::ScatterAdd),
+        Codelet::ScatterAdd { first } => Box::new(tables::ScatterAdd { first: *first }),
         Codelet::WriteRows => tables::write_rows(DType::F32),
         Codelet::Dropout { p, key } => Box::new(dropout::Dropout { p: p.0, key: *key }),
         Codelet::Transpose => Box::new(transpose::Transpose { isa }),
@@ -247,15 +254,15 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         Codelet::LayerNorm { .. } => ("3", 3),
         Codelet::LayerNormGrad => ("5", 1),
         Codelet::LayerNormParamGrad => ("4", 2),
-        Codelet::RowMaxSum => ("1", 2),
-        Codelet::CrossEntropyGrad => ("4", 1),
+        Codelet::RowMaxSum { .. } => ("1", 2),
+        Codelet::CrossEntropyGrad { .. } => ("4", 1),
         Codelet::RowLoss => ("3", 1),
         Codelet::Matmul { .. }
         | Codelet::SoftmaxGrad { .. }
         | Codelet::JoinLogSumExp
-        | Codelet::PickLabel
-        | Codelet::Gather
-        | Codelet::ScatterAdd
+        | Codelet::PickLabel { .. }
+        | Codelet::Gather { .. }
+        | Codelet::ScatterAdd { .. }
         | Codelet::WriteRows
         | Codelet::MaskBeyond
         | Codelet::Stash
@@ -288,8 +295,13 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
 /// operands of a product have the same.
 fn takes_types(codelet: &Codelet, inputs: &[DType], outputs: &[DType]) -> bool {
     let fits = |(i, &d): (usize, &DType)| match (codelet, i) {
-        (Codelet::PickLabel | Codelet::CrossEntropyGrad | Codelet::Gather, 1) => d == DType::I32,
-        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd | Codelet::WriteRows, 0) => d == DType::I32,
+        (
+            Codelet::PickLabel { .. } | Codelet::CrossEntropyGrad { .. } | Codelet::Gather { .. },
+            1,
+        ) => d == DType::I32,
+        (Codelet::RowLoss, 2) | (Codelet::ScatterAdd { .. } | Codelet::WriteRows, 0) => {
+            d == DType::I32
+        }
         (Codelet::MaskBeyond, 1) => d == DType::I32,
         (Codelet::Dropout { .. }, 1) => d == DType::U32,
         (Codelet::Matmul { .. }, _) => d == inputs[0] && d.is_float(),

@@ -53,9 +53,9 @@ pub(super) struct ProgramOptions {
     /// Keep optimiser state in streaming memory; it visits the tiles for the update [default: false].
     #[arg(long = "optimizer_state_offchip", value_name = "true|false")]
     pub(super) offchip: Option<bool>,
-    /// Compute the output head in at least N blocks, one after the other; they are blocks of rows, so the vocabulary needs no padding [default: 1].
+    /// Compute the output head in N slices of the vocabulary, one after the other; it is padded to a multiple of N [default: 1].
     #[arg(long = "embedding_serialization_factor", value_name = "N", value_parser = at_least_one::<u32>)]
-    pub(super) head_blocks: Option<u32>,
+    pub(super) head_slices: Option<u32>,
     /// Make the products named OP (`*` stands for any text) in at least N slices, one after the other: "h.*.mlp.c_fc=2"; may be repeated.
     #[arg(long = "serialise", visible_alias = "serialize", value_name = "OP=N", value_parser = parse_serialise)]
     pub(super) serialise: Vec<Serialise>,
@@ -153,8 +153,8 @@ impl ProgramOptions {
                 .or(ipu.optimizer_state_offchip)
                 .unwrap_or(false),
             matmul_proportion: ipu.matmul_proportion.iter().map(|&x| Real(x)).collect(),
+            head_slices: self.head_slices.or(ipu.head_slices).unwrap_or(1) as usize,
             serialise: self.serialise.clone(),
-            head_blocks: self.head_blocks.or(ipu.head_blocks).unwrap_or(1) as usize,
             matmul_plan: self.matmul_plan.unwrap_or_default(),
             loss_chunks: self.loss_chunks,
             print_ir_after: self.print_ir_after.clone(),
@@ -193,7 +193,7 @@ impl ProgramOptions {
             ("pod_type", self.ipu.pod_type.is_some()),
             ("n_ipu", self.ipu.n_ipu.is_some()),
             ("optimizer_state_offchip", self.offchip.is_some()),
-            ("embedding_serialization_factor", self.head_blocks.is_some()),
+            ("embedding_serialization_factor", self.head_slices.is_some()),
             ("serialise", !self.serialise.is_empty()),
             ("print_ir_after", self.print_ir_after.is_some()),
             ("matmul_plan", self.matmul_plan.is_some()),

@@ -183,7 +183,7 @@ fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
     let precision = base.precision.precision;
     json!({
         "device_iterations": 1,
-        "embedding_serialization_factor": base.head_blocks,
+        "embedding_serialization_factor": base.head_slices,
         "enable_half_first_order_momentum": precision == Precision::Recipe,
         "enable_half_partials": precision.has_half_partials(),
         "optimizer_state_offchip": plan.offchip,

@@ -1,5 +1,7 @@
 //! What would make a model fit that does not: each remedy is compiled, and only those that fit are named, with their cost.
 
+use std::time::{Duration, Instant};
+
 use rayon::prelude::*;
 use superstep_ir::machine::Machine;
 use superstep_passes::memory::Overflow;
@@ -174,6 +176,8 @@ impl Changes<'_> {
 
 /// Larger pods, in order of size.
 const LARGER: [&str; 5] = ["pod4", "pod8", "pod16", "pod32", "pod64"];
+/// No change is tried later.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Numbers of slices that are tried.
 const SLICES: [u32; 3] = [2, 4, 8];
 
@@ -193,11 +197,14 @@ pub fn remedies(
     changes.recompute(overflow);
     changes.coarse();
     changes.larger();
+    let until = Instant::now() + PATIENCE;
     let unlimited = unlimited_cycles(config, settings);
     let lists = changes.lists.into_par_iter();
     let tried = lists.filter_map(|list| {
-        let mut tried = list.into_iter();
-        tried.find_map(|change| remedy(config, change, unlimited, plans))
+        let in_time = list.into_iter().take_while(|_| Instant::now() < until);
+        in_time
+            .filter_map(|change| remedy(config, change, unlimited, plans))
+            .next()
     });
     tried.collect()
 }

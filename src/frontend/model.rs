@@ -15,6 +15,7 @@ use superstep_ir::op::{Op, ReduceKind, StateKind, UnaryOp};
 use superstep_ir::types::{DType, Real, TensorType};
 
 use super::config::{Activation, Gpt2Config};
+use super::vocabulary::{TABLE, VocabularySlices};
 use generation::Memory;
 pub use generation::{CacheShape, gpt2_decode_graph, gpt2_prefill_graph};
 
@@ -35,6 +36,8 @@ pub struct GraphOptions {
     pub dropout: bool,
     /// Row blocks the head works through one by one (1: all rows at once), so that only a part of the logits exists at a time.
     pub loss_chunks: usize,
+    /// Slices of the vocabulary, for each of which the head is a product of its own.
+    pub vocabulary: VocabularySlices,
 }
 
 /// Why there is no graph for a configuration and these options.
@@ -50,6 +53,10 @@ pub enum ModelError {
     NothingToPredict,
     #[error("{chunks} loss chunks for {rows} rows: there must be between 1 and one per row")]
     Chunks { chunks: usize, rows: usize },
+    #[error(
+        "{slices} slices of a vocabulary of {vocabulary}: there must be between 1 and one per entry"
+    )]
+    Slices { slices: usize, vocabulary: usize },
     #[error("{batch} sequences of {seq} tokens are more positions than 32-bit indices can name")]
     TooManyRows { batch: usize, seq: usize },
     /// A bug of this builder, not of the user's model.
@@ -62,7 +69,7 @@ pub fn gpt2_graph(config: &Gpt2Config, options: GraphOptions) -> Result<Graph, M
     let mut graph = Graph::new("forward");
     let mut model = ModelBuilder::new(&mut graph, config, options)?;
     let (hidden, wte) = model.trunk()?;
-    model.head(hidden, wte)?;
+    model.head(hidden, &wte)?;
     Ok(graph)
 }
 
@@ -99,6 +106,7 @@ impl<'a> ModelBuilder<'a> {
             seq,
             labels,
             loss_chunks,
+            vocabulary,
             ..
         } = options;
         if batch == 0 {
@@ -123,6 +131,12 @@ impl<'a> ModelBuilder<'a> {
                 rows,
             });
         }
+        if vocabulary.count() == 0 || vocabulary.count() > config.vocab_size {
+            return Err(ModelError::Slices {
+                slices: vocabulary.count(),
+                vocabulary: config.vocab_size,
+            });
+        }
         Ok(Self {
             b: Builder::new(graph),
             config,
@@ -134,11 +148,16 @@ impl<'a> ModelBuilder<'a> {
         })
     }
 
-    /// Tokens to the rows that come out of `ln_f`; also hands out `wte`, which the head uses again.
-    fn trunk(&mut self) -> Result<(Value, Value), ModelError> {
+    /// Tokens to the rows that come out of `ln_f`; also hands out the slices of `wte`, which the head uses again.
+    fn trunk(&mut self) -> Result<(Value, Vec<Value>), ModelError> {
         let config = self.config;
-        let wte = self.weight("wte.weight", &[config.vocab_size, config.n_embd])?;
-        let mut x = self.embed(wte)?;
+        let vocabulary = self.options.vocabulary;
+        let shape = [vocabulary.rows(), config.n_embd];
+        let wte = vocabulary
+            .states(TABLE)
+            .map(|state| self.weight(&state, &shape))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut x = self.embed(&wte)?;
         for layer in 0..config.n_layer {
             self.b.place.layer = Some(layer as u32);
             self.b.scope(format!("h.{layer}"));
@@ -153,13 +172,14 @@ impl<'a> ModelBuilder<'a> {
     }
 
     /// `wte[token] + wpe[position]`, as rows.
-    fn embed(&mut self, wte: Value) -> Built {
+    fn embed(&mut self, wte: &[Value]) -> Built {
         let GraphOptions { batch, seq, .. } = self.options;
         let (rows, width) = (self.rows, self.config.n_embd);
         let b = &mut self.b;
         let tokens = b.input("tokens", TensorType::i32([batch, seq]))?;
         let ids = b.reshape("tokens.flat", tokens, [rows])?;
-        let words = b.op("wte", Op::Gather, &[wte, ids])?;
+        let words = self.words(wte, ids)?;
+        let b = &mut self.b;
         // Positions belong to the IPU of the first layer.
         b.place.layer = (self.config.n_layer > 0).then_some(0);
         let wpe = self.weight("wpe.weight", &[self.config.n_positions, width])?;
@@ -168,7 +188,7 @@ impl<'a> ModelBuilder<'a> {
         let positions = match self.memory {
             // One for each sequence.
             Memory::Read { at, .. } => {
-                let found = self.b.op("wpe", Op::Gather, &[wpe, at])?;
+                let found = self.b.op("wpe", Op::Gather { first: None }, &[wpe, at])?;
                 self.b
                     .reshape("wpe.by_sequence", found, [batch, seq, width])?
             }
@@ -177,6 +197,26 @@ impl<'a> ModelBuilder<'a> {
         let sum = self.b.add("embed", words, positions)?;
         let x = self.b.reshape("embed.rows", sum, [rows, width])?;
         self.dropout("drop", self.config.embd_pdrop, x)
+    }
+
+    /// The rows of the tokens; of a table in slices every token finds its row in one slice, and zeroes in the others.
+    fn words(&mut self, wte: &[Value], ids: Value) -> Built {
+        if let [whole] = *wte {
+            return Ok(self
+                .b
+                .op("wte", Op::Gather { first: None }, &[whole, ids])?);
+        }
+        let mut found = None;
+        for (i, &slice) in wte.iter().enumerate() {
+            let first = Some(self.options.vocabulary.first(i));
+            let name = format!("slice.{i}.wte");
+            let rows = self.b.op(&name, Op::Gather { first }, &[slice, ids])?;
+            found = Some(match found {
+                None => rows,
+                Some(sum) => self.b.add(&format!("slice.{i}.wte.found"), sum, rows)?,
+            });
+        }
+        Ok(found.expect("a vocabulary has at least one slice"))
     }
 
     fn attention(&mut self, layer: usize, x: Value) -> Built {
@@ -243,8 +283,8 @@ impl<'a> ModelBuilder<'a> {
         Ok(self.b.add("out", x, out)?)
     }
 
-    /// Logits by row chunks, and what the options ask to make of them.
-    fn head(&mut self, hidden: Value, wte: Value) -> Result<(), ModelError> {
+    /// Logits by row chunks and slices of the vocabulary, and what the options ask to make of them.
+    fn head(&mut self, hidden: Value, wte: &[Value]) -> Result<(), ModelError> {
         let GraphOptions {
             batch,
             seq,
@@ -265,15 +305,15 @@ impl<'a> ModelBuilder<'a> {
                 self.b.scope(format!("chunk.{i}"));
             }
             let part = self.rows_of_chunk("hidden", hidden, i)?;
-            let chunk_logits = self.b.matmul("lm_head", part, wte, false, true)?;
-            all_logits.push(chunk_logits);
+            let mut operands = self.chunk_logits(part, wte)?;
+            if logits {
+                all_logits.push(self.classes(&operands)?);
+            }
             if let Some(targets) = targets {
-                let targets = self.rows_of_chunk("labels", targets, i)?;
-                all_losses.push(self.b.op(
-                    "cross_entropy",
-                    Op::CrossEntropy,
-                    &[chunk_logits, targets],
-                )?);
+                operands.push(self.rows_of_chunk("labels", targets, i)?);
+                let padding = self.options.vocabulary.padding();
+                let cross_entropy = Op::CrossEntropy { padding };
+                all_losses.push(self.b.op("cross_entropy", cross_entropy, &operands)?);
             }
         }
         self.b.scope("");
@@ -290,6 +330,27 @@ impl<'a> ModelBuilder<'a> {
             self.b.output("logits", logits)?;
         }
         Ok(())
+    }
+
+    /// Logits of these rows, a product for each slice of the vocabulary.
+    fn chunk_logits(&mut self, rows: Value, wte: &[Value]) -> Result<Vec<Value>, ModelError> {
+        let name = |i: usize| match wte.len() {
+            1 => "lm_head".to_owned(),
+            _ => format!("slice.{i}.lm_head"),
+        };
+        let product =
+            |(i, &slice): (usize, &Value)| Ok(self.b.matmul(&name(i), rows, slice, false, true)?);
+        wte.iter().enumerate().map(product).collect()
+    }
+
+    /// The slices of the logits side by side, without padding.
+    fn classes(&mut self, slices: &[Value]) -> Built {
+        if let [whole] = *slices {
+            return Ok(whole);
+        }
+        let all = self.b.concat("lm_head.slices", slices, 1)?;
+        let classes = self.config.vocab_size;
+        Ok(self.b.slice("lm_head.classes", all, 1, 0, classes)?)
     }
 
     fn rows_of_chunk(&mut self, name: &str, x: Value, i: usize) -> Built {

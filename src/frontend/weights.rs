@@ -16,7 +16,7 @@ use super::shards::WeightFiles;
 /// What `transformers` calls the model without its head.
 pub(super) const PREFIX: &str = "transformer.";
 const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "wte.weight";
+use super::vocabulary::TABLE as EMBEDDING;
 
 /// One parameter's values, row-major.
 #[derive(Clone, Debug, PartialEq)]

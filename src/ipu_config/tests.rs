@@ -37,7 +37,7 @@ fn built_in_configurations_are_those_that_were_published() {
         assert_eq!(settings.layers_per_ipu, Some(parts));
         assert_eq!(settings.replication_factor, Some(replicas));
         assert_eq!(settings.precision, Precision::Recipe);
-        assert_eq!(settings.head_blocks, Some(4));
+        assert_eq!(settings.head_slices, Some(4));
         assert_eq!(remarks.len(), 1, "{remarks:?}");
     }
 }
@@ -74,7 +74,7 @@ fn overrides_have_the_syntax_of_optimum() {
     config.specialise(None, Some(overrides)).unwrap();
     let found = config.settings(12).unwrap().0;
     assert_eq!(found.optimizer_state_offchip, Some(true));
-    assert_eq!(found.head_blocks, Some(4));
+    assert_eq!(found.head_slices, Some(4));
     assert_eq!(found.layers_per_ipu, Some(vec![0, 4, 4, 4]));
     assert_eq!(found.matmul_proportion, [0.2, 0.1, 0.1, 0.1]);
     assert_eq!(found.executable_cache_dir, None);

@@ -208,10 +208,19 @@ impl Run {
         {
             found.push("optimiser state lies in tile memory, not in streaming memory".into());
         }
-        found.push(format!(
-            "the head works in {} blocks of rows, not in {} slices of columns",
-            manifest.loss_chunks, self.head_slices
-        ));
+        let slices = manifest.embedding_serialization_factor;
+        if slices != self.head_slices {
+            found.push(format!(
+                "the head works in {slices} slices of columns, not in {}",
+                self.head_slices
+            ));
+        }
+        if manifest.loss_chunks > 1 {
+            let blocks = manifest.loss_chunks;
+            found.push(format!(
+                "the head works in {blocks} blocks of rows, not in one"
+            ));
+        }
         found
     }
 }

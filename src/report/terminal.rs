@@ -9,7 +9,7 @@ use super::format::{bytes, count, grouped, seconds, share, three_digits};
 use super::losses;
 use super::memory::{CODE, IpuMemory, TileMemory};
 use super::pod::StageReport;
-use super::{Report, pod_tables};
+use super::{ModelReport, Report, pod_tables};
 
 /// What was compiled and how fast it is, on a dozen lines.
 pub fn summary(report: &Report) -> String {
@@ -46,16 +46,31 @@ pub fn summary(report: &Report) -> String {
     aligned(&lines)
 }
 
+/// How the head cuts the vocabulary, if it does.
+fn vocabulary_slices(model: &ModelReport) -> String {
+    let slices = model.embedding_serialization_factor;
+    if slices <= 1 {
+        return String::new();
+    }
+    let padded = model.padded_vocab_size;
+    let rows = grouped((padded / slices) as u64);
+    match padded - model.vocab_size {
+        0 => format!(" in {slices} slices of {rows}"),
+        padding => format!(" in {slices} slices of {rows} ({padding} entries of padding)"),
+    }
+}
+
 /// What was compiled, for which machine.
 fn subject_lines(report: &Report) -> Vec<(&'static str, String)> {
     let (model, machine) = (&report.model, &report.machine);
     let of_model = format!(
-        "{}: {} parameters, {} layers, width {}, vocabulary {}",
+        "{}: {} parameters, {} layers, width {}, vocabulary {}{}",
         model.name,
         count(model.parameters),
         model.n_layer,
         model.n_embd,
         grouped(model.vocab_size as u64),
+        vocabulary_slices(model),
     );
     let of_step = format!(
         "{} × {} samples of {} tokens, {}",

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use superstep::frontend::model::{GraphOptions, gpt2_graph};
-use superstep::frontend::{Gpt2Config, Weights, load_weights};
+use superstep::frontend::vocabulary::TABLE;
+use superstep::frontend::{Gpt2Config, VocabularySlices, Weights, load_weights};
 use superstep::precision::PrecisionSettings;
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
@@ -37,6 +38,8 @@ pub struct Golden {
     pub batch: usize,
     pub seq: usize,
     pub expected: Json,
+    /// Slices in which the head works.
+    pub vocabulary: VocabularySlices,
 }
 
 impl Golden {
@@ -58,6 +61,7 @@ impl Golden {
         let expected = json(&folder.join("expected.json"));
         Golden {
             folder,
+            vocabulary: VocabularySlices::whole(config.vocab_size),
             config,
             weights,
             tokens,
@@ -65,6 +69,25 @@ impl Golden {
             seq: shape[3],
             expected,
         }
+    }
+
+    /// The same with the head in slices, of equal shares for so many replicas.
+    pub fn in_slices(mut self, count: usize, replicas: usize) -> Golden {
+        self.vocabulary = VocabularySlices::new(self.config.vocab_size, count, replicas);
+        self
+    }
+
+    /// The same with the first entries of the vocabulary only: other tokens take the places of the first.
+    pub fn with_vocabulary(mut self, entries: usize) -> Golden {
+        self.config.vocab_size = entries;
+        self.vocabulary = VocabularySlices::whole(entries);
+        let table = self.weights.get_mut(TABLE).expect("a table");
+        table.shape[0] = entries;
+        table.data.truncate(entries * table.shape[1]);
+        for id in self.tokens.iter_mut().flatten().flatten() {
+            *id %= entries as i32;
+        }
+        self
     }
 
     /// The same steps, every row a micro-batch of its own.
@@ -114,6 +137,7 @@ impl Golden {
             logits,
             dropout: false,
             loss_chunks,
+            vocabulary: self.vocabulary,
         };
         gpt2_graph(&self.config, options).expect("fixture graph")
     }
@@ -239,22 +263,68 @@ pub fn engine(program: Program, weights: &Weights, threads: usize) -> Engine {
 
 pub fn engine_with(program: Program, weights: &Weights, options: &EngineOptions) -> Engine {
     let mut engine = Engine::load(Arc::new(program), options).expect("load");
-    for (name, tensor) in weights.iter() {
-        engine.write_state(name, bytes(&tensor.data)).expect(name);
-    }
+    write_weights(&mut engine, weights);
     engine
+}
+
+/// Writes weights, the embedding table slice by slice where the program has it so.
+pub fn write_weights(engine: &mut Engine, weights: &Weights) {
+    for (name, tensor) in weights.iter() {
+        let slices = slices(engine, name);
+        let entries = tensor.shape[0];
+        let table = slices.first().map(|slice| {
+            let rows = slice.1 / tensor.shape[1];
+            VocabularySlices::holding(entries, slices.len(), rows).expect("slices hold it all")
+        });
+        let parts = match table {
+            Some(table) => table.cut(&tensor.data, tensor.shape[1]),
+            None => vec![tensor.data.clone()],
+        };
+        for (part, i) in parts.iter().zip(0..) {
+            let name = slices.get(i).map_or(name, |slice| &slice.0);
+            engine.write_state(name, bytes(part)).expect(name);
+        }
+    }
+}
+
+/// Names and elements of the states that are the slices of a state; none where it is one.
+fn slices(engine: &Engine, name: &str) -> Vec<(String, usize)> {
+    let program = engine.program();
+    let slice = |i: usize| {
+        let name = format!("{name}.{i}");
+        let state = program.states.iter().find(|state| state.name == name)?;
+        let parts = if state.sharded { program.replicas } else { 1 };
+        let part = program.variable(state.variable).ty.shape.elements();
+        Some((name, part * parts as usize))
+    };
+    (0..).map_while(slice).collect()
 }
 
 pub fn bytes(data: &[f32]) -> &[u8] {
     bytemuck::cast_slice(data)
 }
 
+/// A state, its slices joined; their padding is zero.
 pub fn state(engine: &Engine, name: &str, elements: usize) -> Vec<f32> {
-    let mut data = vec![0f32; elements];
-    engine
-        .read_state(name, bytemuck::cast_slice_mut(&mut data))
-        .expect(name);
-    data
+    let read = |name: &str, elements: usize| {
+        let mut data = vec![0f32; elements];
+        engine
+            .read_state(name, bytemuck::cast_slice_mut(&mut data))
+            .expect(name);
+        data
+    };
+    let slices = slices(engine, name);
+    if slices.is_empty() {
+        return read(name, elements);
+    }
+    let parts = slices.iter().map(|(name, elements)| read(name, *elements));
+    let mut all = parts.collect::<Vec<_>>().concat();
+    let padding = all.split_off(elements);
+    assert!(
+        padding.iter().all(|x| x.to_bits() == 0),
+        "{name} is padded with zeroes"
+    );
+    all
 }
 
 /// Feeds micro-batches in order, every stream at its own pace, and keeps what comes out.

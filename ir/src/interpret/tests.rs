@@ -241,25 +241,88 @@ fn rows_are_written_where_each_matrix_says() {
 fn cross_entropy_ignores_negative_labels() {
     let logits = f32(&[2, 2], &[1.0, 3.0, 1000.0, 0.0]);
     let labels = i32(&[0.0, -100.0]);
-    let both = results(Op::CrossEntropy, &[logits.clone(), labels.clone()]).unwrap();
+    let both = results(
+        Op::CrossEntropy { padding: 0 },
+        &[logits.clone(), labels.clone()],
+    )
+    .unwrap();
     let logsumexp = 3.0 + (1.0 + (-2.0f64).exp()).ln();
     close(&both[0], &[logsumexp - 1.0, 0.0]);
     close(&both[1], &[logsumexp, 1000.0]);
     let g = result(
-        Op::CrossEntropyGrad,
+        Op::CrossEntropyGrad {
+            first: 0,
+            padding: 0,
+        },
         &[logits, labels, f32(&[2], &both[1]), f32(&[2], &[2.0, 2.0])],
     );
     let p = (1.0 - logsumexp).exp();
     close(&g, &[2.0 * (p - 1.0), 2.0 * (1.0 - p), 0.0, 0.0]);
 }
 
+/// Two slices of three and two columns and one of padding: what all columns give in one piece.
+#[test]
+fn slices_of_logits_are_the_whole() {
+    let rows = [
+        [1.0, 3.0, -2.0, 0.5, 2.0],
+        [7.0, 0.0, 1.0, -3.0, 6.5],
+        [0.0; 5],
+    ];
+    let columns = |range: std::ops::Range<usize>, padding: &[f64]| {
+        let data: Vec<f64> = rows
+            .iter()
+            .flat_map(|row| [&row[range.clone()], padding].concat())
+            .collect();
+        f32(&[3, range.len() + padding.len()], &data)
+    };
+    let (left, right) = (columns(0..3, &[]), columns(3..5, &[1e30]));
+    let labels = i32(&[4.0, 1.0, -1.0]);
+    let whole = [columns(0..5, &[]), labels.clone()];
+    let want = results(Op::CrossEntropy { padding: 0 }, &whole).unwrap();
+    let slices = [left.clone(), right.clone(), labels.clone()];
+    let got = results(Op::CrossEntropy { padding: 1 }, &slices).unwrap();
+    assert_eq!(got, want);
+    let (sum, g) = (f32(&[3], &want[1]), f32(&[3], &[2.0, 0.5, 1.0]));
+    let grad = |logits: &Tensor, first, padding| {
+        let operands = [logits.clone(), labels.clone(), sum.clone(), g.clone()];
+        result(Op::CrossEntropyGrad { first, padding }, &operands)
+    };
+    let want = grad(&whole[0], 0, 0);
+    let (left, right) = (grad(&left, 0, 0), grad(&right, 3, 1));
+    for r in 0..3 {
+        assert_eq!(left[r * 3..][..3], want[r * 5..][..3]);
+        assert_eq!(right[r * 3..][..2], want[r * 5 + 3..][..2]);
+        assert_eq!(right[r * 3 + 2], 0.0);
+    }
+    // Padding is no class.
+    let labels = i32(&[5.0, 1.0, -1.0]);
+    let bad = [slices[0].clone(), slices[1].clone(), labels];
+    assert!(results(Op::CrossEntropy { padding: 1 }, &bad).is_err());
+    assert!(results(Op::CrossEntropy { padding: 0 }, &bad).is_ok());
+}
+
+#[test]
+fn slices_of_a_table_serve_their_own_ids() {
+    let slice = f32(&[2, 2], &[0.0, 1.0, 10.0, 11.0]);
+    let ids = i32(&[6.0, 4.0, 5.0, 0.0, -1.0]);
+    let first = Some(5);
+    let rows = result(Op::Gather { first }, &[slice.clone(), ids.clone()]);
+    assert_eq!(rows, [10.0, 11.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+    let updates = f32(&[5, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 9.0]);
+    let sum = result(Op::ScatterAdd { first }, &[slice, ids, updates]);
+    assert_eq!(sum, [5.0, 7.0, 11.0, 13.0]);
+}
+
 #[test]
 fn tables_read_and_add_rows_by_id() {
     let table = f32(&[3, 2], &[0.0, 1.0, 10.0, 11.0, 20.0, 21.0]);
     let ids = i32(&[2.0, 0.0, 2.0]);
-    let rows = result(Op::Gather, &[table.clone(), ids.clone()]);
+    let rows = result(Op::Gather { first: None }, &[table.clone(), ids.clone()]);
     assert_eq!(rows, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
-    let sum = result(Op::ScatterAdd, &[table, ids, f32(&[3, 2], &rows)]);
+    let sum = result(
+        Op::ScatterAdd { first: None },
+        &[table, ids, f32(&[3, 2], &rows)],
+    );
     assert_eq!(sum, [0.0, 2.0, 10.0, 11.0, 60.0, 63.0]);
 }
 
@@ -412,7 +475,7 @@ fn ids_outside_their_table_are_errors() {
     let table = f32(&[3, 1], &[0.0; 3]);
     for bad in [-1.0, 3.0] {
         let ids = i32(&[0.0, bad]);
-        let error = results(Op::Gather, &[table.clone(), ids.clone()]).unwrap_err();
+        let error = results(Op::Gather { first: None }, &[table.clone(), ids.clone()]).unwrap_err();
         let name = "case".to_string();
         assert_eq!(
             error,
@@ -426,11 +489,17 @@ fn ids_outside_their_table_are_errors() {
         );
         assert!(
             results(
-                Op::ScatterAdd,
+                Op::ScatterAdd { first: None },
                 &[table.clone(), ids, f32(&[2, 1], &[0.0; 2])]
             )
             .is_err()
         );
     }
-    assert!(results(Op::CrossEntropy, &[f32(&[1, 3], &[0.0; 3]), i32(&[3.0])]).is_err());
+    assert!(
+        results(
+            Op::CrossEntropy { padding: 0 },
+            &[f32(&[1, 3], &[0.0; 3]), i32(&[3.0])]
+        )
+        .is_err()
+    );
 }

@@ -53,13 +53,15 @@ pub fn vertex_code(codelet: &Codelet) -> u32 {
         } => 1024 + 192 * (u32::from(*transpose_a) + u32::from(*transpose_b)),
         // A prologue for misaligned ends, then load, operate, store.
         Codelet::Map(expr) => 128 + 24 * expr.nodes.len() as u32,
-        Codelet::Fill { .. } | Codelet::PickLabel => 128,
+        Codelet::Fill { .. } | Codelet::PickLabel { .. } => 128,
         Codelet::Stash | Codelet::Restore | Codelet::Cast | Codelet::CausalMask => 160,
         Codelet::MaskBeyond | Codelet::WriteRows => 192,
-        Codelet::Gather | Codelet::RowLoss => 192,
-        Codelet::JoinLogSumExp | Codelet::ScatterAdd => 256,
+        Codelet::Gather { .. } | Codelet::RowLoss => 192,
+        Codelet::JoinLogSumExp | Codelet::ScatterAdd { .. } => 256,
         Codelet::Transpose | Codelet::Reduce { .. } | Codelet::Dropout { .. } => 320,
-        Codelet::SoftmaxGrad { .. } | Codelet::RowMaxSum | Codelet::CrossEntropyGrad => 384,
+        Codelet::SoftmaxGrad { .. }
+        | Codelet::RowMaxSum { .. }
+        | Codelet::CrossEntropyGrad { .. } => 384,
         Codelet::LayerNormParamGrad => 448,
         Codelet::LayerNorm { .. } | Codelet::LayerNormGrad | Codelet::Softmax { .. } => 512,
         Codelet::Advance => 32,

@@ -155,19 +155,19 @@ fn row_codelet(
         Codelet::Softmax { .. } => softmax::softmax(machine, &share),
         Codelet::SoftmaxGrad { .. } => softmax::softmax_grad(machine, &share),
         Codelet::CausalMask | Codelet::MaskBeyond => data::mask(machine, x.dtype, x.elements()),
-        Codelet::RowMaxSum => softmax::row_max_sum(machine, &share),
-        Codelet::CrossEntropyGrad => loss::cross_entropy_grad(machine, rows, &share),
+        Codelet::RowMaxSum { .. } => softmax::row_max_sum(machine, &share),
+        Codelet::CrossEntropyGrad { .. } => loss::cross_entropy_grad(machine, rows, &share),
         Codelet::JoinLogSumExp => {
             let parts = x.elements() / out.elements();
             loss::join_logsumexp(machine, x.dtype, parts, out.elements())
         }
-        Codelet::PickLabel => loss::pick_label(machine, rows),
+        Codelet::PickLabel { .. } => loss::pick_label(machine, rows),
         Codelet::RowLoss => loss::row_loss(machine, x.elements() / out.elements(), out.elements()),
-        Codelet::Gather => {
+        Codelet::Gather { .. } => {
             let ids = inputs.get(1).map_or(0, BlockShape::elements);
             table::gather(machine, ids, columns)
         }
-        Codelet::ScatterAdd => {
+        Codelet::ScatterAdd { .. } => {
             let columns = inputs.get(1).map_or(0, |u| u.shape.last() as u64);
             table::scatter_add(machine, out.dtype, x.elements(), columns)
         }

@@ -154,8 +154,9 @@ impl Infer<'_> {
                 self.has(1, p)?;
                 Ok(vec![p.clone()])
             }
-            Op::CrossEntropy | Op::CrossEntropyGrad => self.cross_entropy(),
-            Op::Gather | Op::ScatterAdd => self.table(),
+            Op::CrossEntropy { padding } => self.cross_entropy(*padding),
+            Op::CrossEntropyGrad { padding, .. } => self.cross_entropy_grad(*padding),
+            Op::Gather { .. } | Op::ScatterAdd { .. } => self.table(),
             Op::WriteRows => self.write_rows(),
             Op::Reduce { leading, out, .. } => self.reduce(*leading, *out),
             Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
@@ -266,27 +267,59 @@ impl Infer<'_> {
         }
     }
 
-    fn cross_entropy(&self) -> Types {
-        let grad = matches!(self.op, Op::CrossEntropyGrad);
-        self.count(if grad { 4 } else { 2 })?;
-        let logits = self.float(0)?;
-        self.need(logits.shape.rank() == 2, || {
-            format!("logits are {logits}, expected [rows, classes]")
+    fn cross_entropy(&self, padding: usize) -> Types {
+        let slices = self.operands.len().saturating_sub(1);
+        self.need(slices > 0, || {
+            format!(
+                "takes logits and labels, got {} operands",
+                self.operands.len()
+            )
         })?;
+        let mut columns = 0;
+        for i in 0..slices {
+            columns += self.logits(i)?.shape[1];
+        }
+        self.padded(padding, columns)?;
+        let rows = self.operands[0].shape[0];
+        for i in 1..slices {
+            let slice = self.operands[i];
+            self.need(slice.shape[0] == rows, || {
+                format!("operand {i} is {slice}, expected {rows} rows")
+            })?;
+        }
+        self.has(slices, &TensorType::i32([rows]))?;
+        let per_row = TensorType::f32([rows]);
+        Ok(vec![per_row.clone(), per_row])
+    }
+
+    fn cross_entropy_grad(&self, padding: usize) -> Types {
+        self.count(4)?;
+        let logits = self.logits(0)?;
+        self.padded(padding, logits.shape[1])?;
         let rows = logits.shape[0];
         self.has(1, &TensorType::i32([rows]))?;
         let per_row = TensorType::f32([rows]);
-        if grad {
-            self.has(2, &per_row)?;
-            self.has(3, &per_row)?;
-            Ok(vec![logits.clone()])
-        } else {
-            Ok(vec![per_row.clone(), per_row])
-        }
+        self.has(2, &per_row)?;
+        self.has(3, &per_row)?;
+        Ok(vec![logits.clone()])
+    }
+
+    fn logits(&self, i: usize) -> Result<&TensorType, TypeError> {
+        let logits = self.float(i)?;
+        self.need(logits.shape.rank() == 2, || {
+            format!("logits are {logits}, expected [rows, classes]")
+        })?;
+        Ok(logits)
+    }
+
+    fn padded(&self, padding: usize, columns: usize) -> Result<(), TypeError> {
+        self.need(padding <= columns, || {
+            format!("{padding} columns of padding, but only {columns} columns")
+        })
     }
 
     fn table(&self) -> Types {
-        let scatter = matches!(self.op, Op::ScatterAdd);
+        let scatter = matches!(self.op, Op::ScatterAdd { .. });
         self.count(if scatter { 3 } else { 2 })?;
         let table = self.float(0)?;
         let ids = self.operands[1];

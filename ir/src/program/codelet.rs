@@ -51,20 +51,24 @@ pub enum Codelet {
     MaskBeyond,
     /// `(p, g: [.., r, c]) → [.., r, c]`, whole rows.
     SoftmaxGrad { scale: Real },
-    /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row.
-    RowMaxSum,
+    /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`: maximum and `Σ e^(x − max)` of this tile's part of each row, without the last
+    /// `padding` columns of the whole tensor; `(−∞, 0)` of no column.
+    RowMaxSum { padding: u32 },
     /// `(max: [p, r], sum: [p, r]) → logsumexp: [r]`: joins the parts of `p` tiles, ascending.
     JoinLogSumExp,
-    /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`: the logit of the row's label if the label falls into this tile's columns, else 0.
-    PickLabel,
+    /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`: the logit of the row's label if the label falls into this tile's columns, else 0;
+    /// labels count from `first`.
+    PickLabel { first: u32 },
     /// `(picked: [p, r], logsumexp: [r], labels: i32[r]) → loss: [r]`: `logsumexp − Σ picked`, 0 where the label is negative.
     RowLoss,
-    /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`; columns count from the block's first column in the whole tensor.
-    CrossEntropyGrad,
-    /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of ids that fall into this tile's entries, other rows 0.
-    Gather,
-    /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order.
-    ScatterAdd,
+    /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`; columns count from the block's first column in the whole tensor,
+    /// labels from `first`; 0 in the last `padding` columns of the whole tensor.
+    CrossEntropyGrad { first: u32, padding: u32 },
+    /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of ids that fall into this tile's entries, other rows 0; ids count from `first`.
+    Gather { first: u32 },
+    /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place: adds the rows whose id falls into this tile's entries, in order;
+    /// ids count from `first`.
+    ScatterAdd { first: u32 },
     /// `(first: i32[n], rows: [n, r, d]) → base: [n, s, d]` in place: row `first + j` of the whole tensor's matrix becomes row `j`, if it
     /// falls into this tile's rows.
     WriteRows,
@@ -96,13 +100,13 @@ impl Codelet {
             Codelet::CausalMask => "causal_mask",
             Codelet::MaskBeyond => "mask_beyond",
             Codelet::SoftmaxGrad { .. } => "softmax_grad",
-            Codelet::RowMaxSum => "row_max_sum",
+            Codelet::RowMaxSum { .. } => "row_max_sum",
             Codelet::JoinLogSumExp => "join_logsumexp",
-            Codelet::PickLabel => "pick_label",
+            Codelet::PickLabel { .. } => "pick_label",
             Codelet::RowLoss => "row_loss",
-            Codelet::CrossEntropyGrad => "cross_entropy_grad",
-            Codelet::Gather => "gather",
-            Codelet::ScatterAdd => "scatter_add",
+            Codelet::CrossEntropyGrad { .. } => "cross_entropy_grad",
+            Codelet::Gather { .. } => "gather",
+            Codelet::ScatterAdd { .. } => "scatter_add",
             Codelet::WriteRows => "write_rows",
             Codelet::Dropout { .. } => "dropout",
             Codelet::Transpose => "transpose",
@@ -123,7 +127,7 @@ impl Codelet {
             } | Codelet::Reduce {
                 accumulate: true,
                 ..
-            } | Codelet::ScatterAdd
+            } | Codelet::ScatterAdd { .. }
                 | Codelet::WriteRows
                 | Codelet::Stash
                 | Codelet::Advance
@@ -139,7 +143,7 @@ impl Codelet {
                 | Codelet::CausalMask
                 | Codelet::MaskBeyond
                 | Codelet::SoftmaxGrad { .. }
-                | Codelet::CrossEntropyGrad
+                | Codelet::CrossEntropyGrad { .. }
                 | Codelet::Dropout { .. }
         )
     }

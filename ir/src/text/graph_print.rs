@@ -128,6 +128,14 @@ fn attributes(op: &Op) -> String {
             list.extend(causal.then(|| "causal".into()));
         }
         Op::SoftmaxGrad { scale } => list.extend(scaled(*scale)),
+        Op::CrossEntropy { padding } => list.extend(counted("padding", *padding)),
+        Op::CrossEntropyGrad { first, padding } => {
+            list.extend(counted("first", *first));
+            list.extend(counted("padding", *padding));
+        }
+        Op::Gather { first } | Op::ScatterAdd { first } => {
+            list.extend(first.map(|first| format!("first: {first}")));
+        }
         Op::Reduce { leading, out, .. } => {
             list.push(format!("leading: {leading}"));
             list.extend(out.map(|out| format!("out: {out}")));
@@ -145,6 +153,11 @@ fn attributes(op: &Op) -> String {
     } else {
         format!("{{{}}}", list.join(", "))
     }
+}
+
+/// An attribute that is 0 where nothing is said.
+pub(super) fn counted(key: &str, count: usize) -> Option<String> {
+    (count > 0).then(|| format!("{key}: {count}"))
 }
 
 fn scaled(scale: Real) -> Option<String> {

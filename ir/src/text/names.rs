@@ -86,7 +86,7 @@ fn result_suffix(op: &Op, result: usize) -> String {
         (Op::LayerNorm { .. }, 1) => ".mean".into(),
         (Op::LayerNorm { .. }, 2) => ".rstd".into(),
         (Op::LayerNormParamGrad, 1) => ".shift".into(),
-        (Op::CrossEntropy, 1) => ".logsumexp".into(),
+        (Op::CrossEntropy { .. }, 1) => ".logsumexp".into(),
         _ => format!(".{result}"),
     }
 }

@@ -158,8 +158,12 @@ impl OpBuilder<'_> {
             "broadcast" => Op::Broadcast {
                 shape: self.declared()?.shape,
             },
-            "gather" => Op::Gather,
-            "scatter_add" => Op::ScatterAdd,
+            "gather" => Op::Gather {
+                first: self.optional_whole("first")?,
+            },
+            "scatter_add" => Op::ScatterAdd {
+                first: self.optional_whole("first")?,
+            },
             "write_rows" => Op::WriteRows,
             "transpose" => Op::Transpose {
                 perm: SmallVec::from_vec(self.list("perm")?),
@@ -205,8 +209,13 @@ impl OpBuilder<'_> {
             "softmax_grad" => Op::SoftmaxGrad {
                 scale: self.scale()?,
             },
-            "cross_entropy" => Op::CrossEntropy,
-            "cross_entropy_grad" => Op::CrossEntropyGrad,
+            "cross_entropy" => Op::CrossEntropy {
+                padding: self.whole_or_zero("padding")?,
+            },
+            "cross_entropy_grad" => Op::CrossEntropyGrad {
+                first: self.whole_or_zero("first")?,
+                padding: self.whole_or_zero("padding")?,
+            },
             name => {
                 let unary = UnaryOp::ALL.into_iter().find(|u| u.name() == name);
                 let binary = BinaryOp::ALL.into_iter().find(|b| b.name() == name);
@@ -299,11 +308,15 @@ impl OpBuilder<'_> {
     }
 
     fn whole(&mut self, key: &'static str) -> Built<usize> {
-        let a = self.need(key)?;
-        match a.value {
-            AttributeValue::Whole(n) => Ok(n),
-            _ => wrong_kind(a, "a whole number after the attribute"),
-        }
+        whole_value(self.need(key)?)
+    }
+
+    fn optional_whole(&mut self, key: &str) -> Built<Option<usize>> {
+        self.attribute(key).map(whole_value).transpose()
+    }
+
+    fn whole_or_zero(&mut self, key: &str) -> Built<usize> {
+        Ok(self.optional_whole(key)?.unwrap_or(0))
     }
 
     /// The element type of a result, where it is stated.
@@ -347,6 +360,13 @@ impl OpBuilder<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn whole_value(a: &Attribute) -> Built<usize> {
+    match a.value {
+        AttributeValue::Whole(n) => Ok(n),
+        _ => wrong_kind(a, "a whole number after the attribute"),
     }
 }
 

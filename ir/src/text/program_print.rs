@@ -23,7 +23,7 @@
 //! two axes, `m by 8` one in grains of 8 elements. A move names the source, the views it is seen through, and what it fills.
 
 use super::columns::{align, grouped};
-use super::graph_print::{graph_name, real};
+use super::graph_print::{counted, graph_name, real};
 use super::lexer::quote;
 use super::map_expr;
 use super::program_names::ProgramNames;
@@ -448,6 +448,14 @@ fn attributes(codelet: &Codelet) -> String {
             list.push(format!("scale: {}", real(*scale)));
         }
         Codelet::SoftmaxGrad { scale } => list.push(format!("scale: {}", real(*scale))),
+        Codelet::RowMaxSum { padding } => list.extend(counted("padding", *padding as usize)),
+        Codelet::PickLabel { first }
+        | Codelet::Gather { first }
+        | Codelet::ScatterAdd { first } => list.extend(counted("first", *first as usize)),
+        Codelet::CrossEntropyGrad { first, padding } => {
+            list.extend(counted("first", *first as usize));
+            list.extend(counted("padding", *padding as usize));
+        }
         Codelet::Dropout { p, key } => list.push(format!("p: {}, key: {key}", real(*p))),
         _ => {}
     }

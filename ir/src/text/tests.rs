@@ -183,17 +183,44 @@ fn rows(b: &mut Builder<'_>, x: Value) {
         }
     }
     let labels = b.input("labels", TensorType::i32([6])).unwrap();
-    let loss = b.results("loss", Op::CrossEntropy, &[x, labels]).unwrap();
+    let loss = b
+        .results("loss", Op::CrossEntropy { padding: 0 }, &[x, labels])
+        .unwrap();
     let operands = [x, labels, loss[1], loss[0]];
-    b.op("loss.grad", Op::CrossEntropyGrad, &operands).unwrap();
+    b.op(
+        "loss.grad",
+        Op::CrossEntropyGrad {
+            first: 0,
+            padding: 0,
+        },
+        &operands,
+    )
+    .unwrap();
     b.output("loss", loss[0]).unwrap();
+    let sliced = Op::CrossEntropy { padding: 3 };
+    let loss = b.results("sliced", sliced, &[x, x, labels]).unwrap();
+    let operands = [x, labels, loss[1], loss[0]];
+    for (first, padding) in [(0, 3), (8, 0), (8, 3)] {
+        let op = Op::CrossEntropyGrad { first, padding };
+        b.op("sliced.grad", op, &operands).unwrap();
+    }
 }
 
 fn tables_and_views(b: &mut Builder<'_>, x: Value) {
     b.scope("2nd scope");
     let ids = b.input("ids", TensorType::i32([5])).unwrap();
-    let rows = b.op("gather", Op::Gather, &[x, ids]).unwrap();
-    b.op("scatter", Op::ScatterAdd, &[x, ids, rows]).unwrap();
+    let rows = b
+        .op("gather", Op::Gather { first: None }, &[x, ids])
+        .unwrap();
+    b.op("scatter", Op::ScatterAdd { first: None }, &[x, ids, rows])
+        .unwrap();
+    for first in [Some(0), Some(7)] {
+        b.op("sliced.gather", Op::Gather { first }, &[x, ids])
+            .unwrap();
+        let operands = [x, ids, rows];
+        b.op("sliced.scatter", Op::ScatterAdd { first }, &operands)
+            .unwrap();
+    }
     let kinds = [ReduceKind::Sum, ReduceKind::SumSquares, ReduceKind::Max];
     for (leading, kind) in kinds.into_iter().enumerate() {
         b.reduce("reduce", kind, leading, x).unwrap();

@@ -22,11 +22,12 @@ pub(super) enum Contribution {
         start: usize,
         value: Value,
     },
-    /// Row `i` of `updates` at row `ids[i]` of the table, adding up where ids repeat. The op that adds them is made at
+    /// Row `i` of `updates` at row `ids[i]` of the table, or of a slice of it from entry `first` on, adding up where ids repeat. The op that adds them is made at
     /// `place` under `name`, which are those of the op that read the table.
     Rows {
         ids: Value,
         updates: Value,
+        first: Option<usize>,
         name: String,
         place: Place,
     },
@@ -35,6 +36,17 @@ pub(super) enum Contribution {
 impl Contribution {
     pub(super) fn is_rows(&self) -> bool {
         matches!(self, Contribution::Rows { .. })
+    }
+
+    /// True for a product of two tensors that nobody has read yet.
+    pub(super) fn is_product(&self, graph: &Graph) -> bool {
+        let Contribution::Whole(value) = *self else {
+            return false;
+        };
+        let node = graph.node(value.op);
+        matches!(node.op, Op::Matmul { .. })
+            && node.operands().len() == 2
+            && graph.use_count(value.op) == 0
     }
 }
 
@@ -123,6 +135,7 @@ impl Sum<'_> {
         let Contribution::Rows {
             ids,
             updates,
+            first,
             name,
             place,
         } = rows
@@ -135,10 +148,34 @@ impl Sum<'_> {
         let rows = Contribution::Rows {
             ids,
             updates,
+            first,
             name,
             place,
         };
         self.scatter(base, rows, dtype)
+    }
+
+    /// `base + share · product`, with the share taken of the product's second operand: so the product can be made in the base's own place.
+    pub(super) fn product_onto(
+        mut self,
+        base: Value,
+        product: Contribution,
+        share: Value,
+    ) -> Built {
+        let Contribution::Whole(product) = product else {
+            unreachable!("a product is a whole tensor");
+        };
+        let node = self.graph.node(product.op).clone();
+        let &[a, b] = node.operands() else {
+            unreachable!("a product has two operands");
+        };
+        let (dtype, operand) = (self.graph.ty(base).dtype, self.graph.ty(b).dtype);
+        let b = self.scaled(b, share)?;
+        let b = self.cast(b, operand)?;
+        let scaled = self.graph.insert(node.op, &[a, b], node.name, node.place)?;
+        self.graph.erase(product.op);
+        let scaled = self.cast(self.graph.value(scaled), dtype)?;
+        self.add(base, scaled)
     }
 
     fn scaled(&mut self, value: Value, factor: Value) -> Built {
@@ -215,6 +252,7 @@ impl Sum<'_> {
         let Contribution::Rows {
             ids,
             updates,
+            first,
             name,
             place,
         } = rows
@@ -222,9 +260,8 @@ impl Sum<'_> {
             unreachable!("dense contributions are added, not scattered");
         };
         let updates = self.cast(updates, dtype)?;
-        let id = self
-            .graph
-            .insert(Op::ScatterAdd, &[base, ids, updates], name, place)?;
+        let op = Op::ScatterAdd { first };
+        let id = self.graph.insert(op, &[base, ids, updates], name, place)?;
         Ok(self.graph.value(id))
     }
 

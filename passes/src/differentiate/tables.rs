@@ -7,10 +7,15 @@ use super::DifferentiateError;
 use super::contribution::Contribution;
 use super::step::Step;
 
-pub(super) fn gather(step: &mut Step<'_>, g: Value) -> Result<(), DifferentiateError> {
+pub(super) fn gather(
+    step: &mut Step<'_>,
+    g: Value,
+    first: Option<usize>,
+) -> Result<(), DifferentiateError> {
     let contribution = Contribution::Rows {
         ids: step.operand(1),
         updates: g,
+        first,
         name: step.name("grad_table"),
         place: step.place(),
     };
@@ -18,11 +23,15 @@ pub(super) fn gather(step: &mut Step<'_>, g: Value) -> Result<(), DifferentiateE
     Ok(())
 }
 
-pub(super) fn scatter_add(step: &mut Step<'_>, g: Value) -> Result<(), DifferentiateError> {
+pub(super) fn scatter_add(
+    step: &mut Step<'_>,
+    g: Value,
+    first: Option<usize>,
+) -> Result<(), DifferentiateError> {
     step.give(0, g);
     if step.wants(2) {
         let ids = step.operand(1);
-        let grad = step.emit("grad_updates", Op::Gather, &[g, ids])?;
+        let grad = step.emit("grad_updates", Op::Gather { first }, &[g, ids])?;
         step.give(2, grad);
     }
     Ok(())

@@ -27,8 +27,11 @@ pub(super) fn flops(graph: &Graph, id: OpId) -> u64 {
         | Op::LayerNormGrad
         | Op::Softmax { .. }
         | Op::SoftmaxGrad { .. }
-        | Op::CrossEntropyGrad => 5 * elements(0),
-        Op::Reduce { .. } | Op::LayerNormParamGrad | Op::CrossEntropy | Op::ScatterAdd => node
+        | Op::CrossEntropyGrad { .. } => 5 * elements(0),
+        Op::Reduce { .. }
+        | Op::LayerNormParamGrad
+        | Op::CrossEntropy { .. }
+        | Op::ScatterAdd { .. } => node
             .operands()
             .last()
             .map_or(0, |&v| graph.ty(v).shape.elements() as u64),

@@ -61,7 +61,7 @@ impl OpLowering<'_, '_, '_> {
         (least..=n).find(|s| n.is_multiple_of(*s)).unwrap_or(n)
     }
 
-    pub(super) fn gather(&mut self) -> Result<(), LowerError> {
+    pub(super) fn gather(&mut self, first: u32) -> Result<(), LowerError> {
         let ty = self.result_ty(0);
         let (n, width) = (ty.shape[0], ty.shape[1]);
         let table = self.table(n);
@@ -102,7 +102,7 @@ impl OpLowering<'_, '_, '_> {
             let inputs = [Operand::whole(table), Operand::whole(ids)];
             self.compute(
                 "lookup",
-                Codelet::Gather,
+                Codelet::Gather { first },
                 layout.grid,
                 &inputs,
                 &[Operand::whole(found)],
@@ -146,7 +146,7 @@ impl OpLowering<'_, '_, '_> {
         self.sum_leading_to(found, dtype, target)
     }
 
-    pub(super) fn scatter_add(&mut self) -> Result<(), LowerError> {
+    pub(super) fn scatter_add(&mut self, first: u32) -> Result<(), LowerError> {
         let base = self.scatter_base();
         let layout = self.g.lw.layout_of(base);
         let grid = self.g.lw.grid_ref(layout.grid).clone();
@@ -171,7 +171,7 @@ impl OpLowering<'_, '_, '_> {
             let inputs = [Operand::whole(ids), Operand::whole(updates)];
             self.compute(
                 "scatter",
-                Codelet::ScatterAdd,
+                Codelet::ScatterAdd { first },
                 layout.grid,
                 &inputs,
                 &[Operand::whole(base)],
@@ -183,7 +183,7 @@ impl OpLowering<'_, '_, '_> {
 
     /// The variable that takes the sums: the base's own if it is free, else a copy of it.
     fn scatter_base(&mut self) -> VarId {
-        debug_assert!(matches!(self.g.graph.op(self.id), Op::ScatterAdd));
+        debug_assert!(matches!(self.g.graph.op(self.id), Op::ScatterAdd { .. }));
         if let Binding::Held { variable, views } = &self.g.bindings[&self.operand(0)] {
             let variable = *variable;
             let here = self.g.lw.program.grid_of(variable).ipu == self.ipu;

@@ -20,7 +20,9 @@ fn model() -> Graph {
     let ids = b.input("tokens", TensorType::i32([6])).unwrap();
     let labels = b.input("labels", TensorType::i32([6])).unwrap();
     let table = weight(&mut b, "wte", &[7, 4]);
-    let x = b.op("wte", Op::Gather, &[table, ids]).unwrap();
+    let x = b
+        .op("wte", Op::Gather { first: None }, &[table, ids])
+        .unwrap();
     let (scale, shift) = (weight(&mut b, "ln.w", &[4]), weight(&mut b, "ln.b", &[4]));
     let epsilon = Real(1e-5);
     let normal = b
@@ -34,7 +36,9 @@ fn model() -> Graph {
     let y = b.add("residual", x, y).unwrap();
     let logits = b.matmul("lm_head", y, table, false, true).unwrap();
     b.output("logits", logits).unwrap();
-    let losses = b.op("ce", Op::CrossEntropy, &[logits, labels]).unwrap();
+    let losses = b
+        .op("ce", Op::CrossEntropy { padding: 0 }, &[logits, labels])
+        .unwrap();
     let loss = b.reduce("loss.sum", ReduceKind::Sum, 1, losses).unwrap();
     let loss = b.scale("loss", loss, 1.0 / 6.0).unwrap();
     b.output("loss", loss).unwrap();

@@ -51,14 +51,14 @@ pub(super) fn op_cost(op: &Op, operands: &[&TensorType], results: &[TensorType])
         }
         Op::Cast { .. } | Op::CausalMask | Op::MaskBeyond => PER_OP + reads + out,
         Op::Dropout { .. } => PER_OP + reads + 4 * out,
-        Op::Softmax { .. } | Op::SoftmaxGrad { .. } | Op::CrossEntropyGrad => {
+        Op::Softmax { .. } | Op::SoftmaxGrad { .. } | Op::CrossEntropyGrad { .. } => {
             PER_OP + reads + 6 * out
         }
         Op::LayerNorm { .. } | Op::LayerNormGrad => PER_OP + reads + 4 * out,
-        Op::LayerNormParamGrad | Op::CrossEntropy | Op::Reduce { .. } => {
+        Op::LayerNormParamGrad | Op::CrossEntropy { .. } | Op::Reduce { .. } => {
             PER_OP + reads + 2 * largest_operand
         }
-        Op::Gather | Op::ScatterAdd | Op::WriteRows => PER_OP + reads + out,
+        Op::Gather { .. } | Op::ScatterAdd { .. } | Op::WriteRows => PER_OP + reads + out,
         // They cross links, and as many times as the graph says.
         Op::AllReduce | Op::ReduceScatter | Op::Shard | Op::AllGather { .. } => {
             4 * PER_OP + reads + 8 * out

@@ -271,6 +271,6 @@ mod tests {
             assert_eq!(op_of(op.name(), &attrs), Some(op.clone()));
             assert!(mnemonics().any(|name| name == op.name()));
         }
-        assert_eq!(attributes(&Op::Gather), None);
+        assert_eq!(attributes(&Op::Gather { first: None }), None);
     }
 }

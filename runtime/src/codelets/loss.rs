@@ -11,7 +11,18 @@ use super::{Isa, Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory, lanes
 
 /// `(logits: [r, c]) → (max: [1, r], sum: [1, r])`
 pub(super) struct RowMaxSum {
+    pub(super) padding: usize,
     pub(super) isa: Isa,
+}
+
+/// Columns of the block that are no padding: the last `padding` columns of the whole tensor are.
+fn classes(logits: &Operand<'_>, padding: usize) -> usize {
+    let (_, c) = logits.rows();
+    let all = logits.tensor_dims().last().copied().unwrap_or(0);
+    let left = all
+        .saturating_sub(padding)
+        .saturating_sub(logits.first_column());
+    left.min(c)
 }
 
 impl Kernel for RowMaxSum {
@@ -28,12 +39,14 @@ impl Kernel for RowMaxSum {
     fn run(&self, memory: &mut VertexMemory<'_, '_>, scratch: &mut Scratch) {
         let vertex = memory.vertex();
         let (_, c) = vertex.inputs[0].rows();
+        let classes = classes(&vertex.inputs[0], self.padding);
         let ([logits], [max, sum]) = memory.split();
         let logits: &[f32] = numbers(logits);
         let (max, sum): (&mut [f32], &mut [f32]) = (numbers_mut(max), numbers_mut(sum));
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..max.len() {
-            (max[r], sum[r]) = max_sum(self.isa, &logits[r * c..][..c], &mut scratch.floats[..c]);
+            let work = &mut scratch.floats[..classes];
+            (max[r], sum[r]) = max_sum(self.isa, &logits[r * c..][..classes], work);
         }
     }
 }
@@ -86,17 +99,18 @@ impl Kernel for JoinLogSumExp {
     }
 }
 
-/// Which of the block's columns a label falls into.
-fn column_of(label: i32, logits: &Operand<'_>) -> Option<usize> {
+/// Which of the block's columns a label falls into, which counts from `first`.
+fn column_of(label: i32, first: u32, logits: &Operand<'_>) -> Option<usize> {
     let (_, c) = logits.rows();
-    let column = usize::try_from(label)
-        .ok()?
-        .checked_sub(logits.first_column())?;
+    let class = usize::try_from(label).ok()?.checked_sub(first as usize)?;
+    let column = class.checked_sub(logits.first_column())?;
     (column < c).then_some(column)
 }
 
 /// `(logits: [r, c], labels: i32[r]) → picked: [1, r]`
-pub(super) struct PickLabel;
+pub(super) struct PickLabel {
+    pub(super) first: u32,
+}
 
 impl Kernel for PickLabel {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
@@ -117,7 +131,8 @@ impl Kernel for PickLabel {
         let (logits, labels): (&[f32], &[i32]) = (numbers(logits), numbers(labels));
         let picked: &mut [f32] = numbers_mut(picked);
         for (r, (picked, &label)) in picked.iter_mut().zip(labels).enumerate() {
-            *picked = column_of(label, operand).map_or(0.0, |column| logits[r * c + column]);
+            let column = column_of(label, self.first, operand);
+            *picked = column.map_or(0.0, |column| logits[r * c + column]);
         }
     }
 }
@@ -154,6 +169,8 @@ impl Kernel for RowLoss {
 
 /// `(logits: [r, c], labels: i32[r], logsumexp: [r], g: [r]) → [r, c]`, also in place on `logits`
 pub(super) struct CrossEntropyGrad {
+    pub(super) first: u32,
+    pub(super) padding: usize,
     pub(super) isa: Isa,
 }
 
@@ -185,6 +202,7 @@ impl Kernel for CrossEntropyGrad {
         let vertex = memory.vertex();
         let operand = &vertex.inputs[0];
         let (rows, c) = operand.rows();
+        let classes = classes(operand, self.padding);
         scratch.floats.resize(scratch.floats.len().max(c), 0.0);
         for r in 0..rows {
             let work = &mut scratch.floats[..c];
@@ -195,10 +213,12 @@ impl Kernel for CrossEntropyGrad {
                 work.fill(0.0);
             } else {
                 let logits: &[f32] = memory.input(0);
-                let column = column_of(label, operand);
+                let column = column_of(label, self.first, operand).filter(|&j| j < classes);
                 // The label's column is written last, from its own probability: subtracting 1 after the product would round twice.
                 let at_label = column.map(|j| (math::exp(logits[r * c + j] - logsumexp) - 1.0) * g);
-                probabilities(self.isa, &logits[r * c..][..c], logsumexp, g, work);
+                let (work, padding) = work.split_at_mut(classes);
+                padding.fill(0.0);
+                probabilities(self.isa, &logits[r * c..][..classes], logsumexp, g, work);
                 if let (Some(j), Some(value)) = (column, at_label) {
                     work[j] = value;
                 }

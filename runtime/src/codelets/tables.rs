@@ -8,21 +8,32 @@ use super::vertex::{expect_elements, expect_rows};
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 
-/// The block's own row of an id; `None` for ids of other tiles, and for ids outside the table.
-fn row_of(id: i32, table: &Operand<'_>) -> Option<usize> {
+/// The block's own row of an id, which counts from `first`; `None` for ids of other tiles, and for ids outside the table.
+fn row_of(id: i32, first: u32, table: &Operand<'_>) -> Option<usize> {
     let (v, _) = table.rows();
-    let row = usize::try_from(id).ok()?.checked_sub(table.first_row())?;
+    let entry = usize::try_from(id).ok()?.checked_sub(first as usize)?;
+    let row = entry.checked_sub(table.first_row())?;
     (row < v).then_some(row)
 }
 
 /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of other tiles' ids are 0.
-struct Gather<T>(PhantomData<T>);
+struct Gather<T> {
+    first: u32,
+    element: PhantomData<T>,
+}
 
 /// The kernel for a table and rows of `dtype`, whose bits are all that matters.
-pub(super) fn gather(dtype: DType) -> Box<dyn Kernel> {
+pub(super) fn gather(dtype: DType, first: u32) -> Box<dyn Kernel> {
     match dtype.bytes() {
-        2 => Box::new(Gather::<u16>(PhantomData)),
-        _ => Box::new(Gather::<u32>(PhantomData)),
+        2 => Box::new(Gather::<u16>::from(first)),
+        _ => Box::new(Gather::<u32>::from(first)),
+    }
+}
+
+impl<T> From<u32> for Gather<T> {
+    fn from(first: u32) -> Self {
+        let element = PhantomData;
+        Gather { first, element }
     }
 }
 
@@ -51,7 +62,7 @@ impl<T: bytemuck::Pod + Send + Sync> Kernel for Gather<T> {
             return;
         }
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(d)) {
-            match row_of(id, operand) {
+            match row_of(id, self.first, operand) {
                 Some(row) => out.copy_from_slice(&table[row * d..][..d]),
                 None => out.fill(T::zeroed()),
             }
@@ -60,7 +71,9 @@ impl<T: bytemuck::Pod + Send + Sync> Kernel for Gather<T> {
 }
 
 /// `(ids: i32[n], updates: [n, d]) → table: [v, d]` in place, in the order of the ids.
-pub(super) struct ScatterAdd;
+pub(super) struct ScatterAdd {
+    pub(super) first: u32,
+}
 
 impl Kernel for ScatterAdd {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
@@ -84,7 +97,7 @@ impl Kernel for ScatterAdd {
         let (ids, updates, table): (&[i32], &[f32], &mut [f32]) =
             (numbers(ids), numbers(updates), numbers_mut(table));
         for (i, &id) in ids.iter().enumerate() {
-            let Some(row) = row_of(id, operand) else {
+            let Some(row) = row_of(id, self.first, operand) else {
                 continue;
             };
             for (t, &u) in table[row * d..][..d].iter_mut().zip(&updates[i * d..][..d]) {
@@ -156,7 +169,7 @@ mod tests {
             integers(DType::I32, &[9], &ids),
         ];
         let out = run(
-            &*gather(DType::F32),
+            &*gather(DType::F32, 0),
             &inputs,
             &[whole(&[1, 9, 5], &[7.0; 45])],
         );
@@ -175,7 +188,7 @@ mod tests {
         let ids = [6, 4, 6, -3, 9];
         let inputs = [integers(DType::I32, &[5], &ids), whole(&[5, 7], &updates)];
         let out = run(
-            &ScatterAdd,
+            &ScatterAdd { first: 0 },
             &inputs,
             &[block(&[24, 7], &[4, 0], &[3, 7], &table)],
         );
@@ -209,16 +222,35 @@ mod tests {
     }
 
     #[test]
+    fn ids_count_from_the_first_of_a_slice() {
+        let table = random(3 * 5, 1);
+        let ids = [4, 6, 7, 5, 0, -1, i32::MIN, i32::MAX];
+        let shifted = ids.map(|id: i32| id.wrapping_add(1000));
+        let slice = block(&[24, 5], &[4, 0], &[3, 5], &table);
+        let updates = whole(&[8, 5], &random(8 * 5, 2));
+        let both = |ids: &[i32], first| {
+            let ids = integers(DType::I32, &[8], ids);
+            let inputs = [slice.clone(), ids.clone()];
+            let out = whole(&[1, 8, 5], &[7.0; 40]);
+            let rows = run(&*gather(DType::F32, first), &inputs, &[out]);
+            let inputs = [ids, updates.clone()];
+            let table = run(&ScatterAdd { first }, &inputs, std::slice::from_ref(&slice));
+            (rows, table)
+        };
+        assert_eq!(both(&shifted, 1000), both(&ids, 0));
+    }
+
+    #[test]
     fn empty_blocks() {
         let ids = integers(DType::I32, &[2], &[0, 1]);
         let out = run(
-            &*gather(DType::F32),
+            &*gather(DType::F32, 0),
             &[block(&[4, 3], &[4, 0], &[0, 3], &[]), ids.clone()],
             &[whole(&[1, 2, 3], &[7.0; 6])],
         );
         assert_eq!(out[0], [0.0; 6]);
         let out = run(
-            &ScatterAdd,
+            &ScatterAdd { first: 0 },
             &[ids, whole(&[2, 3], &[1.0; 6])],
             &[block(&[4, 3], &[4, 0], &[0, 3], &[])],
         );

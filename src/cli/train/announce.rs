@@ -80,6 +80,7 @@ impl Options {
             return Ok(());
         };
         let accumulation = manifest.gradient_accumulation_steps;
+        let slices = manifest.embedding_serialization_factor;
         for (field, value) in [
             ("layers_per_ipu", json!(manifest.layers_per_ipu)),
             ("ipus_per_replica", json!(manifest.layers_per_ipu.len())),
@@ -89,6 +90,8 @@ impl Options {
                 "device_iterations",
                 json!(self.schedule.device_iterations()),
             ),
+            ("embedding_serialization_factor", json!(slices)),
+            ("projection_serialization_factor", json!(slices)),
             (
                 "inference_replication_factor",
                 json!(self.inference.replicas()),

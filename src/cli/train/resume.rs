@@ -111,6 +111,10 @@ impl Options {
             "gradient_accumulation_steps",
             manifest.gradient_accumulation_steps,
         );
+        run.setting(
+            "embedding_serialization_factor",
+            manifest.embedding_serialization_factor,
+        );
         run.setting("device_iterations", self.schedule.device_iterations());
         run.setting("block_size", blocks.block_size());
         run.setting("seed", self.schedule.seed);

@@ -9,7 +9,9 @@ use superstep_ir::graph::{Graph, Value};
 use superstep_ir::op::{Op, StateKind};
 use superstep_ir::types::{DType, TensorType};
 
-use super::{Built, Gpt2Config, GraphOptions, ModelBuilder, ModelError, score_factor};
+use super::{
+    Built, Gpt2Config, GraphOptions, ModelBuilder, ModelError, VocabularySlices, score_factor,
+};
 
 /// How much a generation works on at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +52,10 @@ pub fn gpt2_prefill_graph(config: &Gpt2Config, shape: CacheShape) -> Result<Grap
     };
     let (hidden, wte) = model.trunk()?;
     let last = model.b.input("last", TensorType::i32([shape.batch]))?;
-    let hidden = model.b.op("last", Op::Gather, &[hidden, last])?;
-    model.next_token_logits(hidden, wte)?;
+    let hidden = model
+        .b
+        .op("last", Op::Gather { first: None }, &[hidden, last])?;
+    model.next_token_logits(hidden, wte[0])?;
     Ok(graph)
 }
 
@@ -80,7 +84,7 @@ pub fn gpt2_decode_graph(config: &Gpt2Config, shape: CacheShape) -> Result<Graph
         by_head,
     };
     let (hidden, wte) = model.trunk()?;
-    model.next_token_logits(hidden, wte)?;
+    model.next_token_logits(hidden, wte[0])?;
     Ok(graph)
 }
 
@@ -118,6 +122,7 @@ fn builder<'a>(
         logits: true,
         dropout: false,
         loss_chunks: 1,
+        vocabulary: VocabularySlices::whole(config.vocab_size),
     };
     ModelBuilder::new(graph, config, options)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frontend::preset;
+use superstep_ir::interpret::Tensor;
 
 fn options() -> GraphOptions {
     GraphOptions {
@@ -11,6 +12,7 @@ fn options() -> GraphOptions {
         logits: true,
         dropout: true,
         loss_chunks: 1,
+        vocabulary: VocabularySlices::whole(31),
     }
 }
 
@@ -87,6 +89,18 @@ fn outputs_have_the_promised_shapes_whatever_the_chunks() {
         assert_eq!(shape_of(&graph, "loss"), [0usize; 0]);
         assert_eq!(shape_of(&graph, "logits"), [14, 31]);
     }
+    for slices in [1, 3, 4, 31] {
+        let vocabulary = VocabularySlices::new(31, slices, 2);
+        let graph = gpt2_graph(
+            &small(),
+            GraphOptions {
+                vocabulary,
+                ..options()
+            },
+        )
+        .unwrap();
+        assert_eq!(shape_of(&graph, "logits"), [14, 31]);
+    }
     let shape = CacheShape {
         batch: 3,
         prompt: 4,
@@ -149,12 +163,77 @@ fn impossible_options_are_named() {
         }
     );
     assert_eq!(
+        build(|o| o.vocabulary = VocabularySlices::new(31, 32, 1)),
+        ModelError::Slices {
+            slices: 32,
+            vocabulary: 31
+        }
+    );
+    assert_eq!(
         build(|o| o.batch = 1 << 40),
         ModelError::TooManyRows {
             batch: 1 << 40,
             seq: 7
         }
     );
+}
+
+/// Logits and loss of the model, by the interpreter, with the head cut like that.
+fn interpreted(vocabulary: VocabularySlices, loss_chunks: usize) -> [Vec<f64>; 2] {
+    let options = GraphOptions {
+        dropout: false,
+        vocabulary,
+        loss_chunks,
+        ..options()
+    };
+    let graph = gpt2_graph(&small(), options).unwrap();
+    let random = |name: &str, n: usize| -> Vec<f64> {
+        let stream = superstep_ir::random::Stream::named(5, name);
+        (0..n as u64).map(|i| stream.uniform_f64(i) - 0.5).collect()
+    };
+    let mut states = std::collections::BTreeMap::new();
+    for (_, state, _, ty) in graph.parameters() {
+        if !state.starts_with(TABLE) {
+            let data = random(state, ty.shape.elements());
+            states.insert(
+                state.to_string(),
+                Tensor {
+                    ty: ty.clone(),
+                    data,
+                },
+            );
+        }
+    }
+    let table = vocabulary.cut(&random(TABLE, 31 * 24), 24);
+    for (name, data) in vocabulary.states(TABLE).zip(table) {
+        let ty = TensorType::f32([vocabulary.rows(), 24]);
+        states.insert(name, Tensor { ty, data });
+    }
+    let ids = |shift: usize| (0..14).map(|i| ((i * 5 + shift) % 31) as f64).collect();
+    let ids = |shift| Tensor {
+        ty: TensorType::i32([2, 7]),
+        data: ids(shift),
+    };
+    let inputs = [
+        ("tokens".to_string(), ids(0)),
+        ("labels".to_string(), ids(5)),
+    ]
+    .into();
+    let out = superstep_ir::interpret::run(&graph, &mut states, &inputs).unwrap();
+    ["logits", "loss"].map(|name| out[name].data.clone())
+}
+
+#[test]
+fn slices_and_padding_do_not_change_the_model() {
+    let whole = interpreted(VocabularySlices::whole(31), 1);
+    for (slices, replicas, chunks) in [(2, 1, 1), (4, 1, 3), (4, 4, 1), (31, 1, 2), (30, 1, 1)] {
+        let got = interpreted(VocabularySlices::new(31, slices, replicas), chunks);
+        for (got, want) in got.iter().zip(&whole) {
+            assert_eq!(got.len(), want.len());
+            let off = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+            assert!(off.fold(0.0, f64::max) < 1e-12, "{slices} slices");
+        }
+    }
 }
 
 #[test]

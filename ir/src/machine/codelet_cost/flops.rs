@@ -31,19 +31,19 @@ pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockSh
         | Codelet::LayerNormGrad
         | Codelet::Softmax { .. }
         | Codelet::SoftmaxGrad { .. }
-        | Codelet::CrossEntropyGrad => 5 * x.elements(),
-        Codelet::LayerNormParamGrad | Codelet::RowMaxSum | Codelet::JoinLogSumExp => {
+        | Codelet::CrossEntropyGrad { .. } => 5 * x.elements(),
+        Codelet::LayerNormParamGrad | Codelet::RowMaxSum { .. } | Codelet::JoinLogSumExp => {
             4 * x.elements()
         }
         Codelet::RowLoss => x.elements() + out.elements(),
-        Codelet::ScatterAdd => inputs.get(1).map_or(0, BlockShape::elements),
+        Codelet::ScatterAdd { .. } => inputs.get(1).map_or(0, BlockShape::elements),
         Codelet::Dropout { .. } | Codelet::Cast => out.elements(),
         Codelet::Fill { .. }
         | Codelet::CausalMask
         | Codelet::MaskBeyond
         | Codelet::WriteRows
-        | Codelet::PickLabel
-        | Codelet::Gather
+        | Codelet::PickLabel { .. }
+        | Codelet::Gather { .. }
         | Codelet::Transpose
         | Codelet::Stash
         | Codelet::Restore

@@ -78,7 +78,7 @@ fn all(r: usize, c: usize) -> Vec<(Codelet, Vec<BlockShape>, Vec<BlockShape>)> {
             with(vec![]),
         ),
         (
-            Codelet::RowMaxSum,
+            Codelet::RowMaxSum { padding: 0 },
             with(vec![]),
             vec![block(&[1, r]), block(&[1, r])],
         ),
@@ -87,24 +87,31 @@ fn all(r: usize, c: usize) -> Vec<(Codelet, Vec<BlockShape>, Vec<BlockShape>)> {
             vec![block(&[c, r]), block(&[c, r])],
             vec![rows.clone()],
         ),
-        (Codelet::PickLabel, with(vec![ids(r)]), vec![block(&[1, r])]),
+        (
+            Codelet::PickLabel { first: 0 },
+            with(vec![ids(r)]),
+            vec![block(&[1, r])],
+        ),
         (
             Codelet::RowLoss,
             vec![block(&[c, r]), rows.clone(), ids(r)],
             vec![rows.clone()],
         ),
         (
-            Codelet::CrossEntropyGrad,
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
             [with(vec![ids(r)]), stats()].concat(),
             with(vec![]),
         ),
         (
-            Codelet::Gather,
+            Codelet::Gather { first: 0 },
             with(vec![ids(24)]),
             vec![block(&[1, 24, c])],
         ),
         (
-            Codelet::ScatterAdd,
+            Codelet::ScatterAdd { first: 0 },
             vec![ids(24), block(&[24, c])],
             with(vec![]),
         ),

@@ -139,11 +139,11 @@ fn touched(codelet: &Codelet, class: &TileClass) -> (u64, u64) {
     let bytes = |blocks: &[BlockShape]| blocks.iter().map(BlockShape::bytes).sum::<u64>();
     let (read, written) = (bytes(&class.inputs), bytes(&class.outputs));
     match codelet {
-        Codelet::Gather => {
+        Codelet::Gather { .. } => {
             let table = class.inputs.first().map_or(0, BlockShape::bytes);
             (read - table + written, written)
         }
-        Codelet::ScatterAdd => {
+        Codelet::ScatterAdd { .. } => {
             let updates = class.inputs.get(1).map_or(0, BlockShape::bytes);
             (read + updates, updates)
         }

@@ -123,16 +123,16 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             vector("the seed", &inputs[1], 2)?;
             same_block("output", &inputs[0], &outputs[0])
         }
-        Codelet::Gather | Codelet::ScatterAdd => v.table(codelet),
+        Codelet::Gather { .. } | Codelet::ScatterAdd { .. } => v.table(codelet),
         Codelet::WriteRows => v.write_rows(),
         Codelet::Stash => v.ring(&inputs[1], &outputs[0]),
         Codelet::Restore => v.ring(&outputs[0], &inputs[1]),
         Codelet::Advance => need(outputs[0].dtype == DType::U32, || "a counter is u32".into()),
-        Codelet::RowMaxSum
+        Codelet::RowMaxSum { .. }
         | Codelet::JoinLogSumExp
-        | Codelet::PickLabel
+        | Codelet::PickLabel { .. }
         | Codelet::RowLoss
-        | Codelet::CrossEntropyGrad => v.loss(codelet),
+        | Codelet::CrossEntropyGrad { .. } => v.loss(codelet),
     }
 }
 
@@ -146,21 +146,21 @@ fn counts(codelet: &Codelet) -> (usize, usize) {
         | Codelet::CausalMask
         | Codelet::Transpose
         | Codelet::Cast => (1, 1),
-        Codelet::RowMaxSum => (1, 2),
+        Codelet::RowMaxSum { .. } => (1, 2),
         Codelet::Matmul { .. }
         | Codelet::SoftmaxGrad { .. }
         | Codelet::MaskBeyond
         | Codelet::WriteRows
         | Codelet::JoinLogSumExp
-        | Codelet::PickLabel
-        | Codelet::Gather
-        | Codelet::ScatterAdd
+        | Codelet::PickLabel { .. }
+        | Codelet::Gather { .. }
+        | Codelet::ScatterAdd { .. }
         | Codelet::Stash
         | Codelet::Restore
         | Codelet::Dropout { .. } => (2, 1),
         Codelet::RowLoss => (3, 1),
         Codelet::LayerNorm { .. } => (3, 3),
-        Codelet::CrossEntropyGrad => (4, 1),
+        Codelet::CrossEntropyGrad { .. } => (4, 1),
         Codelet::LayerNormParamGrad => (4, 2),
         Codelet::LayerNormGrad => (5, 1),
     }
@@ -300,7 +300,7 @@ impl Vertex<'_> {
 
     fn table(&self, codelet: &Codelet) -> Check {
         let (table, ids, rows) = match codelet {
-            Codelet::Gather => (&self.inputs[0], 1, &self.outputs[0]),
+            Codelet::Gather { .. } => (&self.inputs[0], 1, &self.outputs[0]),
             _ => (&self.outputs[0], 0, &self.inputs[1]),
         };
         self.dtype(ids, DType::I32)?;
@@ -354,12 +354,12 @@ impl Vertex<'_> {
     fn loss(&self, codelet: &Codelet) -> Check {
         let (inputs, out) = (self.inputs, &self.outputs[0]);
         match codelet {
-            Codelet::RowMaxSum | Codelet::PickLabel => self.floats(&[0])?,
-            Codelet::CrossEntropyGrad => self.floats(&[0, 2, 3])?,
+            Codelet::RowMaxSum { .. } | Codelet::PickLabel { .. } => self.floats(&[0])?,
+            Codelet::CrossEntropyGrad { .. } => self.floats(&[0, 2, 3])?,
             _ => self.floats(&[0, 1])?,
         }
         match codelet {
-            Codelet::RowMaxSum => {
+            Codelet::RowMaxSum { .. } => {
                 per_row("maxima", &inputs[0], out)?;
                 per_row("sums", &inputs[0], &self.outputs[1])
             }
@@ -367,7 +367,7 @@ impl Vertex<'_> {
                 same_block("sums", &inputs[0], &inputs[1])?;
                 self.reduces(0, out)
             }
-            Codelet::PickLabel => {
+            Codelet::PickLabel { .. } => {
                 self.dtype(1, DType::I32)?;
                 per_row("labels", &inputs[0], &inputs[1])?;
                 per_row("output", &inputs[0], out)

@@ -180,7 +180,7 @@ fn cross_entropy() {
         .with_ids(&[("labels", &[3, -100, 0, 4])])
         .check(|b, p| {
             let labels = b.input("labels", i32s(4))?;
-            b.op("y", Op::CrossEntropy, &[p[0], labels])
+            b.op("y", Op::CrossEntropy { padding: 0 }, &[p[0], labels])
         });
 }
 
@@ -190,7 +190,32 @@ fn gather_with_repeated_and_missing_rows() {
         .with_ids(&[("ids", &[1, 4, 1, 0])])
         .check(|b, p| {
             let ids = b.input("ids", i32s(4))?;
-            let rows = b.op("rows", Op::Gather, &[p[0], ids])?;
+            let rows = b.op("rows", Op::Gather { first: None }, &[p[0], ids])?;
+            b.unary("y", UnaryOp::Square, rows)
+        });
+}
+
+#[test]
+fn cross_entropy_of_slices_with_padding() {
+    case(&[&[4, 3], &[4, 3]])
+        .with_ids(&[("labels", &[3, -100, 0, 2])])
+        .check(|b, p| {
+            let labels = b.input("labels", i32s(4))?;
+            b.op("y", Op::CrossEntropy { padding: 2 }, &[p[0], p[1], labels])
+        });
+}
+
+#[test]
+fn slices_of_a_table() {
+    case(&[&[3, 2], &[3, 2], &[4, 2]])
+        .with_ids(&[("ids", &[1, 5, 3, 0])])
+        .check(|b, p| {
+            let ids = b.input("ids", i32s(4))?;
+            let low = b.op("low", Op::Gather { first: Some(0) }, &[p[0], ids])?;
+            let first = Some(3);
+            let sum = b.op("sum", Op::ScatterAdd { first }, &[p[1], ids, p[2]])?;
+            let high = b.op("high", Op::Gather { first }, &[sum, ids])?;
+            let rows = b.add("rows", low, high)?;
             b.unary("y", UnaryOp::Square, rows)
         });
 }
@@ -201,7 +226,7 @@ fn scatter_add() {
         .with_ids(&[("ids", &[3, 0, 3])])
         .check(|b, p| {
             let ids = b.input("ids", i32s(3))?;
-            let sum = b.op("sum", Op::ScatterAdd, &[p[0], ids, p[1]])?;
+            let sum = b.op("sum", Op::ScatterAdd { first: None }, &[p[0], ids, p[1]])?;
             b.unary("y", UnaryOp::Square, sum)
         });
 }

@@ -75,7 +75,9 @@ fn contributions_run_onto_their_base() {
         .parameter("wte", StateKind::Weight, table.clone())
         .unwrap();
     let ids = b.input("ids", i32s(4)).unwrap();
-    let x = b.op("embed", Op::Gather, &[wte, ids]).unwrap();
+    let x = b
+        .op("embed", Op::Gather { first: None }, &[wte, ids])
+        .unwrap();
     let logits = b.matmul("lm_head", x, wte, false, true).unwrap();
     let loss = weighted_sum(&mut b, logits);
     let seed = b.constant("seed", 1.0, scalar()).unwrap();
@@ -86,7 +88,7 @@ fn contributions_run_onto_their_base() {
     let sums = differentiate_onto(&mut graph, loss, seed, &[(wte, accum)], Joining::Sum).unwrap();
 
     let scatter = sums[0].unwrap();
-    assert_eq!(*graph.op(scatter.op), Op::ScatterAdd);
+    assert_eq!(*graph.op(scatter.op), Op::ScatterAdd { first: None });
     assert_eq!(graph.node(scatter.op).name, "embed.grad_table");
     let add = graph.node(scatter.op).operands()[0];
     assert_eq!(*graph.op(add.op), Op::Binary(BinaryOp::Add));
@@ -103,6 +105,49 @@ fn contributions_run_onto_their_base() {
         ops,
         ["broadcast", "mul", "matmul", "matmul", "add", "scatter_add"]
     );
+}
+
+/// Slices of a tied table in half precision: product and rows are both added onto the accumulator itself, and there is no gradient of the
+/// slice beside it.
+#[test]
+fn running_means_of_slices_take_products_straight() {
+    let mut graph = Graph::new("tied");
+    let mut b = Builder::new(&mut graph);
+    let half = |dims: [usize; 2]| TensorType::new(DType::F16, dims);
+    let slice = b
+        .parameter("wte.1", StateKind::Weight, half([5, 3]))
+        .unwrap();
+    let ids = b.input("ids", i32s(4)).unwrap();
+    let first = Some(5);
+    let x = b.op("embed", Op::Gather { first }, &[slice, ids]).unwrap();
+    let logits = b.matmul("lm_head", x, slice, false, true).unwrap();
+    let loss = weighted_sum(&mut b, logits);
+    let half_scalar = TensorType::new(DType::F16, Shape::scalar());
+    let seed = b.constant("seed", 1.0, half_scalar).unwrap();
+    let [keep, take, share] =
+        ["keep", "take", "share"].map(|name| b.input(name, scalar()).unwrap());
+    let accum = b
+        .parameter("accum.wte.1", StateKind::Accumulator, half([5, 3]))
+        .unwrap();
+    let joining = Joining::RunningMean { keep, take, share };
+    let onto = [(slice, accum)];
+    let sums = differentiate_onto(&mut graph, loss, seed, &onto, joining).unwrap();
+
+    let scatter = sums[0].unwrap();
+    assert_eq!(*graph.op(scatter.op), Op::ScatterAdd { first });
+    let add = graph.node(scatter.op).operands()[0];
+    assert_eq!(*graph.op(add.op), Op::Binary(BinaryOp::Add));
+    let &[base, product] = graph.node(add.op).operands() else {
+        panic!("an addition has two operands");
+    };
+    assert_eq!(base, accum);
+    assert_eq!(graph.node(product.op).name, "lm_head.grad_w");
+    assert_eq!(graph.ty(product).dtype, DType::F16);
+    // The share is taken of the rows, not of the product.
+    let rows = graph.node(product.op).operands()[1];
+    let scaled = graph.node(rows.op).operands()[0];
+    assert_eq!(graph.node(scaled.op).operands()[1], share);
+    assert!(graph.uses(keep).is_empty() && graph.uses(take).is_empty());
 }
 
 /// The gradient of a fused query-key-value product is one concat of the three, without any zeros.
@@ -173,7 +218,7 @@ fn contributions_are_cast_to_their_base() {
     let ty = TensorType::new(DType::F16, [5, 3]);
     let w = b.parameter("w", StateKind::Weight, ty).unwrap();
     let ids = b.input("ids", i32s(4)).unwrap();
-    let rows = b.op("rows", Op::Gather, &[w, ids]).unwrap();
+    let rows = b.op("rows", Op::Gather { first: None }, &[w, ids]).unwrap();
     let square = b.unary("square", UnaryOp::Square, w).unwrap();
     let both = b.concat("both", &[rows, square], 0).unwrap();
     let loss = weighted_sum(&mut b, both);

@@ -79,7 +79,7 @@ fn gradients_run_onto_the_accumulator() {
     assert_eq!(*graph.op(product.op), transposed);
     // The tied embedding: the table rows go onto what the head has left.
     let scatter = assigned(graph, "accum.wte").op;
-    assert_eq!(*graph.op(scatter), Op::ScatterAdd);
+    assert_eq!(*graph.op(scatter), Op::ScatterAdd { first: None });
     let head = graph.node(scatter).operands()[0].op;
     assert_eq!(*graph.op(head), Op::Binary(BinaryOp::Add));
     assert_eq!(graph.uses(*accum).len(), 1);

@@ -49,7 +49,9 @@ impl Gpt<'_> {
         let b = &mut self.b;
         let tokens = b.input("tokens", TensorType::i32([BATCH, SEQ])).unwrap();
         let ids = b.reshape("ids", tokens, [ROWS]).unwrap();
-        let words = b.op("wte.rows", Op::Gather, &[wte, ids]).unwrap();
+        let words = b
+            .op("wte.rows", Op::Gather { first: None }, &[wte, ids])
+            .unwrap();
         let words = b.reshape("words", words, [BATCH, SEQ, WIDTH]).unwrap();
         let positions = b.slice("wpe.rows", wpe, 0, 0, SEQ).unwrap();
         let x = b.add("embed", words, positions).unwrap();
@@ -107,7 +109,9 @@ impl Gpt<'_> {
         let labels = b.input("labels", TensorType::i32([BATCH, SEQ])).unwrap();
         let labels = b.reshape("labels.flat", labels, [ROWS]).unwrap();
         let logits = b.matmul("lm_head", x, wte, false, true).unwrap();
-        let losses = b.op("losses", Op::CrossEntropy, &[logits, labels]).unwrap();
+        let losses = b
+            .op("losses", Op::CrossEntropy { padding: 0 }, &[logits, labels])
+            .unwrap();
         let sum = b.reduce("sum", ReduceKind::Sum, 1, losses).unwrap();
         let loss = b
             .scale("loss", sum, 1.0 / (BATCH * (SEQ - 1)) as f64)

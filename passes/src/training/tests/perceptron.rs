@@ -34,7 +34,9 @@ pub(super) fn graph() -> Graph {
     let hidden = b.unary("hidden", UnaryOp::Tanh, wide).unwrap();
     let logits = b.matmul("logits", hidden, w2, false, false).unwrap();
     let logits = b.add("logits.bias", logits, b2).unwrap();
-    let losses = b.op("losses", Op::CrossEntropy, &[logits, labels]).unwrap();
+    let losses = b
+        .op("losses", Op::CrossEntropy { padding: 0 }, &[logits, labels])
+        .unwrap();
     let sum = b.reduce("sum", ReduceKind::Sum, 1, losses).unwrap();
     let loss = b.scale("loss", sum, 1.0 / ROWS as f64).unwrap();
     b.output("loss", loss).unwrap();

@@ -47,12 +47,16 @@ fn parts_of_four_tiles_join_to_the_loss() {
         let (mut max, mut sum, mut picked) = (vec![], vec![], vec![]);
         let row = whole(&[1, ROWS], &[5.0; ROWS]);
         for t in 0..4 {
-            let parts = run(&RowMaxSum { isa }, &[part(t)], &[row.clone(), row.clone()]);
+            let parts = run(
+                &RowMaxSum { padding: 0, isa },
+                &[part(t)],
+                &[row.clone(), row.clone()],
+            );
             max.extend_from_slice(&parts[0]);
             sum.extend_from_slice(&parts[1]);
             picked.extend(
                 run(
-                    &PickLabel,
+                    &PickLabel { first: 0 },
                     &[part(t), labels.clone()],
                     std::slice::from_ref(&row),
                 )
@@ -110,13 +114,70 @@ fn gradient_of_each_tile() {
             whole(&[ROWS], &g),
         ];
         for isa in isas() {
-            let kernel = CrossEntropyGrad { isa };
+            let kernel = CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+                isa,
+            };
             let apart = run(&kernel, &inputs, &inputs[..1]);
             assert_close(&apart[0], &expected, 2e-6, "gradient");
             assert_eq!(
                 bits(&run_in_place(&kernel, &inputs, &inputs[..1], &[0])),
                 bits(&apart)
             );
+        }
+    }
+}
+
+#[test]
+fn padding_counts_for_nothing() {
+    const PADDING: usize = 33;
+    const FIRST: u32 = 1000;
+    let labels = LABELS.map(|l| if l < 0 { l } else { l % 17 + FIRST as i32 });
+    let labels_in = integers(DType::I32, &[ROWS], &labels);
+    let classes = VOCABULARY - PADDING;
+    let g = random(ROWS, 3);
+    let of_row = |r: usize| logits()[r * VOCABULARY..][..classes].to_vec();
+    for isa in isas() {
+        for t in 0..4 {
+            let real = CUTS[t].min(classes)..CUTS[t + 1].min(classes);
+            let row = whole(&[1, ROWS], &[5.0; ROWS]);
+            let kernel = RowMaxSum {
+                padding: PADDING,
+                isa,
+            };
+            let parts = run(&kernel, &[part(t)], &[row.clone(), row.clone()]);
+            for (r, (&got_max, &got_sum)) in parts[0].iter().zip(&parts[1]).enumerate() {
+                let own = &of_row(r)[real.clone()];
+                let max = own.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = own.iter().map(|x| f64::from(x - max).exp()).sum();
+                assert_eq!(got_max, max);
+                assert!((f64::from(got_sum) - sum).abs() <= 1e-6 * sum);
+            }
+            let inputs = [
+                part(t),
+                labels_in.clone(),
+                whole(&[ROWS], &[1.5; ROWS]),
+                whole(&[ROWS], &g),
+            ];
+            let kernel = CrossEntropyGrad {
+                first: FIRST,
+                padding: PADDING,
+                isa,
+            };
+            let got = run(&kernel, &inputs, &inputs[..1]).concat();
+            let columns = CUTS[t + 1] - CUTS[t];
+            for (i, got) in got.iter().enumerate() {
+                let (r, j) = (i / columns, CUTS[t] + i % columns);
+                let hit = f64::from(u8::from(labels[r] == (FIRST as usize + j) as i32));
+                let p = (f64::from(logits()[r * VOCABULARY + j]) - 1.5).exp();
+                let expected = match j < classes && labels[r] >= 0 {
+                    true => (p - hit) * f64::from(g[r]),
+                    false => 0.0,
+                };
+                let off = (f64::from(*got) - expected).abs();
+                assert!(off <= 2e-6 * expected.abs(), "{got} for {expected}");
+            }
         }
     }
 }

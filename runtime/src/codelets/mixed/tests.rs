@@ -142,11 +142,26 @@ fn losses() -> Vec<Case> {
     let grad = [&logits, &labels, &row, &g].map(Clone::clone);
     let loss = [&parts, &row, &labels].map(Clone::clone);
     vec![
-        case(Codelet::RowMaxSum, [logits.clone()], [row.clone(), sum]),
+        case(
+            Codelet::RowMaxSum { padding: 0 },
+            [logits.clone()],
+            [row.clone(), sum],
+        ),
         case(Codelet::JoinLogSumExp, [parts, sums], [row.clone()]),
-        case(Codelet::PickLabel, [logits.clone(), labels], [row.clone()]),
+        case(
+            Codelet::PickLabel { first: 0 },
+            [logits.clone(), labels],
+            [row.clone()],
+        ),
         case(Codelet::RowLoss, loss, [row]),
-        case(Codelet::CrossEntropyGrad, grad, [logits]),
+        case(
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
+            grad,
+            [logits],
+        ),
     ]
 }
 
@@ -157,8 +172,8 @@ fn tables() -> Vec<Case> {
     let gathered = random(&[1, 7, 5], 3);
     let gather = [table.clone(), ids.clone()];
     vec![
-        case(Codelet::Gather, gather, [gathered]),
-        case(Codelet::ScatterAdd, [ids, rows], [table]),
+        case(Codelet::Gather { first: 0 }, gather, [gathered]),
+        case(Codelet::ScatterAdd { first: 0 }, [ids, rows], [table]),
     ]
 }
 

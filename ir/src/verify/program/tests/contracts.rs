@@ -134,7 +134,7 @@ fn row_codelets() -> Vec<Case> {
             vec![x],
         ),
         (
-            Codelet::RowMaxSum,
+            Codelet::RowMaxSum { padding: 0 },
             vec![flat.clone()],
             vec![f(&[1, 6]), f(&[1, 6])],
         ),
@@ -144,7 +144,7 @@ fn row_codelets() -> Vec<Case> {
             vec![rows.clone()],
         ),
         (
-            Codelet::PickLabel,
+            Codelet::PickLabel { first: 0 },
             vec![flat.clone(), i(&[6])],
             vec![f(&[1, 6])],
         ),
@@ -154,17 +154,20 @@ fn row_codelets() -> Vec<Case> {
             vec![rows.clone()],
         ),
         (
-            Codelet::CrossEntropyGrad,
+            Codelet::CrossEntropyGrad {
+                first: 0,
+                padding: 0,
+            },
             vec![flat.clone(), i(&[6]), rows.clone(), rows],
             vec![flat],
         ),
         (
-            Codelet::Gather,
+            Codelet::Gather { first: 0 },
             vec![f(&[9, 5]), i(&[4])],
             vec![f(&[1, 4, 5])],
         ),
         (
-            Codelet::ScatterAdd,
+            Codelet::ScatterAdd { first: 0 },
             vec![i(&[4]), f(&[4, 5])],
             vec![f(&[9, 5])],
         ),
@@ -175,10 +178,12 @@ fn row_codelets() -> Vec<Case> {
 /// are written into, and what is reduced away on the tile.
 fn is_free(codelet: &Codelet, operand: usize, dim: usize) -> bool {
     match codelet {
-        Codelet::Gather | Codelet::Reduce { .. } | Codelet::RowLoss => (operand, dim) == (0, 0),
-        Codelet::ScatterAdd => (operand, dim) == (2, 0),
+        Codelet::Gather { .. } | Codelet::Reduce { .. } | Codelet::RowLoss => {
+            (operand, dim) == (0, 0)
+        }
+        Codelet::ScatterAdd { .. } => (operand, dim) == (2, 0),
+        Codelet::RowMaxSum { .. } | Codelet::PickLabel { .. } => (operand, dim) == (0, 1),
         Codelet::WriteRows => operand > 0 && dim == 1,
-        Codelet::RowMaxSum | Codelet::PickLabel => (operand, dim) == (0, 1),
         _ => false,
     }
 }
