@@ -162,3 +162,16 @@ fn a_pipelined_training_is_evaluated_in_a_pipeline() {
         "{out}"
     );
 }
+
+#[test]
+fn a_run_whose_evaluation_cannot_be_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tiny, tokens) = (fixture("tiny"), tokens(folder.path(), 12));
+    let out = folder.path().join("out");
+    let line = "train --model_name_or_path {} --train_tokens {} --validation_file {} --do_train --do_eval --output_dir {} --max_steps 1 \
+        --gradient_accumulation_steps 7 --layers_per_ipu [0,1,1] --machine pod4 --pipeline true --inference_replication_factor 2";
+    let run = superstep(&words(line, &[&tiny, &tokens, &tokens, &out]));
+    let says = "evaluation is to have 2 replicas of 3 IPUs, pod4 has 4";
+    assert!(run.err.contains(says), "{}", run.err);
+    assert!(!out.join("metrics.jsonl").exists());
+}

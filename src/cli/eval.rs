@@ -96,6 +96,7 @@ impl Options {
         let machine = self.ipu.machine(self.machine.as_deref())?;
         let layout = self.ipu.load(&machine, &model.config)?;
         let settings = self.settings(machine, blocks.block_size(), &layout);
+        settings.check_replicas()?;
         let mut evaluator = Evaluator::new(&model.config, settings, blocks);
         evaluator.host = self.host;
         let cache = &layout.settings.executable_cache_dir;

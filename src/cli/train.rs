@@ -135,6 +135,7 @@ impl Options {
         open.pipelined = pipelined || manifest.pipelined;
         let layers = Some(&manifest.layers_per_ipu[..]).filter(|_| manifest.pipelined);
         let settings = self.inference.apply(&layout.settings, layers, open);
+        settings.check_replicas()?;
         let validation = self.whole_batches(validation, settings.samples_per_call())?;
         let mut evaluator = Evaluator::new(&model.config, settings, validation);
         evaluator.host = self.output.host;

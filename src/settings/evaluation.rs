@@ -3,6 +3,7 @@
 use superstep_ir::machine::Machine;
 use superstep_ir::types::Real;
 
+use crate::error::Error;
 use crate::precision::Precision;
 
 /// An evaluation program to compile: forward passes with a loss.
@@ -48,6 +49,21 @@ impl EvaluationSettings {
             matmul_proportion: Vec::new(),
             pipelined: false,
         }
+    }
+
+    /// Whether the machine has IPUs for all replicas, as far as that is known before it is compiled.
+    pub fn check_replicas(&self) -> Result<(), Error> {
+        let (replicas, machine) = (self.replicas, &self.machine);
+        let of_one = self.layers_per_ipu.as_ref().map_or(1, |l| l.len() as u32);
+        if u64::from(replicas) * u64::from(of_one) <= u64::from(machine.ipus) {
+            return Ok(());
+        }
+        let ipus = if of_one == 1 { "IPU" } else { "IPUs" };
+        let message = format!(
+            "evaluation is to have {replicas} replicas of {of_one} {ipus}, {} has {}",
+            machine.name, machine.ipus
+        );
+        Err(Error::failed(message).with_hint("give a smaller --inference_replication_factor"))
     }
 
     /// Micro-batches of a call of the host, of all replicas.
