@@ -21,7 +21,7 @@ use crate::frontend::vocabulary::TABLE;
 use crate::frontend::{Gpt2Config, VocabularySlices};
 use crate::manifest::{Manifest, PassTime};
 use crate::precision::Precision;
-use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
+use crate::settings::{EvaluationSettings, OptimiserKind, OptimiserSettings, TrainingSettings};
 
 mod cache;
 mod compiler;
@@ -167,15 +167,14 @@ fn compile_with(
     run_passes(module, settings, book, sink)
 }
 
-/// Compiles a forward pass with a loss over `batch` samples.
+/// Compiles the forward passes of a call of the host, each with a loss.
 pub fn compile_evaluation(
     config: &Gpt2Config,
-    machine: &Machine,
-    precision: Precision,
-    batch: usize,
-    seq: usize,
+    settings: &EvaluationSettings,
     plans: &PlanCache,
 ) -> Result<Program, Error> {
+    let (machine, precision) = (&settings.machine, settings.precision);
+    let (batch, seq) = (settings.batch_size, settings.block_size);
     let rows = batch.saturating_mul(seq);
     let loss_chunks = loss_chunks(rows, config.vocab_size, machine, precision);
     let options = GraphOptions {
@@ -187,12 +186,17 @@ pub fn compile_evaluation(
         loss_chunks,
         vocabulary: VocabularySlices::whole(config.vocab_size),
     };
-    compile_inference(
-        vec![gpt2_graph(config, options)?],
-        machine,
-        precision,
-        plans,
-    )
+    let graphs = vec![gpt2_graph(config, options)?];
+    let placement = CompileOptions {
+        layers_per_ipu: settings.layers_per_ipu.clone(),
+        ipus_per_replica: settings.ipus_per_replica,
+        gradient_accumulation_steps: settings.device_iterations,
+        pipelined: settings.pipelined,
+        replicas: settings.replicas,
+        matmul_proportion: settings.matmul_proportion.clone(),
+        ..CompileOptions::default()
+    };
+    compile_inference(graphs, machine, precision, placement, plans)
 }
 
 /// Compiles the two parts of generation into one program that has the weights and the cache once: `prefill` and `decode`.
@@ -207,22 +211,22 @@ pub fn compile_generation(
         gpt2_prefill_graph(config, shape)?,
         gpt2_decode_graph(config, shape)?,
     ];
-    compile_inference(graphs, machine, precision, plans)
+    compile_inference(graphs, machine, precision, CompileOptions::default(), plans)
 }
 
 fn compile_inference(
     mut graphs: Vec<Graph>,
     machine: &Machine,
     precision: Precision,
+    placement: CompileOptions,
     plans: &PlanCache,
 ) -> Result<Program, Error> {
     for graph in &mut graphs {
         precision.apply(graph, false)?;
     }
     let options = CompileOptions {
-        gradient_accumulation_steps: 1,
         half_partials: precision.has_half_partials(),
-        ..CompileOptions::default()
+        ..placement
     };
     let module = Module { graphs };
     let mut book = plans.open(machine);

@@ -66,8 +66,7 @@ pub struct IpuSettings {
     pub replication_factor: Option<u32>,
     pub gradient_accumulation_steps: Option<u32>,
     pub device_iterations: Option<usize>,
-    pub inference_device_iterations: Option<usize>,
-    pub inference_replication_factor: Option<usize>,
+    pub inference: InferenceSettings,
     /// Blocks in which the output head is computed.
     pub head_slices: Option<u32>,
     pub optimizer_state_offchip: Option<bool>,
@@ -79,6 +78,32 @@ pub struct IpuSettings {
     pub auto_loss_scaling: Option<bool>,
     pub output_mode: Option<OutputMode>,
     pub executable_cache_dir: Option<PathBuf>,
+}
+
+/// What a configuration decides for evaluation alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InferenceSettings {
+    pub layers_per_ipu: Option<Vec<u32>>,
+    pub ipus_per_replica: Option<u32>,
+    pub replication_factor: Option<u32>,
+    /// Micro-batches that each replica takes in a call of the host.
+    pub device_iterations: Option<u32>,
+    /// That of training, where there is none of its own.
+    pub matmul_proportion: Vec<f64>,
+    /// No pipeline: IPUs work one after the other.
+    pub is_sharded: bool,
+}
+
+impl InferenceSettings {
+    /// Where evaluation has its layers: as it is told, or as training has them on as many IPUs; `None` leaves it to the compiler.
+    pub fn layers(&self, of_training: Option<&[u32]>) -> Option<Vec<u32>> {
+        let ipus = self.ipus_per_replica.map(|n| n as usize);
+        let as_training =
+            || of_training.filter(|layers| ipus.is_none_or(|ipus| layers.len() == ipus));
+        self.layers_per_ipu
+            .clone()
+            .or_else(|| as_training().map(<[u32]>::to_vec))
+    }
 }
 
 impl IpuConfig {
@@ -181,10 +206,14 @@ impl IpuConfig {
     }
 
     fn decided(&self, layers: u32) -> Result<IpuSettings, String> {
-        let flag = |name: &str| self.get(name).and_then(Value::as_bool);
-        let count = |name: &str| self.get(name).and_then(Value::as_u64).map(|n| n as u32);
-        let ipus_per_replica = count("ipus_per_replica");
-        let layers_per_ipu = self.layers(layers, ipus_per_replica)?;
+        let flag = |name: &str| self.flag(name);
+        let count = |name: &str| self.count(name);
+        let training = Part {
+            layers: "layers_per_ipu",
+            ipus: "ipus_per_replica",
+            proportion: "matmul_proportion",
+        };
+        let layers_per_ipu = self.layers(&training, layers)?;
         let half_partials = flag("enable_half_partials").unwrap_or(true);
         let half_momentum = flag("enable_half_first_order_momentum").unwrap_or(false);
         let precision = match (half_partials, half_momentum) {
@@ -206,14 +235,13 @@ impl IpuConfig {
         });
         let cache = text("executable_cache_dir").filter(|dir| !["", "disabled"].contains(dir));
         Ok(IpuSettings {
-            matmul_proportion: self.proportions(layers_per_ipu.as_deref())?,
+            matmul_proportion: self.proportions(&training, layers_per_ipu.as_deref())?,
+            inference: self.inference(layers)?,
             layers_per_ipu,
-            ipus_per_replica,
+            ipus_per_replica: count("ipus_per_replica"),
             replication_factor: count("replication_factor"),
             gradient_accumulation_steps: count("gradient_accumulation_steps"),
             device_iterations: count("device_iterations").map(|n| n as usize),
-            inference_device_iterations: count("inference_device_iterations").map(|n| n as usize),
-            inference_replication_factor: count("inference_replication_factor").map(|n| n as usize),
             head_slices: count("projection_serialization_factor")
                 .or(count("embedding_serialization_factor")),
             optimizer_state_offchip: flag("optimizer_state_offchip"),
@@ -226,19 +254,51 @@ impl IpuConfig {
         })
     }
 
+    fn inference(&self, layers: u32) -> Result<InferenceSettings, String> {
+        let part = Part {
+            layers: "inference_layers_per_ipu",
+            ipus: "inference_ipus_per_replica",
+            proportion: "inference_matmul_proportion",
+        };
+        let layers_per_ipu = self.layers(&part, layers)?;
+        let own = match self.get(part.proportion) {
+            Some(_) => part.proportion,
+            None => "matmul_proportion",
+        };
+        Ok(InferenceSettings {
+            matmul_proportion: self.proportions(
+                &Part {
+                    proportion: own,
+                    ..part
+                },
+                layers_per_ipu.as_deref(),
+            )?,
+            layers_per_ipu,
+            ipus_per_replica: self.count(part.ipus),
+            replication_factor: self.count("inference_replication_factor"),
+            device_iterations: self.count("inference_device_iterations"),
+            is_sharded: self
+                .flag("sharded_execution_for_inference")
+                .unwrap_or(false),
+        })
+    }
+
     /// Layers of each IPU, −1 replaced by an even share of what the others leave; `None` where all of them are −1.
-    fn layers(&self, layers: u32, ipus: Option<u32>) -> Result<Option<Vec<u32>>, String> {
-        let Some(list) = self.get("layers_per_ipu").and_then(Value::as_array) else {
+    fn layers(&self, part: &Part, layers: u32) -> Result<Option<Vec<u32>>, String> {
+        let Some(list) = self.get(part.layers).and_then(Value::as_array) else {
             return Ok(None);
         };
+        let ipus = self.count(part.ipus);
         let given: Vec<i64> = list.iter().filter_map(Value::as_i64).collect();
         if given.iter().all(|&n| n < 0) {
             return Ok(None);
         }
         if ipus.is_some_and(|ipus| given.len() != ipus as usize) {
             return Err(format!(
-                "`layers_per_ipu` names {} IPUs, but `ipus_per_replica` is {}",
+                "`{}` names {} IPUs, but `{}` is {}",
+                part.layers,
                 given.len(),
+                part.ipus,
                 ipus.unwrap_or_default()
             ));
         }
@@ -247,7 +307,8 @@ impl IpuConfig {
         let left = i64::from(layers) - placed;
         if left < 0 || (open == 0 && left > 0) {
             return Err(format!(
-                "`layers_per_ipu` {given:?} places {placed} layers, the model has {layers}"
+                "`{}` {given:?} places {placed} layers, the model has {layers}",
+                part.layers
             ));
         }
         // The last ones get one more where it does not come out even.
@@ -262,15 +323,16 @@ impl IpuConfig {
         Ok(Some(given.into_iter().map(share).collect()))
     }
 
-    fn proportions(&self, layers: Option<&[u32]>) -> Result<Vec<f64>, String> {
-        let shares = match self.get("matmul_proportion") {
+    fn proportions(&self, part: &Part, layers: Option<&[u32]>) -> Result<Vec<f64>, String> {
+        let shares = match self.get(part.proportion) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) => list.iter().filter_map(Value::as_f64).collect(),
             Some(one) => Vec::from_iter(one.as_f64()),
         };
         match layers {
             Some(layers) if shares.len() > 1 && shares.len() != layers.len() => Err(format!(
-                "`matmul_proportion` has {} values for {} IPUs",
+                "`{}` has {} values for {} IPUs",
+                part.proportion,
                 shares.len(),
                 layers.len()
             )),
@@ -291,6 +353,14 @@ impl IpuConfig {
         text
     }
 
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.get(name).and_then(Value::as_bool)
+    }
+
+    fn count(&self, name: &str) -> Option<u32> {
+        self.get(name).and_then(Value::as_u64).map(|n| n as u32)
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         debug_assert!(FIELDS.iter().any(|field| field.name == name));
         self.map.get(name).filter(|value| !value.is_null())
@@ -299,6 +369,13 @@ impl IpuConfig {
     fn error(&self, what: &str) -> Error {
         Error::failed(format!("{}: {what}", self.source))
     }
+}
+
+/// The names of the fields that place training, or evaluation.
+struct Part {
+    layers: &'static str,
+    ipus: &'static str,
+    proportion: &'static str,
 }
 
 /// The configuration of a repository in a Hugging Face cache.

@@ -6,6 +6,7 @@
 pub mod classes;
 pub mod code;
 pub mod efficiency;
+pub mod evaluation;
 pub mod format;
 pub mod losses;
 pub mod memory;

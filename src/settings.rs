@@ -1,4 +1,4 @@
-//! What a user decides about a training program before it is compiled: sizes, optimiser, placement.
+//! What a user decides about a training program before it is compiled: sizes, optimiser, placement. Evaluation programs have less to decide.
 //!
 //! All of it is written into the executable, so that a report can say what was compiled and a run cannot contradict it.
 
@@ -11,6 +11,10 @@ use superstep_passes::serialise::Serialise;
 
 use crate::frontend::VocabularySlices;
 use crate::precision::PrecisionSettings;
+
+mod evaluation;
+
+pub use evaluation::EvaluationSettings;
 
 /// Which update rule is compiled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -96,7 +100,6 @@ pub struct TrainingSettings {
     pub head_slices: usize,
     /// Products to make in slices, one after the other.
     pub serialise: Vec<Serialise>,
-    /// Least number of blocks in which the output head is computed, one after the other, where `loss_chunks` leaves it open.
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
     /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.

@@ -64,12 +64,12 @@ enum Binding {
     Splat(f64),
 }
 
-/// The micro-batches of an optimiser step.
+/// The micro-batches of an optimiser step, or of an inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MicroBatches {
     /// One after the other, and of each one stage after the other.
     InTurn(u32),
-    /// One behind the other, in all stages at the same time; at least as many as there are stages.
+    /// One behind the other, in all stages at the same time.
     Pipelined(u32),
 }
 
@@ -83,8 +83,8 @@ pub struct Execution {
     pub rounding: Rounding,
 }
 
-/// Lowers a training or inference module; a training module's `micro_batch` runs for all micro-batches, then `update`; `prefill` and `decode`
-/// of a generation are parts that the host runs by themselves.
+/// Lowers a training or inference module. A training module's `micro_batch` runs for all micro-batches, then `update`; `forward` of an inference
+/// runs for all micro-batches; `prefill` and `decode` of a generation are parts that the host runs by themselves.
 ///
 /// # Errors
 /// An op that no tile program is known for.
@@ -108,19 +108,7 @@ pub fn lower(
     }
     let graph = |name: &'static str| module.graph(name).ok_or(LowerError::MissingGraph(name));
     let entry_steps = if module.graph("update").is_some() {
-        let micro_batches = match order {
-            MicroBatches::InTurn(count) => {
-                let body = lowering.graph(graph("micro_batch")?)?;
-                let seed = lowering.new_seed();
-                let steps = &mut lowering.program.procedures[body.index()].steps;
-                steps.splice(0..0, seed);
-                Step::Repeat { count, body }
-            }
-            MicroBatches::Pipelined(micro_batches) => {
-                let schedule = Schedule::Pipeline { micro_batches };
-                Step::Call(lowering.staged(graph("micro_batch")?, schedule)?)
-            }
-        };
+        let micro_batches = lowering.micro_batches(graph("micro_batch")?, order)?;
         let update = graph("update")?;
         let update = match ipus {
             1 => lowering.graph(update)?,
@@ -137,7 +125,7 @@ pub fn lower(
         lowering.program.parts = vec![prefill, decode];
         vec![Step::Call(prefill), Step::Call(decode)]
     } else {
-        vec![Step::Call(lowering.graph(graph("forward")?)?)]
+        vec![lowering.micro_batches(graph("forward")?, order)?]
     };
     let products = lowering.products;
     let mut program = lowering.program;
@@ -243,6 +231,23 @@ impl<'m> Lowering<'m> {
             steps,
         });
         Ok(id)
+    }
+
+    /// A graph for every micro-batch.
+    fn micro_batches(&mut self, graph: &Graph, order: MicroBatches) -> Result<Step, LowerError> {
+        match order {
+            MicroBatches::InTurn(count) => {
+                let body = self.graph(graph)?;
+                let seed = self.new_seed();
+                let steps = &mut self.program.procedures[body.index()].steps;
+                steps.splice(0..0, seed);
+                Ok(Step::Repeat { count, body })
+            }
+            MicroBatches::Pipelined(micro_batches) => {
+                let schedule = Schedule::Pipeline { micro_batches };
+                Ok(Step::Call(self.staged(graph, schedule)?))
+            }
+        }
     }
 
     fn tiles(&self) -> usize {

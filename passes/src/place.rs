@@ -31,7 +31,7 @@ use crate::stage::{self, LayersPerIpu, StageError};
 pub struct PlacementOptions {
     /// Decoder layers on each IPU; absent: as many IPUs as the model needs, evenly filled.
     pub layers_per_ipu: Option<Vec<u32>>,
-    /// Micro-batches per optimiser step; 0 counts as 1.
+    /// Micro-batches of an optimiser step, or of an inference; 0 counts as 1.
     pub gradient_accumulation_steps: u32,
     /// Which styles of execution products may choose from.
     pub matmul_plan: PlanStyle,
@@ -313,7 +313,7 @@ fn place_on(
     let execution = Execution {
         ipus,
         replicas: options.replicas.max(1),
-        order: micro_batches(options, &layers_per_ipu)?,
+        order: micro_batches(prepared, options, &layers_per_ipu)?,
         rounding: match options.stochastic_rounding {
             true => Rounding::Stochastic,
             false => Rounding::Nearest,
@@ -423,17 +423,22 @@ impl Limits {
     }
 }
 
-/// In what order the micro-batches of a step go through the stages.
+/// In what order the micro-batches of a step go through the stages. Those of training have to fill the pipeline, as they have to in PopART.
 fn micro_batches(
+    module: &Module,
     options: &PlacementOptions,
     layers_per_ipu: &[u32],
 ) -> Result<MicroBatches, PlacementError> {
     let given = options.gradient_accumulation_steps.max(1);
-    let stages = stage::stage_count(layers_per_ipu);
+    let is_training = module.graph("update").is_some();
+    let stages = match is_training {
+        true => stage::stage_count(layers_per_ipu),
+        false => stage::forward_stage_count(layers_per_ipu),
+    };
     if !options.pipelined || stages == 1 {
         return Ok(MicroBatches::InTurn(given));
     }
-    if given < stages {
+    if is_training && given < stages {
         return Err(PlacementError::TooFewMicroBatches { stages, given });
     }
     Ok(MicroBatches::Pipelined(given))

@@ -189,7 +189,12 @@ impl Stages {
 
 /// Stages of a training step with these layers on each IPU: forward and backward.
 pub fn stage_count(layers_per_ipu: &[u32]) -> u32 {
-    2 * Stages::of(layers_per_ipu).forward - 1
+    2 * forward_stage_count(layers_per_ipu) - 1
+}
+
+/// Stages of an inference with these layers on each IPU.
+pub fn forward_stage_count(layers_per_ipu: &[u32]) -> u32 {
+    Stages::of(layers_per_ipu).forward
 }
 
 /// Ops outside of layers come before them, if they need nothing of a layer, or else after.

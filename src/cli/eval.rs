@@ -1,27 +1,25 @@
 //! `superstep eval`: loss and perplexity over a file.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use indicatif::ProgressBar;
-use serde_json::{Map, Value};
 use superstep_ir::machine::Machine;
 
 use super::data_options::{DataFile, TextOptions};
+use super::evaluator::Evaluator;
 use super::host_options::HostOptions;
+use super::inference_options::InferenceOptions;
+use super::ipu_options::{IpuLayout, IpuOptions};
+use super::layer_list::{LayerList, parse_layers};
 use super::model_options::ModelOptions;
-use super::output::{note, prepare_directory, say};
+use super::output::{prepare_directory, say};
 use super::plan_cache_options::PlanCacheOptions;
 use super::program_options::at_least_one;
-use crate::compile::{ExecutableCache, Origin, machine_named};
-use crate::data::TokenBlocks;
+use crate::compile::ExecutableCache;
 use crate::data::dataset::Split;
 use crate::error::Error;
-use crate::evaluate::{Evaluation, evaluate};
-use crate::frontend::{Gpt2Config, Weights};
 use crate::precision::Precision;
-use crate::session::Session;
+use crate::settings::EvaluationSettings;
 use crate::train::results;
 
 #[derive(Debug, Args)]
@@ -54,9 +52,19 @@ pub(super) struct Options {
     /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
     #[arg(long = "machine", value_name = "NAME|FILE.toml")]
     machine: Option<String>,
-    /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
-    #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
-    precision: Precision,
+    #[command(flatten)]
+    ipu: IpuOptions,
+    /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
+    #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
+    layers_per_ipu: Option<LayerList>,
+    /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
+    #[arg(long = "pipeline", value_name = "true|false")]
+    pipeline: Option<bool>,
+    #[command(flatten)]
+    inference: InferenceOptions,
+    /// Element types: f32, f16.16, f16.32; recipe is f16.16 here [default: f32].
+    #[arg(long = "precision", value_enum, value_name = "NAME")]
+    precision: Option<Precision>,
     /// Seed of the weights of a model that has a shape only.
     #[arg(long = "seed", value_name = "N", default_value_t = 42)]
     seed: u64,
@@ -85,20 +93,48 @@ impl Options {
         let model = self.model.load()?;
         let weights = model.weights(self.seed)?;
         let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
-        let machine = machine_named(self.machine.as_deref())?;
-        let mut evaluator = Evaluator::new(&model.config, &machine, blocks, self.batch_size);
+        let machine = self.ipu.machine(self.machine.as_deref())?;
+        let layout = self.ipu.load(&machine, &model.config)?;
+        let settings = self.settings(machine, blocks.block_size(), &layout);
+        settings.check_replicas()?;
+        let mut evaluator = Evaluator::new(&model.config, settings, blocks);
         evaluator.host = self.host;
-        evaluator.precision = self.precision;
+        let cache = &layout.settings.executable_cache_dir;
         evaluator.cache = ExecutableCache {
-            directory: self.executable_cache_dir.clone(),
+            directory: self.executable_cache_dir.clone().or(cache.clone()),
             plans: self.plan_cache.cache()?,
         };
         let evaluation = evaluator.evaluate(&weights)?;
+        if let Some(pace) = evaluator.pace() {
+            say(pace);
+        }
         say(evaluator.line(&evaluation));
         match &self.output_dir {
             Some(directory) => results::write(directory, "eval", &evaluator.results(&evaluation)),
             None => Ok(()),
         }
+    }
+
+    /// The command line goes before the IPU configuration.
+    fn settings(
+        &self,
+        machine: Machine,
+        block_size: usize,
+        layout: &IpuLayout,
+    ) -> EvaluationSettings {
+        let ipu = &layout.settings;
+        let mut inference = self.inference;
+        inference.fill(ipu);
+        let precision = self.precision.unwrap_or(ipu.precision);
+        let mut open = EvaluationSettings::new(machine, precision, block_size, self.batch_size);
+        open.pipelined = self.pipeline.unwrap_or(layout.config.is_some());
+        let training_layers = ipu.layers_per_ipu.as_deref().filter(|_| open.pipelined);
+        let mut settings = inference.apply(ipu, training_layers, open);
+        if let Some(LayerList(layers)) = &self.layers_per_ipu {
+            settings.layers_per_ipu = Some(layers.clone());
+            settings.ipus_per_replica = None;
+        }
+        settings
     }
 
     fn dataset(&self) -> Result<DataFile, Error> {
@@ -112,90 +148,5 @@ impl Options {
             let message = format!("the data set `{name}` has no files of a validation split");
             Error::failed(message).with_hint("name a file with --validation_file")
         })
-    }
-}
-
-/// A model's forward pass over held-out samples, compiled when it is first needed and then kept.
-pub(super) struct Evaluator<'a> {
-    config: &'a Gpt2Config,
-    machine: &'a Machine,
-    blocks: TokenBlocks,
-    batch_size: usize,
-    pub(super) host: HostOptions,
-    pub(super) precision: Precision,
-    pub(super) cache: ExecutableCache,
-    session: Option<Session>,
-}
-
-impl<'a> Evaluator<'a> {
-    pub(super) fn new(
-        config: &'a Gpt2Config,
-        machine: &'a Machine,
-        blocks: TokenBlocks,
-        batch_size: usize,
-    ) -> Evaluator<'a> {
-        Evaluator {
-            config,
-            machine,
-            batch_size: batch_size.min(blocks.len()),
-            blocks,
-            host: HostOptions::default(),
-            precision: Precision::default(),
-            cache: ExecutableCache::default(),
-            session: None,
-        }
-    }
-
-    /// Loss and perplexity of these weights.
-    pub(super) fn evaluate(&mut self, weights: &Weights) -> Result<Evaluation, Error> {
-        let session = match &mut self.session {
-            Some(session) => {
-                session.write_weights(weights)?;
-                session
-            }
-            none => {
-                let length = self.blocks.block_size();
-                let (program, origin) = self.cache.evaluation(
-                    self.config,
-                    self.machine,
-                    self.precision,
-                    self.batch_size,
-                    length,
-                )?;
-                if let Origin::MadeAnew(reason) = origin {
-                    note(format_args!("the kept program cannot be used: {reason}"));
-                }
-                none.insert(Session::load(
-                    Arc::new(program),
-                    weights,
-                    &self.host.engine(),
-                )?)
-            }
-        };
-        let bar = ProgressBar::new(self.blocks.len() as u64);
-        let result = evaluate(session, &self.blocks, self.batch_size, &mut |done| {
-            bar.set_position(done as u64)
-        });
-        bar.finish_and_clear();
-        result
-    }
-
-    /// The result in a line.
-    pub(super) fn line(&self, evaluation: &Evaluation) -> String {
-        format!(
-            "eval_loss {:.4}   perplexity {:.3}   over {} samples of {} tokens",
-            evaluation.eval_loss,
-            evaluation.perplexity,
-            evaluation.eval_samples,
-            self.blocks.block_size(),
-        )
-    }
-
-    /// The result as `eval_results.json` has it.
-    pub(super) fn results(&self, evaluation: &Evaluation) -> Map<String, Value> {
-        match serde_json::to_value(evaluation) {
-            Ok(Value::Object(map)) => map,
-            _ => Map::new(),
-        }
     }
 }

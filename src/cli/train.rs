@@ -6,7 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::eval::Evaluator;
+use super::evaluator::Evaluator;
+use super::inference_options::InferenceOptions;
 use super::ipu_options::IpuLayout;
 use super::model_options::{Model, ModelOptions};
 use super::output::{IrPrinter, note, prepare_directory, say, say_origin};
@@ -15,6 +16,7 @@ use crate::compile::{Compiled, ExecutableCache, open};
 use crate::data::{DataError, SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::manifest::Manifest;
+use crate::settings::EvaluationSettings;
 use crate::train::results;
 use crate::train::state::rounded;
 use options::{DataOptions, OutputOptions, ScheduleOptions};
@@ -42,6 +44,8 @@ pub(super) struct Options {
     #[command(flatten)]
     schedule: ScheduleOptions,
     #[command(flatten)]
+    inference: InferenceOptions,
+    #[command(flatten)]
     output: OutputOptions,
 }
 
@@ -66,6 +70,7 @@ impl Options {
         let mut filled = self.clone();
         let ipu = &layout.settings;
         filled.schedule.fill(ipu);
+        filled.inference.fill(ipu);
         let cache = &mut filled.output.executable_cache_dir;
         *cache = cache.take().or_else(|| ipu.executable_cache_dir.clone());
         filled
@@ -87,23 +92,9 @@ impl Options {
             Some(compiled) => compiled,
             None => self.compile(model, blocks.block_size(), layout)?,
         };
-        let validation = validation
-            .map(|validation| self.whole_batches(validation, &layout.settings))
+        let mut evaluator = validation
+            .map(|validation| self.evaluator(model, &compiled, layout, validation))
             .transpose()?;
-        let machine = compiled.program.machine.clone();
-        let cache = self.cache()?;
-        let mut evaluator = validation.map(|validation| {
-            let mut evaluator = Evaluator::new(
-                &model.config,
-                &machine,
-                validation,
-                self.output.eval_batch_size,
-            );
-            evaluator.host = self.output.host;
-            evaluator.precision = compiled.manifest.precision.precision;
-            evaluator.cache = cache;
-            evaluator
-        });
         let trained = if self.output.do_train {
             self.train(
                 model,
@@ -125,9 +116,39 @@ impl Options {
         Ok(())
     }
 
+    /// Evaluates where it was trained.
+    fn evaluator<'m>(
+        &self,
+        model: &'m Model,
+        compiled: &Compiled,
+        layout: &IpuLayout,
+        validation: TokenBlocks,
+    ) -> Result<Evaluator<'m>, Error> {
+        let manifest = &compiled.manifest;
+        let pipelined = self.program.pipeline.unwrap_or(layout.config.is_some());
+        let mut open = EvaluationSettings::new(
+            compiled.program.machine.clone(),
+            manifest.precision.precision,
+            validation.block_size(),
+            self.output.eval_batch_size,
+        );
+        open.pipelined = pipelined || manifest.pipelined;
+        let layers = Some(&manifest.layers_per_ipu[..]).filter(|_| manifest.pipelined);
+        let settings = self.inference.apply(&layout.settings, layers, open);
+        settings.check_replicas()?;
+        let validation = self.whole_batches(validation, settings.samples_per_call())?;
+        let mut evaluator = Evaluator::new(&model.config, settings, validation);
+        evaluator.host = self.output.host;
+        evaluator.cache = self.cache()?;
+        Ok(evaluator)
+    }
+
     /// Evaluates what was trained; its values are a file of their own and the last entry of the log.
     fn final_evaluation(&self, evaluator: &mut Evaluator, trained: Trained) -> Result<(), Error> {
         let evaluation = evaluator.evaluate(&trained.weights)?;
+        if let Some(pace) = evaluator.pace() {
+            say(format_args!("evaluation on {pace}"));
+        }
         say(evaluator.line(&evaluation));
         let Some(directory) = &self.output.output_dir else {
             return Ok(());

@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 
 use superstep_ir::executable::{Executable, FORMAT};
-use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 
 use super::{
@@ -15,8 +14,7 @@ use super::{
 use crate::atomic_file;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
-use crate::precision::Precision;
-use crate::settings::TrainingSettings;
+use crate::settings::{EvaluationSettings, TrainingSettings};
 
 /// Where executables are kept, if anywhere.
 #[derive(Clone, Debug, Default)]
@@ -72,13 +70,9 @@ impl ExecutableCache {
     pub fn evaluation(
         &self,
         config: &Gpt2Config,
-        machine: &Machine,
-        precision: Precision,
-        batch: usize,
-        seq: usize,
+        settings: &EvaluationSettings,
     ) -> Result<(Program, Origin), Error> {
-        let what = format!("evaluation {machine:?} {precision} {batch} {seq}");
-        let entry = self.entry(&what, config)?;
+        let entry = self.entry(&format!("evaluation {settings:?}"), config)?;
         let mut origin = Origin::Compiled;
         if let Some(path) = entry.as_deref().filter(|path| path.exists()) {
             match read_program(path) {
@@ -86,7 +80,7 @@ impl ExecutableCache {
                 Err(reason) => origin = Origin::MadeAnew(format!("{}: {reason}", path.display())),
             }
         }
-        let program = compile_evaluation(config, machine, precision, batch, seq, &self.plans)?;
+        let program = compile_evaluation(config, settings, &self.plans)?;
         if let Some(path) = &entry {
             let executable = Executable {
                 manifest: r#"{"kind":"evaluation"}"#.into(),

@@ -45,7 +45,6 @@ const fn field(name: &'static str, ty: Type, effect: Effect) -> Field {
     Field { name, ty, effect }
 }
 
-const ONE_PLACEMENT: &str = "evaluation is placed by the compiler";
 const WHOLE_SPLITS: &str = "slices of an embedding or a head lie on IPU 0";
 const RECORD: &str = "it only records who wrote the file";
 
@@ -82,20 +81,12 @@ pub(super) const FIELDS: [Field; 37] = [
         Type::Count,
         Effect::Only("1", "the head of an evaluation is not cut by columns"),
     ),
-    field(
-        "inference_ipus_per_replica",
-        Type::Count,
-        Effect::Idle(ONE_PLACEMENT),
-    ),
-    field(
-        "inference_layers_per_ipu",
-        Type::Layers,
-        Effect::Idle(ONE_PLACEMENT),
-    ),
+    field("inference_ipus_per_replica", Type::Count, Effect::InForce),
+    field("inference_layers_per_ipu", Type::Layers, Effect::InForce),
     field(
         "inference_matmul_proportion",
         Type::Proportion,
-        Effect::Idle(ONE_PLACEMENT),
+        Effect::InForce,
     ),
     field(
         "inference_parallelize_kwargs",
@@ -164,7 +155,7 @@ pub(super) const FIELDS: [Field; 37] = [
     field(
         "sharded_execution_for_inference",
         Type::Flag,
-        Effect::Idle("evaluation goes through its IPUs one after the other"),
+        Effect::InForce,
     ),
     field("transformers_version", Type::Text, Effect::Idle(RECORD)),
     field(

@@ -1,8 +1,8 @@
 //! Graphs whose stages run side by side: one procedure for each stage on each IPU, and between them exchanges over the links.
 //!
-//! *Pipeline* (a micro-batch): in every cycle each IPU runs its stages, each on another micro-batch, then one exchange takes what later stages
-//! need to their IPUs. `n` micro-batches through `s` stages take `n + s − 1` cycles: fill, main, flush. A value that is needed `d` cycles
-//! after it is there waits in a ring of `d + 1` entries, at an index that a counter of each stage gives.
+//! *Pipeline* (a micro-batch, forward and back or forward only): in every cycle each IPU runs its stages, each on another micro-batch, then one
+//! exchange takes what later stages need to their IPUs. `n` micro-batches through `s` stages take `n + s − 1` cycles: fill, main, flush. A value
+//! that is needed `d` cycles after it is there waits in a ring of `d + 1` entries, at an index that a counter of each stage gives.
 //!
 //! *Levels* (the update): every stage runs once, all its IPUs at the same time; what passes from one to another stays where it is, or crosses
 //! a link after its level.
@@ -549,6 +549,8 @@ impl Assembly<'_, '_> {
         steps
     }
 
+    /// The full pipeline is one procedure, repeated; micro-batches that do not fill it pass through it together, with stages idle before and
+    /// behind them.
     fn pipeline(&mut self, procedures: &[(u32, IpuId, ProcId)], micro_batches: u32) -> Vec<Step> {
         let stages = procedures.last().map_or(1, |p| p.0 + 1);
         let mut branches: FxHashMap<Vec<ProcId>, ProcId> = FxHashMap::default();
@@ -557,17 +559,24 @@ impl Assembly<'_, '_> {
             let body = this.cycle(&name, procedures, first, last, &mut branches);
             this.procedure(format!("{}.{name}", this.graph.name), body)
         };
-        for c in 0..stages - 1 {
+        // Most stages that have a micro-batch in the same cycle.
+        let busy = micro_batches.min(stages);
+        for c in 0..busy - 1 {
             let body = cycle(self, format!("fill.{c}"), 0, c);
             steps.push(Step::Call(body));
         }
-        let body = cycle(self, "main".into(), 0, stages - 1);
-        steps.push(Step::Repeat {
-            count: micro_batches + 1 - stages,
-            body,
-        });
-        for c in 1..stages {
-            let body = cycle(self, format!("flush.{c}"), c, stages - 1);
+        if busy == stages {
+            let body = cycle(self, "main".into(), 0, stages - 1);
+            let count = micro_batches + 1 - stages;
+            steps.push(Step::Repeat { count, body });
+        } else {
+            for c in busy - 1..stages {
+                let body = cycle(self, format!("pass.{c}"), c + 1 - busy, c);
+                steps.push(Step::Call(body));
+            }
+        }
+        for first in stages + 1 - busy..stages {
+            let body = cycle(self, format!("flush.{first}"), first, stages - 1);
             steps.push(Step::Call(body));
         }
         steps

@@ -68,29 +68,42 @@ impl Options {
         let rows = rows.map(|(name, value)| format!("  {name} = {value}"));
         format!("***** Running training *****\n{}", rows.join("\n"))
     }
-}
 
-/// Writes the IPU configuration of the run, as it was carried out, into the output folder.
-pub(super) fn keep_ipu_config(
-    dir: &Path,
-    layout: &IpuLayout,
-    manifest: &Manifest,
-    device_iterations: usize,
-) -> Result<(), Error> {
-    let Some(mut config) = layout.config.clone() else {
-        return Ok(());
-    };
-    config.set("layers_per_ipu", json!(manifest.layers_per_ipu));
-    config.set("ipus_per_replica", json!(manifest.layers_per_ipu.len()));
-    config.set("replication_factor", json!(manifest.replicas));
-    config.set(
-        "gradient_accumulation_steps",
-        json!(manifest.gradient_accumulation_steps),
-    );
-    config.set("device_iterations", json!(device_iterations));
-    let slices = manifest.embedding_serialization_factor;
-    config.set("embedding_serialization_factor", json!(slices));
-    config.set("projection_serialization_factor", json!(slices));
-    let path = dir.join(FILE_NAME);
-    Ok(atomic_file::write(&path, config.to_json().as_bytes())?)
+    /// Writes the IPU configuration of the run, as it was carried out, into the output folder.
+    pub(super) fn keep_ipu_config(
+        &self,
+        dir: &Path,
+        layout: &IpuLayout,
+        manifest: &Manifest,
+    ) -> Result<(), Error> {
+        let Some(mut config) = layout.config.clone() else {
+            return Ok(());
+        };
+        let accumulation = manifest.gradient_accumulation_steps;
+        let slices = manifest.embedding_serialization_factor;
+        for (field, value) in [
+            ("layers_per_ipu", json!(manifest.layers_per_ipu)),
+            ("ipus_per_replica", json!(manifest.layers_per_ipu.len())),
+            ("replication_factor", json!(manifest.replicas)),
+            ("gradient_accumulation_steps", json!(accumulation)),
+            (
+                "device_iterations",
+                json!(self.schedule.device_iterations()),
+            ),
+            ("embedding_serialization_factor", json!(slices)),
+            ("projection_serialization_factor", json!(slices)),
+            (
+                "inference_replication_factor",
+                json!(self.inference.replicas()),
+            ),
+            (
+                "inference_device_iterations",
+                json!(self.inference.device_iterations()),
+            ),
+        ] {
+            config.set(field, value);
+        }
+        let path = dir.join(FILE_NAME);
+        Ok(atomic_file::write(&path, config.to_json().as_bytes())?)
+    }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::super::eval::Evaluator;
+use super::super::evaluator::Evaluator;
 use super::super::ipu_options::IpuLayout;
 use super::super::model_options::Model;
 use super::super::output::{note, say};
 use super::super::progress::Progress;
 use super::Options;
-use super::announce::{device_allocation, keep_ipu_config};
+use super::announce::device_allocation;
 use crate::compile::Compiled;
 use crate::data::TokenBlocks;
 use crate::error::Error;
@@ -70,7 +70,7 @@ impl Options {
         say(device_allocation(manifest));
         say(self.announcement(manifest, blocks, &run));
         if let Some(dir) = &self.output.output_dir {
-            keep_ipu_config(dir, layout, manifest, self.schedule.device_iterations())?;
+            self.keep_ipu_config(dir, layout, manifest)?;
         }
         let weights = match &checkpoint {
             Some(checkpoint) => checkpoint.weights(&model.config)?,

@@ -8,7 +8,6 @@ use crate::data::TokenBlocks;
 use crate::data::corpus::Part;
 use crate::data::dataset::Split;
 use crate::error::Error;
-use crate::ipu_config::IpuSettings;
 
 /// Makes samples of a length from a file, for a purpose.
 type Load<'a> = dyn Fn(&DataFile, Option<usize>, &'static str) -> Result<TokenBlocks, Error> + 'a;
@@ -50,18 +49,15 @@ impl Options {
         ))
     }
 
-    /// With --dataloader_drop_last, as many samples as fill batches of all replicas and device iterations of an evaluation.
+    /// With --dataloader_drop_last, as many samples as fill calls of an evaluation: batches of all replicas and device iterations.
     pub(super) fn whole_batches(
         &self,
         validation: TokenBlocks,
-        ipu: &IpuSettings,
+        batch: usize,
     ) -> Result<TokenBlocks, Error> {
         if !self.output.drop_last {
             return Ok(validation);
         }
-        let replicas = ipu.inference_replication_factor.unwrap_or(1);
-        let iterations = ipu.inference_device_iterations.unwrap_or(1);
-        let batch = self.output.eval_batch_size * replicas * iterations;
         let whole = validation.len() / batch * batch;
         if whole == 0 {
             return Err(Error::failed(format!(

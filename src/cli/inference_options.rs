@@ -1,0 +1,62 @@
+//! How an evaluation lies on the machine and how much of it a call takes: what training and `superstep eval` have in common.
+
+use clap::Args;
+use superstep_ir::types::Real;
+
+use super::program_options::at_least_one;
+use crate::ipu_config::IpuSettings;
+use crate::settings::EvaluationSettings;
+
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Evaluation")]
+pub(super) struct InferenceOptions {
+    /// Micro-batches of evaluation that a replica takes in a call; a pipeline is full where there are as many as it has stages [default: 1].
+    #[arg(long = "inference_device_iterations", value_name = "N", value_parser = at_least_one::<u32>)]
+    inference_device_iterations: Option<u32>,
+    /// Copies of the model that evaluate, each on its own IPUs [default: 1].
+    #[arg(long = "inference_replication_factor", value_name = "N", value_parser = at_least_one::<u32>)]
+    inference_replication_factor: Option<u32>,
+}
+
+impl InferenceOptions {
+    /// Takes what the command line leaves open from an IPU configuration.
+    pub(super) fn fill(&mut self, ipu: &IpuSettings) {
+        let inference = &ipu.inference;
+        let iterations = &mut self.inference_device_iterations;
+        *iterations = iterations.or(inference.device_iterations);
+        let replicas = &mut self.inference_replication_factor;
+        *replicas = replicas.or(inference.replication_factor);
+    }
+
+    pub(super) fn device_iterations(&self) -> u32 {
+        self.inference_device_iterations.unwrap_or(1)
+    }
+
+    pub(super) fn replicas(&self) -> u32 {
+        self.inference_replication_factor.unwrap_or(1)
+    }
+
+    /// Puts these numbers, and what an IPU configuration says of the placement of an evaluation, into settings; `training_layers` are those of
+    /// the training that it belongs to.
+    pub(super) fn apply(
+        &self,
+        ipu: &IpuSettings,
+        training_layers: Option<&[u32]>,
+        settings: EvaluationSettings,
+    ) -> EvaluationSettings {
+        let inference = &ipu.inference;
+        let proportion = inference.matmul_proportion.iter();
+        let layers_per_ipu = inference.layers(training_layers);
+        // Where the layers are given, so are the IPUs.
+        let as_training = ipu.ipus_per_replica.filter(|_| layers_per_ipu.is_none());
+        EvaluationSettings {
+            device_iterations: self.device_iterations(),
+            replicas: self.replicas(),
+            layers_per_ipu,
+            ipus_per_replica: inference.ipus_per_replica.or(as_training),
+            matmul_proportion: proportion.map(|&share| Real(share)).collect(),
+            pipelined: settings.pipelined && !inference.is_sharded,
+            ..settings
+        }
+    }
+}
