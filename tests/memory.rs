@@ -20,7 +20,7 @@ fn sliced(layers: &[u32], rules: &[&str]) -> Compiled {
         serialise: rules.collect(),
         ..CompileOptions::default()
     };
-    let machine = machine(layers.len() as u32, 64);
+    let machine = machine(layers.len() as u32, 1472);
     compile(module, &machine, &options, vec![]).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -86,12 +86,12 @@ fn an_overflow_comes_with_slices_that_help() {
     );
     std::fs::write(
         &small,
-        "base = \"ipu\"\nname = \"small\"\ntiles_per_ipu = 16\ntile_memory = 20000\n",
+        "base = \"ipu\"\nname = \"small\"\ntiles_per_ipu = 16\ntile_memory = 60000\n",
     )
     .unwrap();
     let line = "compile --model_name_or_path {} --machine {} --block_size 8 -o {}";
     let run = superstep(&words(line, &[&fixture("tiny"), &small, &out]));
     assert!(run.err.contains("bytes needed"), "{}", run.err);
-    assert!(run.err.contains("of code (exchange code"), "{}", run.err);
+    assert!(run.err.contains("of code ("), "{}", run.err);
     assert!(run.err.contains("always live"), "{}", run.err);
 }

@@ -108,7 +108,7 @@ fn gpt2_small_compiles_for_a_pod_and_is_valid() {
         labels: true,
         logits: false,
         dropout: true,
-        loss_chunks: 5,
+        loss_chunks: 8,
         vocabulary: VocabularySlices::whole(config.vocab_size),
     };
     let forward = gpt2_graph(&config, options).expect("graph");
