@@ -1,6 +1,7 @@
 //! Tile memories: one anonymous mapping for all tiles of all IPUs of the replica.
 //!
-//! Only as much of each tile as the program uses is mapped, so the tiles lie close together and large pages pay. The mapping is reserved,
+//! Only as much of each tile as variables use is mapped, so the tiles lie close together and large pages pay: a tile begins where the
+//! one before has its variables, in the bytes that would be code. The mapping is reserved,
 //! not committed: IPUs that no step touches cost nothing. A fresh page reads as zero.
 
 #![allow(unsafe_code)] // tiles are handed to threads by address
@@ -35,14 +36,16 @@ pub(crate) struct TileMemory {
 pub(crate) const POISON: [u8; 4] = 0x7ff7_7ff7_u32.to_le_bytes();
 
 impl TileMemory {
-    /// Reserves the tiles of all IPUs of a checked program up to the highest address it uses, all zero.
+    /// Reserves the tiles of all IPUs of a checked program from the lowest to the highest address it uses, all zero.
     pub(crate) fn reserve(program: &Program) -> Result<TileMemory, EngineError> {
         let end = |v: &Variable| v.address as usize + v.tile_bytes(program.grid(v.grid));
         let tile_bytes = program.variables.iter().map(end).max().unwrap_or(0).max(1);
         let (ipus, tiles_per_ipu) = (program.ipus, program.machine.tiles_per_ipu as usize);
-        let stride = align_up(tile_bytes, TILE_ALIGNMENT);
+        let lowest = program.variables.iter().map(|v| v.address).min();
+        let below = lowest.unwrap_or(0) as usize / TILE_ALIGNMENT * TILE_ALIGNMENT;
+        let stride = align_up(tile_bytes - below.min(tile_bytes - 1), TILE_ALIGNMENT);
         let tiles = tiles_per_ipu.saturating_mul(ipus as usize);
-        let bytes = tiles.saturating_mul(stride);
+        let bytes = tiles.saturating_mul(stride).saturating_add(below);
         let refused = |source| EngineError::Memory {
             bytes: bytes as u64,
             source,
@@ -73,6 +76,7 @@ impl TileMemory {
         ipu as usize * self.tiles_per_ipu + tile as usize
     }
 
+    /// A tile by its number, from address 0; what is below all variables is another tile's.
     pub(crate) fn tile(&self, number: usize) -> &[u8] {
         &self.map[number * self.stride..][..self.tile_bytes]
     }
@@ -120,7 +124,7 @@ unsafe impl Send for SharedTiles<'_> {}
 unsafe impl Sync for SharedTiles<'_> {}
 
 impl SharedTiles<'_> {
-    /// First byte of a tile.
+    /// Address 0 of a tile; what is below all variables is another tile's.
     pub(crate) fn tile(self, ipu: u32, tile: u32) -> *mut u8 {
         self.start
             .wrapping_add(self.number(ipu, tile) * self.stride)
