@@ -143,7 +143,7 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> 
             return Err(content.overflow(program, &names, bound, code));
         }
         let alignment = u64::from(superstep_ir::program::Variable::ALIGNMENT);
-        let Placement { offsets, top } = place(&content.items, alignment);
+        let Placement { offsets, top } = place(&content.items, alignment, bound);
         if top > room {
             return Err(content.overflow(program, &names, top, code));
         }

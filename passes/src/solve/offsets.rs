@@ -2,7 +2,8 @@
 //!
 //! Problem: every item has a size, a live range (closed interval of steps) and a set of memories; it gets one offset, the same in all of
 //! them. Items that live at the same time in a common memory must not overlap. Bound: the largest sum of live sizes in a memory.
-//! Algorithm: first fit at the lowest free offset, largest items first; `O(items²)`.
+//! Algorithm: first fit at the lowest free offset, largest items first; `O(items²)`. Where that leaves gaps, other orders are tried too: what lives
+//! longest first, or what takes most bytes over its life.
 
 use fixedbitset::FixedBitSet;
 
@@ -23,16 +24,44 @@ pub struct Placement {
     pub top: u64,
 }
 
-/// Places all items at multiples of `alignment`.
-pub fn place(items: &[Item], alignment: u64) -> Placement {
-    let mut order: Vec<usize> = (0..items.len()).collect();
+/// Places all items at multiples of `alignment`; `bound` is what no placement undercuts.
+pub fn place(items: &[Item], alignment: u64, bound: u64) -> Placement {
     let span = |i: &Item| u64::from(i.live.1 - i.live.0) + 1;
-    order.sort_by_key(|&i| (std::cmp::Reverse((items[i].size, span(&items[i]))), i));
+    let orders: [&dyn Fn(&Item) -> (u64, u64); 3] =
+        [&|i| (i.size, span(i)), &|i| (span(i), i.size), &|i| {
+            (i.size.saturating_mul(span(i)), i.size)
+        }];
+    let mut best: Option<Placement> = None;
+    for key in orders {
+        let mut order: Vec<usize> = (0..items.len()).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(key(&items[i])), i));
+        let placement = place_in(&order, items, alignment);
+        if best.as_ref().is_none_or(|known| placement.top < known.top) {
+            best = Some(placement);
+        }
+        if best
+            .as_ref()
+            .is_some_and(|known| known.top <= bound + bound / GAPS)
+        {
+            break;
+        }
+    }
+    best.unwrap_or(Placement {
+        offsets: Vec::new(),
+        top: 0,
+    })
+}
+
+/// One part in so many may be lost to gaps before another order is tried.
+const GAPS: u64 = 50;
+
+/// First fit in an order of items.
+fn place_in(order: &[usize], items: &[Item], alignment: u64) -> Placement {
     let mut offsets = vec![0u64; items.len()];
     let mut placed: Vec<usize> = Vec::with_capacity(items.len());
     let mut top = 0;
     let mut taken: Vec<(u64, u64)> = Vec::new();
-    for &i in &order {
+    for &i in order {
         let item = &items[i];
         taken.clear();
         taken.extend(
@@ -108,7 +137,7 @@ mod tests {
             item(32, (1, 2), &[2]),
             item(16, (1, 2), &[1]),
         ];
-        let p = place(&items, 16);
+        let p = place(&items, 16, 48);
         assert_eq!(p.offsets, vec![0, 0, 0, 32]);
         assert_eq!(p.top, 48);
         assert_eq!(peaks(&items, 4)[..3], [(32, 0), (48, 1), (32, 1)]);
@@ -131,7 +160,7 @@ mod tests {
                     item(1 + next(100), (from, from + next(10) as u32), &memories)
                 })
                 .collect();
-            let p = place(&items, 8);
+            let p = place(&items, 8, 0);
             for (i, a) in items.iter().enumerate() {
                 assert_eq!(p.offsets[i] % 8, 0);
                 for (j, b) in items.iter().enumerate().skip(i + 1) {
