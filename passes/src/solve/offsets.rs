@@ -24,13 +24,15 @@ pub struct Placement {
     pub top: u64,
 }
 
+/// What comes first: the largest key.
+type Key<'a> = &'a dyn Fn(&Item) -> (u64, u64);
+
 /// Places all items at multiples of `alignment`; `bound` is what no placement undercuts.
 pub fn place(items: &[Item], alignment: u64, bound: u64) -> Placement {
     let span = |i: &Item| u64::from(i.live.1 - i.live.0) + 1;
-    let orders: [&dyn Fn(&Item) -> (u64, u64); 3] =
-        [&|i| (i.size, span(i)), &|i| (span(i), i.size), &|i| {
-            (i.size.saturating_mul(span(i)), i.size)
-        }];
+    let orders: [Key<'_>; 3] = [&|i| (i.size, span(i)), &|i| (span(i), i.size), &|i| {
+        (i.size.saturating_mul(span(i)), i.size)
+    }];
     let mut best: Option<Placement> = None;
     for key in orders {
         let mut order: Vec<usize> = (0..items.len()).collect();
