@@ -76,6 +76,23 @@ fn single() -> CompileOptions {
     }
 }
 
+/// Weights of a pod with everything in it.
+fn trained_with(golden: &Golden, threads: usize, schedule: Schedule) -> Vec<(String, Vec<f32>)> {
+    let options = EngineOptions {
+        threads,
+        schedule,
+        ..FAST
+    };
+    train(golden, program(golden, pod(true, true, true)), options)
+}
+
+fn assert_close(trained: &[(String, Vec<f32>)], expected: &[(String, Vec<f32>)], what: &str) {
+    for ((name, got), (_, want)) in trained.iter().zip(expected) {
+        let off = relative_l2(&judged(name, got), &judged(name, want));
+        assert!(off <= 1e-5, "{what}: {name} is off by {off:e}");
+    }
+}
+
 /// Pods of four forward stages with every combination of recomputation, sharing out and streaming memory, the head in 2 and 4 slices of
 /// vocabularies that come out even and that do not, against a single IPU that has it in one piece.
 #[test]
@@ -94,13 +111,8 @@ fn serialised_heads_train_as_a_single_ipu_does() {
                 let padded = golden.vocabulary.padding() > 0;
                 assert_eq!(padded, entries == 509);
                 let trained = train(&golden, program(&golden, options.clone()), FAST);
-                for ((name, got), (_, want)) in trained.iter().zip(&expected) {
-                    let off = relative_l2(&judged(name, got), &judged(name, want));
-                    assert!(
-                        off <= 1e-5,
-                        "{slices} slices of {entries}, {options:?}: {name} is off by {off:e}"
-                    );
-                }
+                let what = format!("{slices} slices of {entries}, {options:?}");
+                assert_close(&trained, &expected, &what);
             }
         }
     }
@@ -110,14 +122,7 @@ fn serialised_heads_train_as_a_single_ipu_does() {
 fn serialised_heads_are_the_same_on_any_number_of_threads() {
     for (entries, slices) in [(512, 2), (509, 4)] {
         let golden = golden().with_vocabulary(entries).in_slices(slices, 2);
-        let weights = |threads, schedule| {
-            let options = EngineOptions {
-                threads,
-                schedule,
-                ..FAST
-            };
-            train(&golden, program(&golden, pod(true, true, true)), options)
-        };
+        let weights = |threads, schedule| trained_with(&golden, threads, schedule);
         let reference = weights(2, Schedule::Fast);
         assert!(weights(1, Schedule::Fast) == reference);
         assert!(weights(2, Schedule::Poisoned) == reference);
@@ -138,10 +143,7 @@ fn every_combination_trains_as_a_single_ipu_does() {
     }
     for options in cases {
         let trained = train(&golden, program(&golden, options.clone()), FAST);
-        for ((name, got), (_, want)) in trained.iter().zip(&expected) {
-            let off = relative_l2(&judged(name, got), &judged(name, want));
-            assert!(off <= 1e-5, "{options:?}: {name} is off by {off:e}");
-        }
+        assert_close(&trained, &expected, &format!("{options:?}"));
     }
 }
 
@@ -161,14 +163,7 @@ fn streaming_memory_changes_no_bit() {
 #[test]
 fn neither_threads_nor_schedule_change_a_bit() {
     let golden = golden();
-    let weights = |threads, schedule| {
-        let options = EngineOptions {
-            threads,
-            schedule,
-            ..FAST
-        };
-        train(&golden, program(&golden, pod(true, true, true)), options)
-    };
+    let weights = |threads, schedule| trained_with(&golden, threads, schedule);
     let reference = weights(2, Schedule::Fast);
     assert!(weights(1, Schedule::Fast) == reference);
     assert!(weights(2, Schedule::Strict) == reference);
