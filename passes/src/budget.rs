@@ -44,18 +44,39 @@ impl Budgets {
     pub fn of(&self, op: &str) -> Bytes {
         self.by_op.get(op).copied().unwrap_or(self.default)
     }
+}
 
-    /// `share` of what is free on the fullest tile during each op of a program with known live ranges and room for its code; no op gets more
-    /// than its IPU's limit.
-    pub fn of_free_memory(program: &Program, share: f64, limits: &Limits) -> Budgets {
+/// What is alive in a program with known live ranges and room for its code, besides the temporaries of the op that runs.
+pub(crate) struct Alive<'p> {
+    program: &'p Program,
+    /// By IPU, every op (its origin's number) with the most bytes on one tile.
+    residents: Vec<Vec<(usize, Bytes)>>,
+}
+
+impl<'p> Alive<'p> {
+    pub(crate) fn of(program: &'p Program) -> Alive<'p> {
         let spans = spans(program);
+        let ipus = (0..program.ipus).map(IpuId);
+        let residents = ipus.map(|ipu| residents(program, ipu, &spans)).collect();
+        Alive { program, residents }
+    }
+
+    /// Whether it is more than the whole memory of some tile: smaller temporaries cannot help.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let tile_memory = Bytes::from(self.program.machine.tile_memory);
+        let mut all = self.residents.iter().flatten();
+        all.any(|&(_, bytes)| bytes > tile_memory)
+    }
+
+    /// For every op `share` of what it leaves free on the fullest tile; no op gets more than its IPU's limit.
+    pub(crate) fn budgets(&self, share: f64, limits: &Limits) -> Budgets {
         let mut free: FxHashMap<String, Bytes> = FxHashMap::default();
-        for ipu in (0..program.ipus).map(IpuId) {
-            let available = available(program, ipu);
-            for (origin, resident) in residents(program, ipu, &spans) {
+        for (ipu, residents) in (0..).map(IpuId).zip(&self.residents) {
+            let available = available(self.program, ipu);
+            for &(origin, resident) in residents {
                 let left = available.saturating_sub(resident) as f64 * share;
                 let left = (left as Bytes).min(limits.on(ipu)).max(LEAST);
-                let name = &program.origins[origin].name;
+                let name = &self.program.origins[origin].name;
                 free.entry(name.clone())
                     .and_modify(|known| *known = left.min(*known))
                     .or_insert(left);
@@ -66,17 +87,6 @@ impl Budgets {
             by_op: free,
         }
     }
-}
-
-/// Whether some tile holds more than its whole memory besides the temporaries of the op that runs: smaller ones cannot help.
-pub(crate) fn is_hopeless(program: &Program) -> bool {
-    let spans = spans(program);
-    let tile_memory = Bytes::from(program.machine.tile_memory);
-    let mut ipus = (0..program.ipus).map(IpuId);
-    ipus.any(|ipu| {
-        let residents = residents(program, ipu, &spans);
-        residents.iter().any(|&(_, bytes)| bytes > tile_memory)
-    })
 }
 
 /// First and last step of every op, in the numbering of [`Program::walk`].

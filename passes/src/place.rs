@@ -15,7 +15,7 @@ use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
-use crate::budget::{Budgets, is_hopeless};
+use crate::budget::{Alive, Budgets};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_for_code};
 use crate::offload::offload;
@@ -331,8 +331,9 @@ fn place_on(
         live_ranges(&mut first.program);
         make_room_for_code(&mut first.program);
     });
-    if is_hopeless(&first.program)
-        && let Err(overflow) = clock.time("memory", || assign_memory(&mut first.program))
+    let alive = Alive::of(&first.program);
+    if alive.is_hopeless()
+        && let Err(overflow) = clock.time("memory", || assign_memory(&mut first.program.clone()))
     {
         return Err(PlacementError::Overflow {
             overflow,
@@ -343,7 +344,7 @@ fn place_on(
     let caps = caps(options, &first.products, plans)?;
     let budgets = |number: usize| {
         let budgets = match SHARES_OF_FREE.get(number) {
-            Some(&share) => Budgets::of_free_memory(&first.program, share, &limits),
+            Some(&share) => alive.budgets(share, &limits),
             None => {
                 let share = THRIFTY[number - SHARES_OF_FREE.len()];
                 Budgets::proportion(machine, share.min(limits.least))
