@@ -16,6 +16,8 @@ pub(crate) struct Group {
     pub(crate) outputs: Vec<GroupOperand>,
     /// A move that brings the only input, which is read where it comes from instead.
     pub(crate) forwarded: Option<LoadedMove>,
+    /// The results are also read.
+    pub(crate) reads_output: bool,
     /// Step and group, where stores to f16 round at random.
     pub(crate) at_random: Option<(u32, u8)>,
     /// All vertices together on one thread, estimated.
@@ -30,25 +32,35 @@ pub(crate) struct GroupOperand {
     pub(crate) layout: Arc<Layout>,
     /// All copies of a block are the first one, on another tile for most.
     pub(crate) shared: bool,
+    /// `address` is one in the arena.
+    pub(crate) in_arena: bool,
 }
 
 impl Group {
-    /// The vertex at a grid point.
-    pub(crate) fn vertex(&self, point: usize) -> Vertex<'_> {
-        let operand = |o| self.operand(o, point);
+    /// The vertex at a grid point; `slot` is the place of a tile in the arena.
+    pub(crate) fn vertex(&self, point: usize, slot: impl Fn(u32) -> u32) -> Vertex<'_> {
+        let operand = |o| self.operand(o, point, &slot);
         Vertex {
             inputs: self.inputs.iter().map(operand).collect(),
             outputs: self.outputs.iter().map(operand).collect(),
         }
     }
 
-    fn operand<'a>(&self, operand: &'a GroupOperand, point: usize) -> Operand<'a> {
+    fn operand<'a>(
+        &self,
+        operand: &'a GroupOperand,
+        point: usize,
+        slot: impl Fn(u32) -> u32,
+    ) -> Operand<'a> {
         let own = Operand::new(operand.address, operand.entry, &operand.layout, point);
-        if !operand.shared {
-            return own;
+        let home = match operand.shared {
+            true => operand.layout.first_copy_of[point] as usize,
+            false => point,
+        };
+        let (home, here) = (self.grid.tiles[home], self.grid.tiles[point]);
+        match operand.in_arena {
+            true => own.in_arena(slot(home)),
+            false => own.on_neighbour(home as i32 - here as i32),
         }
-        let tile = |point: usize| self.grid.tiles[point] as i32;
-        let first = operand.layout.first_copy_of[point] as usize;
-        own.on_neighbour(tile(first) - tile(point))
     }
 }

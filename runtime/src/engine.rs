@@ -216,11 +216,11 @@ impl Run<'_> {
         for (number, step) in &self.loaded.procedures[procedure] {
             let mut last = *number;
             match step {
-                LoadedStep::Superstep(superstep) => {
+                LoadedStep::Phase(phase) => {
                     self.memories
                         .iter_mut()
-                        .for_each(|memory| superstep.run(memory));
-                    last += superstep.steps as u32 - 1;
+                        .for_each(|memory| phase.run(memory));
+                    last += phase.steps() as u32 - 1;
                 }
                 LoadedStep::Host { stream } => {
                     (0..self.memories.len()).try_for_each(|r| self.transfer(*stream, r))?;

@@ -26,7 +26,10 @@ pub(crate) use pieces::{Pieces, in_row_order};
 
 /// One move: shared copies, own addresses.
 pub(crate) struct LoadedMove {
+    pub(crate) from: VarId,
     pub(crate) into: VarId,
+    /// Of the destination's copies only the first ones are there.
+    pub(crate) into_shared: bool,
     pub(crate) expansion: Arc<Expansion>,
     pub(crate) source: Place,
     pub(crate) destination: Place,
@@ -37,6 +40,8 @@ pub(crate) struct LoadedMove {
 pub(crate) struct Place {
     pub(crate) ipu: u32,
     pub(crate) address: u32,
+    /// `address` is one in the arena.
+    pub(crate) in_arena: bool,
 }
 
 /// What the copies of a move depend on: layout and tiles at both ends, the views, and whether both ends are on one IPU (then a tile
@@ -76,7 +81,9 @@ pub(crate) fn load(
             .iter()
             .zip(&mut expansion_of)
             .map(|(mv, number)| LoadedMove {
+                from: mv.source,
                 into: mv.destination,
+                into_shared: shared[mv.destination.index()],
                 expansion: expansions[number].clone(),
                 source: place(program, mv.source),
                 destination: place(program, mv.destination),
@@ -112,6 +119,7 @@ fn place(program: &Program, variable: VarId) -> Place {
     Place {
         ipu: program.grid_of(variable).ipu.0,
         address: program.variable(variable).address,
+        in_arena: false,
     }
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod exchange;
 mod layout;
 mod load;
+mod phase;
 mod poison;
 mod superstep;
 mod tensor_io;

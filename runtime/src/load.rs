@@ -4,8 +4,10 @@
 //! operands that its kernel accepts and that do not run into each other; every copy of every exchange stays inside its blocks, and no
 //! exchange reads a byte that it writes; procedures do not call themselves. Work that identical layers share is done once.
 
+mod arena;
 mod forwarding;
 mod groups;
+mod phases;
 pub(crate) mod sharing;
 
 use superstep_ir::ids::{ProcId, VarId};
@@ -20,6 +22,7 @@ use crate::exchange::{self, LoadedMove};
 use crate::layout::Layouts;
 use forwarding::Forwarding;
 
+use crate::phase::Phase;
 use crate::superstep::{Action, Actions, Span, Superstep};
 
 /// Procedures may be nested this deep; a compiler needs four or five levels.
@@ -28,7 +31,7 @@ const MAX_DEPTH: u32 = 64;
 /// A step with everything it needs at hand.
 pub(crate) enum LoadedStep {
     /// Consecutive exchanges, compute sets and syncs.
-    Superstep(Superstep),
+    Phase(Phase),
     Host {
         stream: usize,
     },
@@ -77,15 +80,23 @@ impl Loaded {
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
         let mut forwarding = Forwarding::of(program);
+        let uses = arena::Uses::of(program);
+        let context = phases::Context {
+            program,
+            layouts: &layouts,
+            uses: &uses,
+            stepwise: options.stepwise,
+        };
         let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
         for (procedure, numbers) in program.procedures.iter().zip(&numbers) {
             let mut steps = Steps {
                 done: Vec::new(),
                 open: None,
+                phase: None,
                 next: 0,
                 forwarding: &mut forwarding,
-                stepwise: options.stepwise,
+                context,
             };
             for (step, &number) in procedure.steps.iter().zip(numbers) {
                 steps.next = number;
@@ -144,17 +155,19 @@ struct Steps<'a> {
     done: Vec<(u32, LoadedStep)>,
     /// With the number of its first step.
     open: Option<(u32, Superstep)>,
+    /// With the number of its first step.
+    phase: Option<(u32, phases::Open<'a>)>,
     /// Number of the step that is added next.
     next: u32,
     forwarding: &'a mut Forwarding,
-    stepwise: bool,
+    context: phases::Context<'a>,
 }
 
 impl Steps<'_> {
     /// Adds a step to the open superstep, or to a new one.
     fn add(&mut self, mut step: Actions) {
         let closed = self.open.as_ref().is_some_and(|open| !open.1.takes(&step));
-        if self.stepwise || closed {
+        if self.context.stepwise || closed {
             self.close();
         }
         let next = self.next;
@@ -172,17 +185,34 @@ impl Steps<'_> {
     /// Adds a step that stands alone.
     fn cut(&mut self, step: LoadedStep) {
         self.close();
+        self.close_phase();
         self.done.push((self.next, step));
     }
 
+    /// Ends the open superstep, which joins the open phase or opens the next.
     fn close(&mut self) {
-        let open = self.open.take();
+        let Some((number, superstep)) = self.open.take() else {
+            return;
+        };
+        let superstep = match &mut self.phase {
+            None => Some(superstep),
+            Some((_, phase)) => phase.take(superstep).err(),
+        };
+        if let Some(superstep) = superstep {
+            self.close_phase();
+            self.phase = Some((number, phases::Open::new(self.context, superstep)));
+        }
+    }
+
+    fn close_phase(&mut self) {
+        let phase = self.phase.take();
         self.done
-            .extend(open.map(|(number, open)| (number, LoadedStep::Superstep(open))));
+            .extend(phase.map(|(number, phase)| (number, LoadedStep::Phase(phase.close()))));
     }
 
     fn finish(mut self) -> Vec<(u32, LoadedStep)> {
         self.close();
+        self.close_phase();
         self.done
     }
 }

@@ -5,27 +5,20 @@
 //! a tile is written by it: then it does not matter which of two tiles is further on. The loader cuts supersteps by that rule, which
 //! at the same time is what makes it sound to run tiles on several threads.
 
-#![allow(unsafe_code)] // threads share tile memory; the invariants are stated at `run`
+#![allow(unsafe_code)] // threads share tile memory; the invariants are stated at `Phase::run`
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
 use superstep_ir::ids::VarId;
 
 use crate::codelets::{AtRandom, Scratch, VertexMemory};
 use crate::compute::Group;
 use crate::exchange::{LoadedMove, Pieces};
 use crate::layout::GridTiles;
-use crate::tile_memory::{SharedTiles, TileMemory};
-
-/// A stretch of tiles given to a thread takes about this long; below twice that a superstep stays on one thread.
-const NANOSECONDS_A_STRETCH: f64 = 20_000.0;
-
-/// Numbers the supersteps that are run in this process.
-static RUNS: AtomicU64 = AtomicU64::new(1);
+use crate::phase::Tile;
+use crate::tile_memory::SharedTiles;
 
 /// What a tile does in a superstep.
 pub(crate) enum Action {
@@ -74,13 +67,9 @@ pub(crate) struct Actions {
 /// Consecutive steps without a cut between them.
 #[derive(Default)]
 pub(crate) struct Superstep {
-    actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     sent: Vec<Span>,
     written: Vec<Span>,
-    /// By IPU: a range that holds all tiles that do anything.
-    tiles: Vec<(u32, Range<u32>)>,
-    /// On one thread, estimated.
-    nanoseconds: f64,
     /// Steps of the program that it stands for.
     pub(crate) steps: u64,
 }
@@ -112,70 +101,22 @@ impl Superstep {
 
     /// Adds a step that [`Superstep::takes`] has allowed.
     pub(crate) fn add(&mut self, step: Actions) {
-        for action in &step.actions {
-            self.nanoseconds += action.nanoseconds();
-            if let Some((ipu, tiles)) = action.tiles() {
-                self.include(ipu, tiles);
-            }
-        }
         self.actions.extend(step.actions);
         self.sent.extend(step.sent);
         self.written.extend(step.written);
         self.steps += 1;
     }
 
-    fn include(&mut self, ipu: u32, tiles: Range<u32>) {
-        match self.tiles.iter_mut().find(|(known, _)| *known == ipu) {
-            Some((_, known)) => *known = known.start.min(tiles.start)..known.end.max(tiles.end),
-            None => self.tiles.push((ipu, tiles)),
-        }
-    }
-
-    /// Runs all actions on all tiles, on the threads of the current pool.
-    ///
-    /// Invariants, established by the loader:
-    ///
-    /// 1. all operands and all ends of copies lie inside their tile;
-    /// 2. no byte that a move of the superstep reads, or a vertex of another tile, is written by a move or a vertex of it;
-    /// 3. a tile is written, and its seed used and set, only by its own turn, and every tile has one turn.
-    ///
-    /// So bytes that are written are touched by one thread only.
-    pub(crate) fn run(&self, memory: &mut TileMemory) {
-        let shared = memory.share();
-        let count: usize = self.tiles.iter().map(|(_, tiles)| tiles.len()).sum();
-        let number = RUNS.fetch_add(1, Ordering::Relaxed);
-        let turn = |i: usize| {
-            if let Some((ipu, tile)) = self.tile(i) {
-                // SAFETY: the invariants above; each `i` is another tile.
-                unsafe { self.run_tile(number, ipu, tile, shared) }
-            }
-        };
-        if self.nanoseconds < 2.0 * NANOSECONDS_A_STRETCH {
-            return (0..count).for_each(turn);
-        }
-        let stretch = (NANOSECONDS_A_STRETCH / self.nanoseconds * count as f64) as usize;
-        (0..count)
-            .into_par_iter()
-            .with_min_len(stretch.max(1))
-            .for_each(turn);
-    }
-
-    /// IPU and tile of turn `i`.
-    fn tile(&self, mut i: usize) -> Option<(u32, u32)> {
-        for (ipu, tiles) in &self.tiles {
-            if i < tiles.len() {
-                return Some((*ipu, tiles.start + i as u32));
-            }
-            i -= tiles.len();
-        }
-        None
-    }
-
     /// The turn of one tile.
     ///
     /// # Safety
-    /// The invariants of [`Superstep::run`]; nobody else takes this tile's turn.
-    unsafe fn run_tile(&self, number: u64, ipu: u32, tile: u32, memory: SharedTiles<'_>) {
+    /// The invariants of [`Phase::run`](crate::phase::Phase::run); nobody else takes this tile's turn.
+    pub(crate) unsafe fn run_tile(
+        &self,
+        number: u64,
+        (ipu, tile): Tile,
+        memory: SharedTiles<'_>,
+    ) {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
@@ -193,7 +134,7 @@ impl Superstep {
                     let Some(point) = group.grid.point(tile).filter(|_| own) else {
                         continue;
                     };
-                    let vertex = group.vertex(point);
+                    let vertex = group.vertex(point, |tile| memory.slot(ipu, tile));
                     // SAFETY: the seed is touched by the tile's own turn only (3).
                     let at_random = group.at_random.map(|(step, group)| AtRandom {
                         seed: unsafe { *memory.seed(ipu, tile) },
@@ -201,9 +142,10 @@ impl Superstep {
                         group,
                     });
                     // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
-                    let own = memory.tile(ipu, tile);
+                    let own = (memory.tile(ipu, tile), memory.stride());
+                    let arena = memory.own_arena(ipu, tile);
                     let mut operands =
-                        unsafe { VertexMemory::new(own, memory.stride(), &vertex, at_random) };
+                        unsafe { VertexMemory::new(own, arena, &vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| match &group.forwarded {
                         None => group.kernel.run(&mut operands, scratch),
                         Some(mv) => {
@@ -230,7 +172,8 @@ impl Superstep {
 }
 
 impl Action {
-    fn nanoseconds(&self) -> f64 {
+    /// On one thread, estimated.
+    pub(crate) fn nanoseconds(&self) -> f64 {
         match self {
             Action::Receive(mv) => mv.expansion.bytes as f64 * 0.2,
             Action::Compute(group) => group.nanoseconds,
@@ -238,14 +181,12 @@ impl Action {
         }
     }
 
-    /// The IPU, and a range that holds all tiles that have a part in it.
-    fn tiles(&self) -> Option<(u32, Range<u32>)> {
-        let (ipu, tiles) = match self {
+    /// The IPU and the tiles that have a part in it.
+    pub(crate) fn tiles(&self) -> (u32, &[u32]) {
+        match self {
             Action::Receive(mv) => (mv.destination.ipu, &mv.expansion.tiles),
             Action::Compute(group) => (group.grid.ipu.0, &group.grid.tiles),
             Action::SetSeed { grid, .. } => (grid.ipu.0, &grid.tiles),
-        };
-        let (first, last) = (tiles.iter().min()?, tiles.iter().max()?);
-        Some((ipu, *first..last + 1))
+        }
     }
 }

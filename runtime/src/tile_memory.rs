@@ -14,6 +14,7 @@ use superstep_ir::program::{Program, Variable};
 use superstep_ir::units::align_up;
 
 use crate::error::EngineError;
+use crate::exchange::Place;
 
 /// Tiles start at multiples of a cache line, so that two threads never write the same line.
 const TILE_ALIGNMENT: usize = 64;
@@ -103,8 +104,62 @@ impl TileMemory {
             tiles_per_ipu: self.tiles_per_ipu,
             stride: self.stride,
             seeds: self.seeds.as_mut_ptr(),
+            arena: Arena::NONE,
             memory: PhantomData,
         }
+    }
+}
+
+/// Memory of the thread in which the tiles of a cluster have slots, for variables that live no longer than a phase.
+#[derive(Clone, Copy)]
+pub(crate) struct Arena<'a> {
+    start: *mut u8,
+    /// Bytes of a slot.
+    stride: usize,
+    /// By tile number.
+    slots: &'a [u32],
+}
+
+impl<'a> Arena<'a> {
+    const NONE: Arena<'static> = Arena {
+        start: std::ptr::null_mut(),
+        stride: 0,
+        slots: &[],
+    };
+
+    pub(crate) fn new(start: *mut u8, stride: usize, slots: &'a [u32]) -> Arena<'a> {
+        Arena {
+            start,
+            stride,
+            slots,
+        }
+    }
+}
+
+/// The arena as one tile sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnArena {
+    start: *mut u8,
+    stride: usize,
+    /// The tile's own.
+    pub(crate) slot: u32,
+}
+
+impl OwnArena {
+    #[cfg(test)]
+    pub(crate) const NONE: OwnArena = OwnArena {
+        start: std::ptr::null_mut(),
+        stride: 0,
+        slot: 0,
+    };
+
+    fn own(self) -> *mut u8 {
+        self.at(self.slot)
+    }
+
+    /// Where a slot begins.
+    pub(crate) fn at(self, slot: u32) -> *mut u8 {
+        self.start.wrapping_add(slot as usize * self.stride)
     }
 }
 
@@ -115,6 +170,7 @@ pub(crate) struct SharedTiles<'a> {
     tiles_per_ipu: usize,
     stride: usize,
     seeds: *mut [u32; 2],
+    arena: Arena<'a>,
     memory: PhantomData<&'a mut TileMemory>,
 }
 
@@ -123,7 +179,35 @@ unsafe impl Send for SharedTiles<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for SharedTiles<'_> {}
 
-impl SharedTiles<'_> {
+impl<'a> SharedTiles<'a> {
+    /// The same tiles with an arena.
+    pub(crate) fn with_arena(self, arena: Arena<'a>) -> SharedTiles<'a> {
+        SharedTiles { arena, ..self }
+    }
+
+    /// Byte 0 of a variable's block on a tile.
+    pub(crate) fn at(self, place: Place, tile: u32) -> *mut u8 {
+        let start = match place.in_arena {
+            true => self.own_arena(place.ipu, tile).own(),
+            false => self.tile(place.ipu, tile),
+        };
+        start.wrapping_add(place.address as usize)
+    }
+
+    /// The tile's slot of the arena; 0 where there is none.
+    pub(crate) fn slot(self, ipu: u32, tile: u32) -> u32 {
+        let slots = self.arena.slots;
+        slots.get(self.number(ipu, tile)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn own_arena(self, ipu: u32, tile: u32) -> OwnArena {
+        OwnArena {
+            start: self.arena.start,
+            stride: self.arena.stride,
+            slot: self.slot(ipu, tile),
+        }
+    }
+
     /// Address 0 of a tile; what is below all variables is another tile's.
     pub(crate) fn tile(self, ipu: u32, tile: u32) -> *mut u8 {
         self.start

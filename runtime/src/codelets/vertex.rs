@@ -14,6 +14,8 @@ pub(crate) enum Home {
     Tile,
     /// In the memory of the tile whose number is by so much larger: an input that tiles share.
     Neighbour(i32),
+    /// In a slot of the arena.
+    Arena(u32),
     /// In work space that the kernel around this one has set up.
     WorkSpace,
 }
@@ -72,6 +74,12 @@ impl<'a> Operand<'a> {
             0 => Home::Tile,
             distance => Home::Neighbour(distance),
         };
+        Operand { home, ..self }
+    }
+
+    /// The same operand in a slot of the arena.
+    pub(crate) fn in_arena(self, slot: u32) -> Operand<'a> {
+        let home = Home::Arena(slot);
         Operand { home, ..self }
     }
 

@@ -614,7 +614,7 @@ fn a_vertex_depends_on_its_own_tile_alone() {
         ..PLAIN
     };
     let mut engine = Engine::load(Arc::new(program()), &options).expect("sound");
-    let (_, LoadedStep::Superstep(product)) = &engine.loaded.procedures[1][3] else {
+    let (_, LoadedStep::Phase(product)) = &engine.loaded.procedures[1][3] else {
         panic!("step 3 computes")
     };
     let tiles: Vec<usize> = (1..5).map(|t| engine.memories[0].number(0, t)).collect();
@@ -641,7 +641,7 @@ fn cuts(program: Program, options: &EngineOptions) -> Vec<u64> {
     let engine = Engine::load(Arc::new(program), options).expect("sound");
     let steps = engine.loaded.procedures[1].iter();
     let count = |(_, step): &(u32, LoadedStep)| match step {
-        LoadedStep::Superstep(superstep) => superstep.steps,
+        LoadedStep::Phase(phase) => phase.steps(),
         _ => 1,
     };
     steps.map(count).collect()

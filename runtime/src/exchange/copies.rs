@@ -1,7 +1,7 @@
 //! The copies themselves.
 //!
 //! Several threads write into tile memory at the same time and read what others own, which no safe slice can express; the invariants
-//! are those of [`Superstep::run`](crate::superstep::Superstep::run).
+//! are those of [`Phase::run`](crate::phase::Phase::run).
 
 #![allow(unsafe_code)]
 
@@ -25,13 +25,11 @@ impl LoadedMove {
     /// was checked when the move was loaded.)
     pub(crate) unsafe fn receive(&self, i: usize, memory: SharedTiles<'_>) {
         let expansion = &*self.expansion;
-        let own = memory.tile(self.destination.ipu, expansion.tiles[i]);
+        let own = memory.at(self.destination, expansion.tiles[i]);
         for copy in expansion.received(i) {
-            let from = memory.tile(self.source.ipu, copy.source_tile);
-            let from =
-                from.wrapping_add(self.source.address as usize + copy.source_offset as usize);
-            let to = own
-                .wrapping_add(self.destination.address as usize + copy.destination_offset as usize);
+            let from = memory.at(self.source, copy.source_tile);
+            let from = from.wrapping_add(copy.source_offset as usize);
+            let to = own.wrapping_add(copy.destination_offset as usize);
             // SAFETY: the contract of this function.
             unsafe { copy_region(from, to, &expansion.patterns[copy.pattern as usize]) }
         }

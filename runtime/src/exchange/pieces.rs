@@ -1,6 +1,6 @@
 //! What a tile would receive, read where it is sent from: for vertices that go through an operand once, in order, and so need no copy of it.
 
-#![allow(unsafe_code)] // reads other tiles' memory; the invariants are those of `Superstep::run`
+#![allow(unsafe_code)] // reads other tiles' memory; the invariants are those of `Phase::run`
 
 use bytemuck::cast_slice;
 
@@ -48,8 +48,8 @@ impl<'a> Pieces<'a> {
         let (mv, expansion) = (self.mv, &*self.mv.expansion);
         let copies = self.receiver.map_or(&[][..], |i| expansion.received(i));
         let start = |copy: &Copy| {
-            let tile = self.memory.tile(mv.source.ipu, copy.source_tile);
-            tile.wrapping_add(mv.source.address as usize + copy.source_offset as usize)
+            let block = self.memory.at(mv.source, copy.source_tile);
+            block.wrapping_add(copy.source_offset as usize)
         };
         for (i, copy) in copies.iter().enumerate() {
             // Pieces are short and far apart, so nobody but us can know what comes next.

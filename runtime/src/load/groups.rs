@@ -117,12 +117,13 @@ fn load_group(
         inputs,
         outputs,
         forwarded: None,
+        reads_output: group.codelet.reads_output(),
         at_random: None,
         nanoseconds,
     };
     if !is_known {
         for point in 0..loaded.grid.tiles.len() {
-            let vertex = loaded.vertex(point);
+            let vertex = loaded.vertex(point, |_| 0);
             loaded
                 .kernel
                 .check(&vertex)
@@ -178,6 +179,7 @@ fn resolve_operand(
         entry: operand.entry,
         layout,
         shared,
+        in_arena: false,
     })
 }
 
@@ -196,7 +198,7 @@ fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
         return Ok(());
     }
     for point in 0..group.grid.tiles.len() {
-        let Vertex { inputs, outputs } = group.vertex(point);
+        let Vertex { inputs, outputs } = group.vertex(point, |_| 0);
         for (i, output) in outputs.iter().enumerate() {
             let on = |input: &codelets::Operand<'_>| in_place && input.range() == output.range();
             let inputs_fit = inputs.iter().all(|input| apart(output, input) || on(input));

@@ -1,0 +1,129 @@
+//! Phases: consecutive supersteps that clusters of tiles run through by themselves.
+//!
+//! Tiles that receive from each other what is written in the phase are of one cluster; clusters know nothing of each other, so they may
+//! be run in any order and on any thread. A cluster goes through all supersteps while what its tiles give each other is still in the
+//! host's cache, and what nobody needs after the phase lies in an arena that the next cluster uses again, and never reaches the host's
+//! memory. The loader finds clusters and what may lie in the arena (`load/phases.rs`, `load/arena.rs`).
+
+#![allow(unsafe_code)] // threads share tile memory; the invariants are stated at `run`
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::superstep::Superstep;
+use crate::tile_memory::{Arena, SharedTiles, TileMemory};
+
+/// A share of clusters that a thread takes at once takes about this long.
+pub(crate) const NANOSECONDS_A_SHARE: f64 = 20_000.0;
+
+/// Numbers what is run in this process; see [`Scratch::superstep`](crate::codelets::Scratch).
+static RUNS: AtomicU64 = AtomicU64::new(1);
+
+/// A tile: IPU and number on it.
+pub(crate) type Tile = (u32, u32);
+
+/// Variables that live in the arena: where each tile of a cluster has its part of it.
+#[derive(Default)]
+pub(crate) struct ArenaPlan {
+    /// By tile number: the place of the tile in its cluster.
+    pub(crate) slots: Vec<u32>,
+    /// Bytes of a slot.
+    pub(crate) stride: usize,
+    /// Bytes for the largest cluster.
+    pub(crate) bytes: usize,
+}
+
+/// Consecutive supersteps, and the clusters that run them.
+pub(crate) struct Phase {
+    pub(crate) supersteps: Vec<Superstep>,
+    /// All tiles that do anything, cluster by cluster.
+    pub(crate) tiles: Vec<Tile>,
+    /// Cluster `c` is `tiles[starts[c] .. starts[c + 1]]`.
+    pub(crate) starts: Vec<u32>,
+    /// The clusters that a thread takes at once.
+    pub(crate) shares: Vec<Range<usize>>,
+    pub(crate) arena: ArenaPlan,
+}
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct CacheLine([u8; 64]);
+
+thread_local! {
+    static ARENA: RefCell<Vec<CacheLine>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Phase {
+    /// Steps of the program that it stands for.
+    pub(crate) fn steps(&self) -> u64 {
+        self.supersteps.iter().map(|s| s.steps).sum()
+    }
+
+    /// Runs all supersteps on all clusters, on the threads of the current pool.
+    ///
+    /// Invariants, established by the loader:
+    ///
+    /// 1. all operands and all ends of copies lie inside their tile, or inside its slot of the arena;
+    /// 2. no byte that a move of a superstep reads, or a vertex of another tile, is written by a move or a vertex of it, nor, if both tiles
+    ///    are not of one cluster, by any of the phase;
+    /// 3. a tile is written, and its seed used and set, only by its own turns, and is in one cluster;
+    /// 4. what lies in the arena is written in the phase before it is read, and read by tiles of the same cluster only.
+    ///
+    /// So bytes that are written are touched by one thread only.
+    pub(crate) fn run(&self, memory: &mut TileMemory) {
+        let shared = memory.share();
+        let numbers = (self.starts.len() * self.supersteps.len()) as u64;
+        let first = RUNS.fetch_add(numbers, Ordering::Relaxed);
+        let next = AtomicUsize::new(0);
+        let work = || {
+            ARENA.with_borrow_mut(|arena| {
+                let lines = self.arena.bytes.div_ceil(size_of::<CacheLine>());
+                if arena.len() < lines {
+                    arena.resize(lines, CacheLine([0; 64]));
+                }
+                let memory = shared.with_arena(Arena::new(
+                    arena.as_mut_ptr().cast(),
+                    self.arena.stride,
+                    &self.arena.slots,
+                ));
+                while let Some(share) = self.shares.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    for cluster in share.clone() {
+                        // SAFETY: the invariants above; each cluster is taken once.
+                        unsafe { self.run_cluster(cluster, first, memory) }
+                    }
+                }
+            });
+        };
+        let helpers = rayon::current_num_threads().min(self.shares.len());
+        if helpers < 2 {
+            return work();
+        }
+        // A thread that comes late finds nothing left to do, and nobody waits for it.
+        rayon::scope(|scope| {
+            for _ in 1..helpers {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+    }
+
+    /// All supersteps on the tiles of a cluster.
+    ///
+    /// # Safety
+    /// The invariants of [`Phase::run`]; nobody else runs this cluster.
+    unsafe fn run_cluster(&self, cluster: usize, first: u64, memory: SharedTiles<'_>) {
+        let tiles = &self.tiles[self.starts[cluster] as usize..self.starts[cluster + 1] as usize];
+        // The same place in the arena holds something else in every cluster.
+        let first = match self.arena.bytes {
+            0 => first,
+            _ => first + (cluster * self.supersteps.len()) as u64,
+        };
+        for (superstep, number) in self.supersteps.iter().zip(first..) {
+            for &tile in tiles {
+                // SAFETY: the contract of this function.
+                unsafe { superstep.run_tile(number, tile, memory) }
+            }
+        }
+    }
+}
