@@ -220,7 +220,7 @@ impl Run<'_> {
                     self.memories
                         .iter_mut()
                         .for_each(|memory| phase.run(memory));
-                    last += phase.steps() as u32 - 1;
+                    last += (phase.steps() as u32).saturating_sub(1);
                 }
                 LoadedStep::Host { stream } => {
                     (0..self.memories.len()).try_for_each(|r| self.transfer(*stream, r))?;

@@ -194,20 +194,45 @@ impl Steps<'_> {
         let Some((number, superstep)) = self.open.take() else {
             return;
         };
-        let superstep = match &mut self.phase {
-            None => Some(superstep),
-            Some((_, phase)) => phase.take(superstep).err(),
-        };
-        if let Some(superstep) = superstep {
-            self.close_phase();
+        let Some((_, phase)) = &mut self.phase else {
             self.phase = Some((number, phases::Open::new(self.context, superstep)));
+            return;
+        };
+        let Err(back) = phase.take(superstep) else {
+            return;
+        };
+        let steps: u64 = back.iter().map(|s| s.steps).sum();
+        let last = back.last().map_or(0, |s| s.steps);
+        let mut number = number + last as u32 - steps as u32;
+        self.close_phase();
+        for superstep in back {
+            let steps = superstep.steps as u32;
+            match &mut self.phase {
+                None => {
+                    let open = phases::Open::new(self.context, superstep);
+                    self.phase = Some((number, open));
+                }
+                Some((_, phase)) => {
+                    if let Err(back) = phase.take(superstep) {
+                        self.close_phase();
+                        let next = back.into_iter().next();
+                        let open = next.map(|next| phases::Open::new(self.context, next));
+                        self.phase = open.map(|open| (number, open));
+                    }
+                }
+            }
+            number += steps;
         }
     }
 
     fn close_phase(&mut self) {
-        let phase = self.phase.take();
+        let Some((number, phase)) = self.phase.take() else {
+            return;
+        };
+        let (ahead, phase) = phase.close();
+        let phases = ahead.into_iter().chain([phase]);
         self.done
-            .extend(phase.map(|(number, phase)| (number, LoadedStep::Phase(phase.close()))));
+            .extend(phases.map(|phase| (number, LoadedStep::Phase(phase))));
     }
 
     fn finish(mut self) -> Vec<(u32, LoadedStep)> {
@@ -260,6 +285,7 @@ fn seeded(program: &Program, layouts: &Layouts, seed: VarId) -> Result<Actions, 
     }
     let variable = program.variable(seed);
     let action = Action::SetSeed {
+        variable: seed,
         grid: layouts.grids[variable.grid.index()].clone(),
         address: variable.address as usize,
     };

@@ -28,6 +28,7 @@ pub(crate) enum Action {
     Compute(Group),
     /// Sets its random number generator from the two words at `address`.
     SetSeed {
+        variable: VarId,
         grid: Arc<GridTiles>,
         address: usize,
     },
@@ -156,7 +157,7 @@ impl Superstep {
                         }
                     });
                 }
-                Action::SetSeed { grid, address } => {
+                Action::SetSeed { grid, address, .. } => {
                     if grid.ipu.0 != ipu || grid.point(tile).is_none() {
                         continue;
                     }

@@ -3,11 +3,12 @@
 //! A superstep joins the phase before it when enough clusters are left to keep all threads busy: two tiles are of one cluster when one
 //! reads on the other what is written anywhere in the phase.
 
+use superstep_ir::ids::VarId;
 use superstep_ir::program::Program;
 
 use super::arena::{self, Uses};
 use super::span;
-use crate::compute::GroupOperand;
+use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
 use crate::layout::Layouts;
 use crate::phase::{ArenaPlan, NANOSECONDS_A_SHARE, Phase, Tile};
@@ -30,75 +31,201 @@ pub(super) struct Context<'a> {
 pub(super) struct Open<'a> {
     context: Context<'a>,
     supersteps: Vec<Superstep>,
+    /// Moves that are made before the phase, so that what they bring is not written in it.
+    ahead: Vec<At>,
     clusters: Clusters,
-    written: Vec<Span>,
-    /// What tiles read on others and nobody in the phase writes, so far.
-    unlinked: Vec<Remote>,
 }
 
+/// An action: superstep and place in it.
+type At = (usize, usize);
+
 /// What an action reads on other tiles.
-struct Remote {
+struct Remote<'s> {
     span: Span,
-    superstep: usize,
-    action: usize,
-    /// The input of a vertex group that its tiles share; otherwise it is a move.
-    input: Option<usize>,
+    link: Link<'s>,
+}
+
+enum Link<'s> {
+    Move(&'s LoadedMove),
+    /// An input that the tiles of a group share.
+    Shared(&'s Group, &'s GroupOperand),
 }
 
 impl<'a> Open<'a> {
+    /// A phase of one superstep, whose tiles are clusters of their own.
     pub(super) fn new(context: Context<'a>, superstep: Superstep) -> Open<'a> {
-        let machine = &context.program.machine;
-        let tiles = machine.tiles_per_ipu as usize;
         let mut open = Open {
             context,
-            supersteps: Vec::new(),
-            clusters: Clusters::new(tiles, context.program.ipus as usize),
-            written: Vec::new(),
-            unlinked: Vec::new(),
+            supersteps: vec![superstep],
+            ahead: Vec::new(),
+            clusters: Clusters::new(&context),
         };
-        open.unlinked = open.remote(&superstep);
-        open.written = open.written(&superstep);
-        open.clusters.add_costs(&superstep);
-        open.supersteps.push(superstep);
+        open.clusters = open.link(&[]);
         open
     }
 
-    /// Adds a superstep, or gives it back.
-    pub(super) fn take(&mut self, superstep: Superstep) -> Result<(), Superstep> {
+    /// Adds a superstep, or says no: then what has to begin the next phase is given back, in order.
+    pub(super) fn take(&mut self, superstep: Superstep) -> Result<(), Vec<Superstep>> {
         if self.context.stepwise {
-            return Err(superstep);
+            return Err(vec![superstep]);
         }
-        let (remote, written) = (self.remote(&superstep), self.written(&superstep));
-        let mut clusters = self.clusters.clone();
-        clusters.add_costs(&superstep);
-        let meets = |spans: &[Span], remote: &Remote| spans.iter().any(|s| s.meets(&remote.span));
         self.supersteps.push(superstep);
-        let (mut linked, mut unlinked) = (Vec::new(), Vec::new());
-        for (i, remote) in self.unlinked.iter().enumerate() {
-            if meets(&written, remote) {
-                self.link(remote, &mut clusters);
-                linked.push(i);
+        let mut ahead = self.ahead.clone();
+        let mut candidates = self.movable().into_iter();
+        loop {
+            let clusters = self.link(&ahead);
+            if clusters.are_enough() {
+                (self.ahead, self.clusters) = (ahead, clusters);
+                return Ok(());
+            }
+            let next = candidates.find(|&at| self.may_be_ahead(at, &ahead));
+            match next {
+                Some(at) => ahead.push(at),
+                None => return Err(self.give_back()),
             }
         }
-        for remote in remote {
-            match meets(&self.written, &remote) {
-                true => self.link(&remote, &mut clusters),
-                false => unlinked.push(remote),
-            }
-        }
-        if !clusters.are_enough() {
-            return self.supersteps.pop().map_or(Ok(()), Err);
-        }
-        for i in linked.into_iter().rev() {
-            self.unlinked.swap_remove(i);
-        }
-        self.unlinked.extend(unlinked);
-        self.written.extend(written);
-        self.clusters = clusters;
-        Ok(())
     }
 
-    pub(super) fn close(mut self) -> Phase {
+    /// The superstep that was refused, and before it an exchange that may only bring what it needs.
+    fn give_back(&mut self) -> Vec<Superstep> {
+        let mut back: Vec<Superstep> = self.supersteps.pop().into_iter().collect();
+        let only_receives = |s: &Superstep| {
+            let receives = |a: &Action| matches!(a, Action::Receive(_));
+            s.actions.iter().all(receives)
+        };
+        if self.supersteps.len() > 1 && self.supersteps.last().is_some_and(only_receives) {
+            back.extend(self.supersteps.pop());
+            back.reverse();
+            let left = self.supersteps.len();
+            self.ahead.retain(|&(superstep, _)| superstep < left);
+            self.clusters = self.link(&self.ahead);
+        }
+        back
+    }
+
+    /// Moves to blocks that tiles share, the smallest first.
+    fn movable(&self) -> Vec<At> {
+        let mut found: Vec<(u64, At)> = Vec::new();
+        for (s, superstep) in self.supersteps.iter().enumerate() {
+            for (a, action) in superstep.actions.iter().enumerate() {
+                if let Action::Receive(mv) = action
+                    && mv.into_shared
+                    && !self.ahead.contains(&(s, a))
+                {
+                    found.push((mv.expansion.bytes, (s, a)));
+                }
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, at)| at).collect()
+    }
+
+    /// True when a move may be made before the phase, after those that are: nobody has written what it reads or touched what it writes.
+    fn may_be_ahead(&self, at: At, ahead: &[At]) -> bool {
+        let Action::Receive(mv) = &self.supersteps[at.0].actions[at.1] else {
+            return false;
+        };
+        let (from, into) = (self.span(mv.from), self.span(mv.into));
+        let before = self.supersteps[..=at.0].iter().enumerate();
+        let mut before = before.flat_map(|(s, superstep)| {
+            let actions = superstep.actions.iter().enumerate();
+            actions.map(move |(a, action)| ((s, a), action))
+        });
+        let conflicts = |(other, action): (At, &Action)| {
+            let (read, written) = self.touched(action);
+            let meets = |spans: &[Span], span: &Span| spans.iter().any(|s| s.meets(span));
+            // Of one superstep, nobody writes what is sent.
+            let earlier = other < at && (meets(&written, &from) || meets(&read, &into));
+            (other < at || ahead.contains(&other)) && meets(&written, &into) || earlier
+        };
+        // What was taken ahead from a later superstep must not be disturbed either.
+        let disturbs = |&(s, a): &At| {
+            let (read, written) = self.touched(&self.supersteps[s].actions[a]);
+            (s, a) > at && read.iter().chain(&written).any(|span| span.meets(&into))
+        };
+        !before.any(conflicts) && !ahead.iter().any(disturbs)
+    }
+
+    fn span(&self, variable: VarId) -> Span {
+        span(self.context.program, self.context.layouts, variable)
+    }
+
+    /// What an action reads, on whichever tile, and what it writes.
+    fn touched(&self, action: &Action) -> (Vec<Span>, Vec<Span>) {
+        match action {
+            Action::Receive(mv) => (vec![self.span(mv.from)], vec![self.span(mv.into)]),
+            Action::Compute(group) => {
+                let inputs = group.inputs.iter().map(|i| i.variable);
+                let inputs = inputs.chain(group.forwarded.iter().map(|mv| mv.from));
+                let outputs = group.outputs.iter().map(|o| self.span(o.variable));
+                (inputs.map(|v| self.span(v)).collect(), outputs.collect())
+            }
+            Action::SetSeed { variable, .. } => (vec![self.span(*variable)], Vec::new()),
+        }
+    }
+
+    /// The clusters when these moves are made ahead.
+    fn link(&self, ahead: &[At]) -> Clusters {
+        let mut clusters = Clusters::new(&self.context);
+        let (mut remote, mut written) = (Vec::new(), Vec::new());
+        for (s, superstep) in self.supersteps.iter().enumerate() {
+            for (a, action) in superstep.actions.iter().enumerate() {
+                if ahead.contains(&(s, a)) {
+                    continue;
+                }
+                clusters.add_cost(action);
+                written.extend(self.touched(action).1);
+                self.add_remote(action, &mut remote);
+            }
+        }
+        for remote in &remote {
+            if written.iter().any(|w| w.meets(&remote.span)) {
+                match remote.link {
+                    Link::Move(mv) => clusters.link_move(mv),
+                    Link::Shared(group, input) => clusters.link_sharing(group, input),
+                }
+            }
+        }
+        clusters
+    }
+
+    /// What an action reads on other tiles.
+    fn add_remote<'s>(&self, action: &'s Action, remote: &mut Vec<Remote<'s>>) {
+        let mut add = |variable, link| {
+            let span = self.span(variable);
+            remote.push(Remote { span, link });
+        };
+        match action {
+            Action::Receive(mv) => add(mv.from, Link::Move(mv)),
+            Action::Compute(group) => match &group.forwarded {
+                Some(mv) => add(mv.from, Link::Move(mv)),
+                None => {
+                    for input in group.inputs.iter().filter(|i| i.shared) {
+                        add(input.variable, Link::Shared(group, input));
+                    }
+                }
+            },
+            Action::SetSeed { .. } => {}
+        }
+    }
+
+    /// The phase, and before it one of the moves that are made ahead, if there are any.
+    pub(super) fn close(mut self) -> (Option<Phase>, Phase) {
+        self.ahead.sort_unstable();
+        let mut ahead = Superstep::default();
+        for &(s, a) in self.ahead.iter().rev() {
+            ahead.actions.push(self.supersteps[s].actions.remove(a));
+        }
+        ahead.actions.reverse();
+        let ahead = (!ahead.actions.is_empty()).then(|| {
+            let open = Open::new(self.context, ahead);
+            open.settle()
+        });
+        (ahead, self.settle())
+    }
+
+    /// The phase of the supersteps.
+    fn settle(mut self) -> Phase {
         let (tiles, starts, shares) = self.clusters.finish();
         let largest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let mut phase = Phase {
@@ -118,77 +245,6 @@ impl<'a> Open<'a> {
         }
         phase
     }
-
-    /// What a superstep, which comes next, reads on other tiles.
-    fn remote(&self, superstep: &Superstep) -> Vec<Remote> {
-        let Context {
-            program, layouts, ..
-        } = self.context;
-        let number = self.supersteps.len();
-        let mut remote = Vec::new();
-        for (action, what) in superstep.actions.iter().enumerate() {
-            let mut add = |variable, input| {
-                remote.push(Remote {
-                    span: span(program, layouts, variable),
-                    superstep: number,
-                    action,
-                    input,
-                });
-            };
-            match what {
-                Action::Receive(mv) => add(mv.from, None),
-                Action::Compute(group) => {
-                    if let Some(mv) = &group.forwarded {
-                        add(mv.from, None);
-                        continue;
-                    }
-                    for (i, input) in group.inputs.iter().enumerate().filter(|(_, i)| i.shared) {
-                        add(input.variable, Some(i));
-                    }
-                }
-                Action::SetSeed { .. } => {}
-            }
-        }
-        remote
-    }
-
-    fn written(&self, superstep: &Superstep) -> Vec<Span> {
-        let Context {
-            program, layouts, ..
-        } = self.context;
-        let span = |variable| span(program, layouts, variable);
-        let mut written = Vec::new();
-        for action in &superstep.actions {
-            match action {
-                Action::Receive(mv) => written.push(span(mv.into)),
-                Action::Compute(group) => {
-                    written.extend(group.outputs.iter().map(|o| span(o.variable)));
-                }
-                Action::SetSeed { .. } => {}
-            }
-        }
-        written
-    }
-
-    /// Makes one cluster of the tiles that read and those that are read.
-    fn link(&self, remote: &Remote, clusters: &mut Clusters) {
-        let action = &self.supersteps[remote.superstep].actions[remote.action];
-        match (action, remote.input) {
-            (Action::Receive(mv), _) => clusters.link_move(mv),
-            (Action::Compute(group), Some(i)) => {
-                let GroupOperand { layout, .. } = &group.inputs[i];
-                let tiles = &group.grid.tiles;
-                for (point, &first) in layout.first_copy_of.iter().enumerate() {
-                    let ipu = group.grid.ipu.0;
-                    clusters.link((ipu, tiles[point]), (ipu, tiles[first as usize]));
-                }
-            }
-            (Action::Compute(group), None) => {
-                group.forwarded.iter().for_each(|mv| clusters.link_move(mv));
-            }
-            (Action::SetSeed { .. }, _) => {}
-        }
-    }
 }
 
 /// Disjoint sets of tiles, with what they cost.
@@ -203,7 +259,9 @@ struct Clusters {
 }
 
 impl Clusters {
-    fn new(tiles_per_ipu: usize, ipus: usize) -> Clusters {
+    fn new(context: &Context<'_>) -> Clusters {
+        let tiles_per_ipu = context.program.machine.tiles_per_ipu as usize;
+        let ipus = context.program.ipus as usize;
         Clusters {
             tiles_per_ipu,
             parent: (0..(tiles_per_ipu * ipus) as u32).collect(),
@@ -221,6 +279,13 @@ impl Clusters {
             let above = self.parent[tile as usize];
             self.parent[tile as usize] = self.parent[above as usize];
             tile = above;
+        }
+        tile
+    }
+
+    fn find(&self, mut tile: u32) -> u32 {
+        while self.parent[tile as usize] != tile {
+            tile = self.parent[tile as usize];
         }
         tile
     }
@@ -243,28 +308,33 @@ impl Clusters {
         }
     }
 
-    fn add_costs(&mut self, superstep: &Superstep) {
-        for action in &superstep.actions {
-            let (ipu, tiles) = action.tiles();
-            let each = action.nanoseconds() / tiles.len().max(1) as f64;
-            for &tile in tiles {
-                let number = self.number((ipu, tile));
-                self.costs[number as usize] += each.max(f64::MIN_POSITIVE);
-            }
-            self.total += action.nanoseconds();
+    fn link_sharing(&mut self, group: &Group, input: &GroupOperand) {
+        let tile = |point: usize| (group.grid.ipu.0, group.grid.tiles[point]);
+        for (point, &first) in input.layout.first_copy_of.iter().enumerate() {
+            self.link(tile(point), tile(first as usize));
         }
     }
 
+    fn add_cost(&mut self, action: &Action) {
+        let (ipu, tiles) = action.tiles();
+        let each = action.nanoseconds() / tiles.len().max(1) as f64;
+        for &tile in tiles {
+            let number = self.number((ipu, tile));
+            self.costs[number as usize] += each.max(f64::MIN_POSITIVE);
+        }
+        self.total += action.nanoseconds();
+    }
+
     /// Costs by cluster, at the first tile.
-    fn sums(&mut self) -> Vec<f64> {
+    fn sums(&self) -> Vec<f64> {
         let mut sums = vec![0.0; self.costs.len()];
-        for tile in 0..self.costs.len() as u32 {
-            sums[self.root(tile) as usize] += self.costs[tile as usize];
+        for (tile, cost) in self.costs.iter().enumerate() {
+            sums[self.find(tile as u32) as usize] += cost;
         }
         sums
     }
 
-    fn are_enough(&mut self) -> bool {
+    fn are_enough(&self) -> bool {
         let largest = self.sums().into_iter().fold(0.0, f64::max);
         self.total < 2.0 * NANOSECONDS_A_SHARE || largest <= LARGEST_CLUSTER * self.total
     }
