@@ -7,6 +7,7 @@ use superstep_ir::ids::VarId;
 use crate::codelets::{Kernel, Operand, Vertex};
 use crate::exchange::LoadedMove;
 use crate::layout::{GridTiles, Layout};
+use crate::tile_memory::Store;
 
 /// A vertex group, resolved and checked.
 pub(crate) struct Group {
@@ -32,13 +33,13 @@ pub(crate) struct GroupOperand {
     pub(crate) layout: Arc<Layout>,
     /// All copies of a block are the first one, on another tile for most.
     pub(crate) shared: bool,
-    /// `address` is one in the arena.
-    pub(crate) in_arena: bool,
+    /// What `address` is an address of.
+    pub(crate) store: Store,
 }
 
 impl Group {
-    /// The vertex at a grid point; `slot` is the place of a tile in the arena.
-    pub(crate) fn vertex(&self, point: usize, slot: impl Fn(u32) -> u32) -> Vertex<'_> {
+    /// The vertex at a grid point; `slot` says where the slot of a tile begins.
+    pub(crate) fn vertex(&self, point: usize, slot: impl Fn(Store, u32) -> *mut u8) -> Vertex<'_> {
         let operand = |o| self.operand(o, point, &slot);
         Vertex {
             inputs: self.inputs.iter().map(operand).collect(),
@@ -50,17 +51,17 @@ impl Group {
         &self,
         operand: &'a GroupOperand,
         point: usize,
-        slot: impl Fn(u32) -> u32,
+        slot: impl Fn(Store, u32) -> *mut u8,
     ) -> Operand<'a> {
-        let own = Operand::new(operand.address, operand.entry, &operand.layout, point);
+        let block = Operand::new(operand.address, operand.entry, &operand.layout, point);
         let home = match operand.shared {
             true => operand.layout.first_copy_of[point] as usize,
             false => point,
         };
         let (home, here) = (self.grid.tiles[home], self.grid.tiles[point]);
-        match operand.in_arena {
-            true => own.in_arena(slot(home)),
-            false => own.on_neighbour(home as i32 - here as i32),
+        match operand.store {
+            Store::Tile => block.on_neighbour(home as i32 - here as i32),
+            store => block.in_slot(slot(store, home), home == here),
         }
     }
 }

@@ -20,6 +20,7 @@ use superstep_ir::program::{Exchange, Move, Program, View};
 
 use crate::error::EngineError;
 use crate::layout::Layouts;
+use crate::tile_memory::Store;
 use expansion::End;
 pub(crate) use expansion::Expansion;
 pub(crate) use pieces::{Pieces, in_row_order};
@@ -40,8 +41,8 @@ pub(crate) struct LoadedMove {
 pub(crate) struct Place {
     pub(crate) ipu: u32,
     pub(crate) address: u32,
-    /// `address` is one in the arena.
-    pub(crate) in_arena: bool,
+    /// What `address` is an address of.
+    pub(crate) store: Store,
 }
 
 /// What the copies of a move depend on: layout and tiles at both ends, the views, and whether both ends are on one IPU (then a tile
@@ -119,7 +120,7 @@ fn place(program: &Program, variable: VarId) -> Place {
     Place {
         ipu: program.grid_of(variable).ipu.0,
         address: program.variable(variable).address,
-        in_arena: false,
+        store: Store::Tile,
     }
 }
 

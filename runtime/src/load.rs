@@ -85,6 +85,7 @@ impl Loaded {
             program,
             layouts: &layouts,
             uses: &uses,
+            shared: &shared,
             stepwise: options.stepwise,
         };
         let mut kernels = groups::Kernels::new(options.isa);

@@ -9,10 +9,11 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::superstep::Superstep;
-use crate::tile_memory::{Arena, SharedTiles, TileMemory};
+use crate::tile_memory::{SharedTiles, SlotMemory, SlotPlan, TileMemory};
 
 /// A share of clusters that a thread takes at once takes about this long.
 pub(crate) const NANOSECONDS_A_SHARE: f64 = 20_000.0;
@@ -23,17 +24,6 @@ static RUNS: AtomicU64 = AtomicU64::new(1);
 /// A tile: IPU and number on it.
 pub(crate) type Tile = (u32, u32);
 
-/// Variables that live in the arena: where each tile of a cluster has its part of it.
-#[derive(Default)]
-pub(crate) struct ArenaPlan {
-    /// By tile number: the place of the tile in its cluster.
-    pub(crate) slots: Vec<u32>,
-    /// Bytes of a slot.
-    pub(crate) stride: usize,
-    /// Bytes for the largest cluster.
-    pub(crate) bytes: usize,
-}
-
 /// Consecutive supersteps, and the clusters that run them.
 pub(crate) struct Phase {
     pub(crate) supersteps: Vec<Superstep>,
@@ -43,15 +33,13 @@ pub(crate) struct Phase {
     pub(crate) starts: Vec<u32>,
     /// The clusters that a thread takes at once.
     pub(crate) shares: Vec<Range<usize>>,
-    pub(crate) arena: ArenaPlan,
+    /// Of the largest cluster.
+    pub(crate) arena: SlotPlan,
+    pub(crate) shelf: Arc<SlotPlan>,
 }
 
-#[repr(align(64))]
-#[derive(Clone, Copy)]
-struct CacheLine([u8; 64]);
-
 thread_local! {
-    static ARENA: RefCell<Vec<CacheLine>> = const { RefCell::new(Vec::new()) };
+    static ARENA: RefCell<SlotMemory> = RefCell::default();
 }
 
 impl Phase {
@@ -72,21 +60,13 @@ impl Phase {
     ///
     /// So bytes that are written are touched by one thread only.
     pub(crate) fn run(&self, memory: &mut TileMemory) {
-        let shared = memory.share();
+        let shared = memory.share(&self.shelf);
         let numbers = (self.starts.len() * self.supersteps.len()) as u64;
         let first = RUNS.fetch_add(numbers, Ordering::Relaxed);
         let next = AtomicUsize::new(0);
         let work = || {
             ARENA.with_borrow_mut(|arena| {
-                let lines = self.arena.bytes.div_ceil(size_of::<CacheLine>());
-                if arena.len() < lines {
-                    arena.resize(lines, CacheLine([0; 64]));
-                }
-                let memory = shared.with_arena(Arena::new(
-                    arena.as_mut_ptr().cast(),
-                    self.arena.stride,
-                    &self.arena.slots,
-                ));
+                let memory = shared.with_arena(arena.slots(&self.arena));
                 while let Some(share) = self.shares.get(next.fetch_add(1, Ordering::Relaxed)) {
                     for cluster in share.clone() {
                         // SAFETY: the invariants above; each cluster is taken once.

@@ -135,7 +135,7 @@ impl Superstep {
                     let Some(point) = group.grid.point(tile).filter(|_| own) else {
                         continue;
                     };
-                    let vertex = group.vertex(point, |tile| memory.slot(ipu, tile));
+                    let vertex = group.vertex(point, |store, tile| memory.start(store, ipu, tile));
                     // SAFETY: the seed is touched by the tile's own turn only (3).
                     let at_random = group.at_random.map(|(step, group)| AtRandom {
                         seed: unsafe { *memory.seed(ipu, tile) },
@@ -144,9 +144,8 @@ impl Superstep {
                     });
                     // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
                     let own = (memory.tile(ipu, tile), memory.stride());
-                    let arena = memory.own_arena(ipu, tile);
                     let mut operands =
-                        unsafe { VertexMemory::new(own, arena, &vertex, at_random) };
+                        unsafe { VertexMemory::new(own, &vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| match &group.forwarded {
                         None => group.kernel.run(&mut operands, scratch),
                         Some(mv) => {

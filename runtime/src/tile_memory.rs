@@ -31,6 +31,7 @@ pub(crate) struct TileMemory {
     tiles_per_ipu: usize,
     /// By tile number: what the tile's random number generator has been set to.
     seeds: Vec<[u32; 2]>,
+    shelf: SlotMemory,
 }
 
 /// Fills memory in poison mode: a NaN as `f32` and as a pair of `f16`, an absurd index as `i32`.
@@ -69,6 +70,7 @@ impl TileMemory {
             stride,
             tiles_per_ipu,
             seeds: vec![[0; 2]; tiles],
+            shelf: SlotMemory::default(),
         })
     }
 
@@ -97,69 +99,83 @@ impl TileMemory {
         tiles.for_each(poison_bytes);
     }
 
-    /// The tiles for several threads; exclusive as long as the handles live.
-    pub(crate) fn share(&mut self) -> SharedTiles<'_> {
+    /// The tiles and slots of the shelf for several threads; exclusive as long as the handles live.
+    pub(crate) fn share<'a>(&'a mut self, shelf: &'a SlotPlan) -> SharedTiles<'a> {
         SharedTiles {
             start: self.map.as_mut_ptr(),
             tiles_per_ipu: self.tiles_per_ipu,
             stride: self.stride,
             seeds: self.seeds.as_mut_ptr(),
-            arena: Arena::NONE,
+            arena: Slots::NONE,
+            shelf: self.shelf.slots(shelf),
             memory: PhantomData,
         }
     }
 }
 
-/// Memory of the thread in which the tiles of a cluster have slots, for variables that live no longer than a phase.
+/// Where the bytes of a variable are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// On its tiles.
+    Tile,
+    /// In the arena of the thread that runs the tile's cluster: what lives no longer than a phase.
+    Arena,
+    /// On the shelf: what is received before a phase, for it alone.
+    Shelf,
+}
+
+/// Memory in which tiles have slots.
 #[derive(Clone, Copy)]
-pub(crate) struct Arena<'a> {
+pub(crate) struct Slots<'a> {
     start: *mut u8,
-    /// Bytes of a slot.
-    stride: usize,
+    plan: Option<&'a SlotPlan>,
+}
+
+/// Which tile has which slot.
+#[derive(Debug, Default)]
+pub(crate) struct SlotPlan {
     /// By tile number.
-    slots: &'a [u32],
+    pub(crate) slots: Vec<u32>,
+    /// Bytes of a slot.
+    pub(crate) stride: usize,
+    /// Bytes of all slots.
+    pub(crate) bytes: usize,
 }
 
-impl<'a> Arena<'a> {
-    const NONE: Arena<'static> = Arena {
+impl<'a> Slots<'a> {
+    const NONE: Slots<'static> = Slots {
         start: std::ptr::null_mut(),
-        stride: 0,
-        slots: &[],
+        plan: None,
     };
 
-    pub(crate) fn new(start: *mut u8, stride: usize, slots: &'a [u32]) -> Arena<'a> {
-        Arena {
-            start,
-            stride,
-            slots,
+    fn start(self, tile: usize) -> *mut u8 {
+        let offset = self.plan.map_or(0, |plan| {
+            let slot = plan.slots.get(tile).copied().unwrap_or(0);
+            slot as usize * plan.stride
+        });
+        self.start.wrapping_add(offset)
+    }
+}
+
+/// Memory for slots, as much as was ever needed.
+#[derive(Default)]
+pub(crate) struct SlotMemory(Option<MmapMut>);
+
+impl SlotMemory {
+    /// Slots as planned; what they hold means nothing.
+    pub(crate) fn slots<'a>(&mut self, plan: &'a SlotPlan) -> Slots<'a> {
+        let there = self.0.as_ref().map_or(0, |map| map.len());
+        if there < plan.bytes {
+            let map = MmapOptions::new().len(plan.bytes).map_anon();
+            let map = map.expect("memory for a cluster of tiles");
+            let _ = map.advise(Advice::HugePage);
+            self.0 = Some(map);
         }
-    }
-}
-
-/// The arena as one tile sees it.
-#[derive(Clone, Copy)]
-pub(crate) struct OwnArena {
-    start: *mut u8,
-    stride: usize,
-    /// The tile's own.
-    pub(crate) slot: u32,
-}
-
-impl OwnArena {
-    #[cfg(test)]
-    pub(crate) const NONE: OwnArena = OwnArena {
-        start: std::ptr::null_mut(),
-        stride: 0,
-        slot: 0,
-    };
-
-    fn own(self) -> *mut u8 {
-        self.at(self.slot)
-    }
-
-    /// Where a slot begins.
-    pub(crate) fn at(self, slot: u32) -> *mut u8 {
-        self.start.wrapping_add(slot as usize * self.stride)
+        let start = self.0.as_mut().map(|map| map.as_mut_ptr());
+        Slots {
+            start: start.unwrap_or(std::ptr::null_mut()),
+            plan: Some(plan),
+        }
     }
 }
 
@@ -170,7 +186,8 @@ pub(crate) struct SharedTiles<'a> {
     tiles_per_ipu: usize,
     stride: usize,
     seeds: *mut [u32; 2],
-    arena: Arena<'a>,
+    arena: Slots<'a>,
+    shelf: Slots<'a>,
     memory: PhantomData<&'a mut TileMemory>,
 }
 
@@ -181,30 +198,22 @@ unsafe impl Sync for SharedTiles<'_> {}
 
 impl<'a> SharedTiles<'a> {
     /// The same tiles with an arena.
-    pub(crate) fn with_arena(self, arena: Arena<'a>) -> SharedTiles<'a> {
+    pub(crate) fn with_arena(self, arena: Slots<'a>) -> SharedTiles<'a> {
         SharedTiles { arena, ..self }
     }
 
     /// Byte 0 of a variable's block on a tile.
     pub(crate) fn at(self, place: Place, tile: u32) -> *mut u8 {
-        let start = match place.in_arena {
-            true => self.own_arena(place.ipu, tile).own(),
-            false => self.tile(place.ipu, tile),
-        };
+        let start = self.start(place.store, place.ipu, tile);
         start.wrapping_add(place.address as usize)
     }
 
-    /// The tile's slot of the arena; 0 where there is none.
-    pub(crate) fn slot(self, ipu: u32, tile: u32) -> u32 {
-        let slots = self.arena.slots;
-        slots.get(self.number(ipu, tile)).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn own_arena(self, ipu: u32, tile: u32) -> OwnArena {
-        OwnArena {
-            start: self.arena.start,
-            stride: self.arena.stride,
-            slot: self.slot(ipu, tile),
+    /// Address 0 of a tile in a store.
+    pub(crate) fn start(self, store: Store, ipu: u32, tile: u32) -> *mut u8 {
+        match store {
+            Store::Tile => self.tile(ipu, tile),
+            Store::Arena => self.arena.start(self.number(ipu, tile)),
+            Store::Shelf => self.shelf.start(self.number(ipu, tile)),
         }
     }
 

@@ -174,7 +174,7 @@ pub(crate) fn run_rounding(
     kernel.check(&vertex).expect("operands fit");
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
     // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
-    let mut memory = unsafe { VertexMemory::new((bytes.as_mut_ptr(), 0), OwnArena::NONE, &vertex, at_random) };
+    let mut memory = unsafe { VertexMemory::new((bytes.as_mut_ptr(), 0), &vertex, at_random) };
     kernel.run(&mut memory, &mut Scratch::default());
     let after: &[u8] = bytemuck::cast_slice(&tile);
     let range = |d: &Data, at: usize| at..at + d.words.len() * d.layout.dtype.bytes();

@@ -14,8 +14,8 @@ pub(crate) enum Home {
     Tile,
     /// In the memory of the tile whose number is by so much larger: an input that tiles share.
     Neighbour(i32),
-    /// In a slot of the arena.
-    Arena(u32),
+    /// From an address on: a slot of the arena, or of the shelf; perhaps that of the vertex's tile.
+    Slot { start: *mut u8, own: bool },
     /// In work space that the kernel around this one has set up.
     WorkSpace,
 }
@@ -77,9 +77,9 @@ impl<'a> Operand<'a> {
         Operand { home, ..self }
     }
 
-    /// The same operand in a slot of the arena.
-    pub(crate) fn in_arena(self, slot: u32) -> Operand<'a> {
-        let home = Home::Arena(slot);
+    /// The same operand in the slot that begins at `start`.
+    pub(crate) fn in_slot(self, start: *mut u8, own: bool) -> Operand<'a> {
+        let home = Home::Slot { start, own };
         Operand { home, ..self }
     }
 

@@ -11,7 +11,6 @@ use std::marker::PhantomData;
 use superstep_ir::random::Stream;
 
 use super::vertex::{Home, Operand, Vertex};
-use crate::tile_memory::OwnArena;
 
 /// How a vertex rounds what it stores as f16 where it is not to nearest: see [`superstep_ir::program::Rounding::Stochastic`].
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +37,6 @@ pub(crate) struct VertexMemory<'a, 'v> {
     tile: *mut u8,
     /// From a tile to the next, bytes.
     stride: usize,
-    arena: OwnArena,
     /// Memory of the operands that are not on any tile, and its length in bytes.
     work: (*mut u8, usize),
     at_random: Option<AtRandom>,
@@ -49,18 +47,16 @@ pub(crate) struct VertexMemory<'a, 'v> {
 impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
     /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, or, where a neighbour has them, from there on, tiles
-    /// being `stride` bytes apart, or in their slots of the arena; they are aligned for their element types, nobody else writes to them, and nobody else reads or writes
+    /// being `stride` bytes apart, or from where their slots begin; they are aligned for their element types, nobody else writes to them, and nobody else reads or writes
     /// the outputs, which are on the tile itself, or in its slot.
     pub(crate) unsafe fn new(
         (tile, stride): (*mut u8, usize),
-        arena: OwnArena,
-        vertex: &'a Vertex<'v>,
+            vertex: &'a Vertex<'v>,
         at_random: Option<AtRandom>,
     ) -> VertexMemory<'a, 'v> {
         VertexMemory {
             tile,
             stride,
-            arena,
             work: (std::ptr::null_mut(), 0),
             at_random,
             vertex,
@@ -79,7 +75,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     ) -> VertexMemory<'b, 'v> {
         let bytes = size_of_val(work);
         let fits = |(own, other): (&Operand<'_>, &Operand<'_>)| match other.home() {
-            Home::Tile | Home::Neighbour(_) | Home::Arena(_) => {
+            Home::Tile | Home::Neighbour(_) | Home::Slot { .. } => {
                 own.home() == other.home() && own.range() == other.range()
             }
             Home::WorkSpace => {
@@ -92,7 +88,6 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         VertexMemory {
             tile: self.tile,
             stride: self.stride,
-            arena: self.arena,
             work: (work.as_mut_ptr().cast(), bytes),
             at_random: None,
             vertex,
@@ -121,7 +116,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         let operand = &self.vertex.inputs[i];
         let elsewhere = match operand.home() {
             Home::Neighbour(_) => true,
-            Home::Arena(slot) => slot != self.arena.slot,
+            Home::Slot { own, .. } => !own,
             Home::Tile | Home::WorkSpace => false,
         };
         elsewhere.then(|| self.at(operand).addr())
@@ -172,7 +167,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
                 .tile
                 .wrapping_offset(distance as isize * self.stride as isize)
                 .wrapping_add(operand.offset),
-            Home::Arena(slot) => self.arena.at(slot).wrapping_add(operand.offset),
+            Home::Slot { start, .. } => start.wrapping_add(operand.offset),
             Home::WorkSpace => {
                 assert!(operand.range().end <= self.work.1, "inside work space");
                 self.work.0.wrapping_add(operand.offset)

@@ -1,5 +1,7 @@
 //! What lies in the arena: variables that are written before they are read in one phase and that nothing outside of it knows.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 use superstep_ir::ids::VarId;
 use superstep_ir::program::{Program, Step, Variable};
@@ -7,8 +9,8 @@ use superstep_ir::units::align_up;
 
 use super::phases::Context;
 use crate::exchange::LoadedMove;
-use crate::layout::Layouts;
 use crate::superstep::{Action, Superstep};
+use crate::tile_memory::Store;
 
 /// Cache lines do not hold two variables.
 const ALIGNMENT: usize = 64;
@@ -53,21 +55,88 @@ impl Uses {
 }
 
 /// How a phase uses a variable.
-struct Life {
+pub(super) struct Life {
     variable: VarId,
     uses: u32,
-    /// The first use writes all of it.
-    written_first: bool,
+    /// Bytes that moves bring before anybody reads; all, if a vertex writes it first.
+    written: u64,
+    read: bool,
     first: usize,
     last: usize,
 }
 
-/// Moves what may lie in the arena there; gives the bytes of a slot.
-pub(super) fn plan(context: &Context<'_>, supersteps: &mut [Superstep]) -> usize {
-    let lives = lives(context.layouts, supersteps);
-    let passing = |l: &&Life| l.written_first && l.uses == context.uses.0[l.variable.index()];
-    let mut placed: Vec<(&Life, std::ops::Range<usize>)> = Vec::new();
-    for life in lives.iter().filter(passing) {
+impl Life {
+    fn of(variable: VarId, superstep: usize) -> Life {
+        Life {
+            variable,
+            uses: 0,
+            written: 0,
+            read: false,
+            first: superstep,
+            last: superstep,
+        }
+    }
+}
+
+/// What is written in these supersteps before it is read, and that nothing outside of them knows.
+pub(super) fn passing(context: &Context<'_>, supersteps: &[Superstep]) -> Vec<Life> {
+    let mut lives: Vec<Life> = Vec::new();
+    let mut numbers: FxHashMap<VarId, usize> = FxHashMap::default();
+    for (i, superstep) in supersteps.iter().enumerate() {
+        let mut add = |variable: VarId, written: u64| {
+            let number = *numbers.entry(variable).or_insert_with(|| {
+                lives.push(Life::of(variable, i));
+                lives.len() - 1
+            });
+            let life = &mut lives[number];
+            (life.uses, life.last) = (life.uses + 1, i);
+            match written {
+                0 => life.read = true,
+                _ if life.read => {}
+                bytes => life.written = life.written.saturating_add(bytes),
+            }
+        };
+        for action in &superstep.actions {
+            match action {
+                Action::Receive(mv) => {
+                    add(mv.from, 0);
+                    add(mv.into, mv.expansion.bytes);
+                }
+                Action::Compute(group) => {
+                    match &group.forwarded {
+                        Some(mv) => add(mv.from, 0),
+                        None => group.inputs.iter().for_each(|i| add(i.variable, 0)),
+                    }
+                    for output in &group.outputs {
+                        let writes_all = output.entry.is_none() && !group.reads_output;
+                        add(output.variable, if writes_all { u64::MAX } else { 0 });
+                    }
+                }
+                Action::SetSeed { .. } => {}
+            }
+        }
+    }
+    lives.retain(|life| {
+        let all_uses = life.uses == context.uses.0[life.variable.index()];
+        all_uses && life.written >= context.stored_bytes(life.variable)
+    });
+    lives
+}
+
+/// As [`lay_out`], where all live all the time.
+pub(super) fn lay_out_all(context: &Context<'_>, lives: &[&Life]) -> (FxHashMap<VarId, u32>, usize) {
+    let whole = |life: &&Life| Life {
+        last: usize::MAX,
+        ..Life::of(life.variable, 0)
+    };
+    let lives: Vec<Life> = lives.iter().map(whole).collect();
+    lay_out(context, &lives.iter().collect::<Vec<_>>())
+}
+
+/// Lays variables out in slots, beside each other while they live; gives addresses, and the bytes of a slot.
+pub(super) fn lay_out(context: &Context<'_>, lives: &[&Life]) -> (FxHashMap<VarId, u32>, usize) {
+    let mut placed: Vec<(&Life, Range<usize>)> = Vec::new();
+    for life in lives {
         let bytes = context.layouts.layout(life.variable).max_block_bytes;
         let beside = placed
             .iter()
@@ -83,76 +152,23 @@ pub(super) fn plan(context: &Context<'_>, supersteps: &mut [Superstep]) -> usize
         }
         placed.push((life, at..align_up(at + bytes, ALIGNMENT)));
     }
-    let addresses: FxHashMap<VarId, u32> = placed
-        .iter()
-        .map(|(life, range)| (life.variable, range.start as u32))
-        .collect();
-    for action in supersteps.iter_mut().flat_map(|s| &mut s.actions) {
-        resettle(action, &addresses);
+    let stride = placed.iter().map(|(_, range)| range.end).max().unwrap_or(0);
+    let address = |(life, range): (&Life, Range<usize>)| (life.variable, range.start as u32);
+    (placed.into_iter().map(address).collect(), stride)
+}
+
+impl Life {
+    pub(super) fn variable(&self) -> VarId {
+        self.variable
     }
-    placed.iter().map(|(_, range)| range.end).max().unwrap_or(0)
 }
 
-/// The uses of all variables, in the order of the first one.
-fn lives(layouts: &Layouts, supersteps: &[Superstep]) -> Vec<Life> {
-    let mut lives: Vec<Life> = Vec::new();
-    let mut numbers: FxHashMap<VarId, usize> = FxHashMap::default();
-    for (i, superstep) in supersteps.iter().enumerate() {
-        let mut add = |variable: VarId, writes_all: bool| {
-            let number = *numbers.entry(variable).or_insert_with(|| {
-                lives.push(Life {
-                    variable,
-                    uses: 0,
-                    written_first: writes_all,
-                    first: i,
-                    last: i,
-                });
-                lives.len() - 1
-            });
-            lives[number].uses += 1;
-            lives[number].last = i;
-        };
-        for action in &superstep.actions {
-            match action {
-                Action::Receive(mv) => {
-                    add(mv.from, false);
-                    add(mv.into, fills(layouts, mv));
-                }
-                Action::Compute(group) => {
-                    match &group.forwarded {
-                        Some(mv) => add(mv.from, false),
-                        None => group.inputs.iter().for_each(|i| add(i.variable, false)),
-                    }
-                    let writes_all = |entry: Option<u32>| entry.is_none() && !group.reads_output;
-                    let outputs = group.outputs.iter();
-                    outputs.for_each(|o| add(o.variable, writes_all(o.entry)));
-                }
-                Action::SetSeed { .. } => {}
-            }
-        }
-    }
-    lives
-}
-
-/// True when a move gives every byte of its destination: it gives none twice.
-fn fills(layouts: &Layouts, mv: &LoadedMove) -> bool {
-    let layout = layouts.layout(mv.into);
-    let bytes = |points: &mut dyn Iterator<Item = usize>| -> u64 {
-        let elements: usize = points.map(|p| layout.blocks[p].elements()).sum();
-        (elements * layout.dtype.bytes()) as u64
-    };
-    let all = bytes(&mut (0..layout.blocks.len()));
-    let first_copies = bytes(&mut layout.first_copies.iter().map(|&p| p as usize));
-    // Where copies share storage, it gives the first ones.
-    mv.expansion.bytes == if mv.into_shared { first_copies } else { all }
-}
-
-fn resettle(action: &mut Action, addresses: &FxHashMap<VarId, u32>) {
+/// Says of every operand and end of a move that has an address in `store` that it is there.
+pub(super) fn settle(action: &mut Action, store: Store, addresses: &FxHashMap<VarId, u32>) {
     let settle_move = |mv: &mut LoadedMove| {
         for (variable, place) in [(mv.from, &mut mv.source), (mv.into, &mut mv.destination)] {
             if let Some(&address) = addresses.get(&variable) {
-                place.address = address;
-                place.in_arena = true;
+                (place.store, place.address) = (store, address);
             }
         }
     };
@@ -161,8 +177,7 @@ fn resettle(action: &mut Action, addresses: &FxHashMap<VarId, u32>) {
         Action::Compute(group) => {
             for operand in group.inputs.iter_mut().chain(&mut group.outputs) {
                 if let Some(&address) = addresses.get(&operand.variable) {
-                    operand.address = address as usize;
-                    operand.in_arena = true;
+                    (operand.store, operand.address) = (store, address as usize);
                 }
             }
             group.forwarded.iter_mut().for_each(settle_move);

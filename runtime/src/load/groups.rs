@@ -11,6 +11,7 @@ use crate::codelets::{self, Isa, Kernel, Vertex, apart, kernel};
 use crate::compute::{Group, GroupOperand};
 use crate::error::EngineError;
 use crate::layout::Layouts;
+use crate::tile_memory::Store;
 
 /// What decides whether a kernel accepts the vertices of a group: the codelet, and for each operand (inputs, then outputs) its layout
 /// and whether it is one entry.
@@ -29,6 +30,11 @@ impl Kernels {
             known: FxHashMap::default(),
         }
     }
+}
+
+/// While a program is loaded, everything is on its tile.
+fn no_slot(_: Store, _: u32) -> *mut u8 {
+    std::ptr::null_mut()
 }
 
 /// The groups of a compute set, step number `step`, all vertices checked.
@@ -123,7 +129,7 @@ fn load_group(
     };
     if !is_known {
         for point in 0..loaded.grid.tiles.len() {
-            let vertex = loaded.vertex(point, |_| 0);
+            let vertex = loaded.vertex(point, no_slot);
             loaded
                 .kernel
                 .check(&vertex)
@@ -179,7 +185,7 @@ fn resolve_operand(
         entry: operand.entry,
         layout,
         shared,
-        in_arena: false,
+        store: Store::Tile,
     })
 }
 
@@ -198,7 +204,7 @@ fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
         return Ok(());
     }
     for point in 0..group.grid.tiles.len() {
-        let Vertex { inputs, outputs } = group.vertex(point, |_| 0);
+        let Vertex { inputs, outputs } = group.vertex(point, no_slot);
         for (i, output) in outputs.iter().enumerate() {
             let on = |input: &codelets::Operand<'_>| in_place && input.range() == output.range();
             let inputs_fit = inputs.iter().all(|input| apart(output, input) || on(input));

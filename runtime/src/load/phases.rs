@@ -3,16 +3,21 @@
 //! A superstep joins the phase before it when enough clusters are left to keep all threads busy: two tiles are of one cluster when one
 //! reads on the other what is written anywhere in the phase.
 
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+use smallvec::{SmallVec, smallvec};
 use superstep_ir::ids::VarId;
 use superstep_ir::program::Program;
 
-use super::arena::{self, Uses};
+use super::arena::{self, Life, Uses};
 use super::span;
 use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
 use crate::layout::Layouts;
-use crate::phase::{ArenaPlan, NANOSECONDS_A_SHARE, Phase, Tile};
+use crate::phase::{NANOSECONDS_A_SHARE, Phase, Tile};
 use crate::superstep::{Action, Span, Superstep};
+use crate::tile_memory::{SlotPlan, Store};
 
 /// No cluster may be more than such a part of its phase: threads would wait for the one that runs it.
 const LARGEST_CLUSTER: f64 = 1.0 / 12.0;
@@ -23,8 +28,26 @@ pub(super) struct Context<'a> {
     pub(super) program: &'a Program,
     pub(super) layouts: &'a Layouts,
     pub(super) uses: &'a Uses,
+    /// By variable: of its copies only the first ones are there.
+    pub(super) shared: &'a [bool],
     /// Every superstep is a phase, and all variables are on their tiles.
     pub(super) stepwise: bool,
+}
+
+impl Context<'_> {
+    fn span(&self, variable: VarId) -> Span {
+        span(self.program, self.layouts, variable)
+    }
+
+    /// The bytes of a variable on all tiles that have any.
+    pub(super) fn stored_bytes(&self, variable: VarId) -> u64 {
+        let layout = self.layouts.layout(variable);
+        let bytes = |p: usize| (layout.blocks[p].elements() * layout.dtype.bytes()) as u64;
+        match self.shared[variable.index()] {
+            true => layout.first_copies.iter().map(|&p| bytes(p as usize)).sum(),
+            false => (0..layout.blocks.len()).map(bytes).sum(),
+        }
+    }
 }
 
 /// A phase to which supersteps are added.
@@ -39,12 +62,7 @@ pub(super) struct Open<'a> {
 /// An action: superstep and place in it.
 type At = (usize, usize);
 
-/// What an action reads on other tiles.
-struct Remote<'s> {
-    span: Span,
-    link: Link<'s>,
-}
-
+/// How an action reads on other tiles.
 enum Link<'s> {
     Move(&'s LoadedMove),
     /// An input that the tiles of a group share.
@@ -60,7 +78,7 @@ impl<'a> Open<'a> {
             ahead: Vec::new(),
             clusters: Clusters::new(&context),
         };
-        open.clusters = open.link(&[]);
+        open.clusters = open.link(&FxHashSet::default(), &[]);
         open
     }
 
@@ -70,20 +88,27 @@ impl<'a> Open<'a> {
             return Err(vec![superstep]);
         }
         self.supersteps.push(superstep);
+        let passing = self.passing();
         let mut ahead = self.ahead.clone();
         let mut candidates = self.movable().into_iter();
         loop {
-            let clusters = self.link(&ahead);
+            let clusters = self.link(&passing, &ahead);
             if clusters.are_enough() {
                 (self.ahead, self.clusters) = (ahead, clusters);
                 return Ok(());
             }
-            let next = candidates.find(|&at| self.may_be_ahead(at, &ahead));
+            let next = candidates.find(|&at| self.may_be_ahead(at, &passing, &ahead));
             match next {
                 Some(at) => ahead.push(at),
                 None => return Err(self.give_back()),
             }
         }
+    }
+
+    /// What nobody will need on the tiles.
+    fn passing(&self) -> FxHashSet<VarId> {
+        let lives = arena::passing(&self.context, &self.supersteps);
+        lives.iter().map(|life| life.variable()).collect()
     }
 
     /// The superstep that was refused, and before it an exchange that may only bring what it needs.
@@ -98,7 +123,7 @@ impl<'a> Open<'a> {
             back.reverse();
             let left = self.supersteps.len();
             self.ahead.retain(|&(superstep, _)| superstep < left);
-            self.clusters = self.link(&self.ahead);
+            self.clusters = self.link(&self.passing(), &self.ahead);
         }
         back
     }
@@ -121,66 +146,56 @@ impl<'a> Open<'a> {
     }
 
     /// True when a move may be made before the phase, after those that are: nobody has written what it reads or touched what it writes.
-    fn may_be_ahead(&self, at: At, ahead: &[At]) -> bool {
+    fn may_be_ahead(&self, at: At, passing: &FxHashSet<VarId>, ahead: &[At]) -> bool {
         let Action::Receive(mv) = &self.supersteps[at.0].actions[at.1] else {
             return false;
         };
-        let (from, into) = (self.span(mv.from), self.span(mv.into));
-        let before = self.supersteps[..=at.0].iter().enumerate();
-        let mut before = before.flat_map(|(s, superstep)| {
+        let span = |v: VarId| self.context.span(v);
+        let (from, into) = (span(mv.from), span(mv.into));
+        let reads_from = |v: &VarId| *v == mv.from || (!passing.contains(v) && span(*v).meets(&from));
+        let meets_into = |v: &VarId| !passing.contains(v) && span(*v).meets(&into);
+        let keeps_off = passing.contains(&mv.into);
+        let mut actions = self.actions();
+        !actions.any(|(other, action)| {
+            let earlier = other < at;
+            if !(earlier || ahead.contains(&other)) || other == at {
+                return false;
+            }
+            let (read, written) = touched(action);
+            let changes_source = earlier && written.iter().any(reads_from);
+            let mut all = read.iter().chain(&written);
+            changes_source || (!keeps_off && all.any(meets_into))
+        })
+    }
+
+    /// All actions in order.
+    fn actions(&self) -> impl Iterator<Item = (At, &Action)> {
+        let supersteps = self.supersteps.iter().enumerate();
+        supersteps.flat_map(|(s, superstep)| {
             let actions = superstep.actions.iter().enumerate();
             actions.map(move |(a, action)| ((s, a), action))
-        });
-        let conflicts = |(other, action): (At, &Action)| {
-            let (read, written) = self.touched(action);
-            let meets = |spans: &[Span], span: &Span| spans.iter().any(|s| s.meets(span));
-            // Of one superstep, nobody writes what is sent.
-            let earlier = other < at && (meets(&written, &from) || meets(&read, &into));
-            (other < at || ahead.contains(&other)) && meets(&written, &into) || earlier
-        };
-        // What was taken ahead from a later superstep must not be disturbed either.
-        let disturbs = |&(s, a): &At| {
-            let (read, written) = self.touched(&self.supersteps[s].actions[a]);
-            (s, a) > at && read.iter().chain(&written).any(|span| span.meets(&into))
-        };
-        !before.any(conflicts) && !ahead.iter().any(disturbs)
+        })
     }
 
-    fn span(&self, variable: VarId) -> Span {
-        span(self.context.program, self.context.layouts, variable)
-    }
-
-    /// What an action reads, on whichever tile, and what it writes.
-    fn touched(&self, action: &Action) -> (Vec<Span>, Vec<Span>) {
-        match action {
-            Action::Receive(mv) => (vec![self.span(mv.from)], vec![self.span(mv.into)]),
-            Action::Compute(group) => {
-                let inputs = group.inputs.iter().map(|i| i.variable);
-                let inputs = inputs.chain(group.forwarded.iter().map(|mv| mv.from));
-                let outputs = group.outputs.iter().map(|o| self.span(o.variable));
-                (inputs.map(|v| self.span(v)).collect(), outputs.collect())
-            }
-            Action::SetSeed { variable, .. } => (vec![self.span(*variable)], Vec::new()),
-        }
-    }
-
-    /// The clusters when these moves are made ahead.
-    fn link(&self, ahead: &[At]) -> Clusters {
+    /// The clusters when these moves are made ahead and what is `passing` is not on tiles.
+    fn link(&self, passing: &FxHashSet<VarId>, ahead: &[At]) -> Clusters {
         let mut clusters = Clusters::new(&self.context);
-        let (mut remote, mut written) = (Vec::new(), Vec::new());
-        for (s, superstep) in self.supersteps.iter().enumerate() {
-            for (a, action) in superstep.actions.iter().enumerate() {
-                if ahead.contains(&(s, a)) {
-                    continue;
-                }
-                clusters.add_cost(action);
-                written.extend(self.touched(action).1);
-                self.add_remote(action, &mut remote);
-            }
+        let (mut remote, mut written) = (Vec::new(), FxHashSet::default());
+        for (at, action) in self.actions().filter(|(at, _)| !ahead.contains(at)) {
+            debug_assert!(!ahead.contains(&at));
+            clusters.add_cost(action);
+            written.extend(touched(action).1);
+            add_remote(action, &mut remote);
         }
-        for remote in &remote {
-            if written.iter().any(|w| w.meets(&remote.span)) {
-                match remote.link {
+        let on_tiles = written.iter().filter(|v| !passing.contains(v));
+        let on_tiles: Vec<Span> = on_tiles.map(|&v| self.context.span(v)).collect();
+        for (variable, link) in &remote {
+            let meets = || {
+                let span = self.context.span(*variable);
+                on_tiles.iter().any(|w| w.meets(&span))
+            };
+            if written.contains(variable) || (!passing.contains(variable) && meets()) {
+                match link {
                     Link::Move(mv) => clusters.link_move(mv),
                     Link::Shared(group, input) => clusters.link_sharing(group, input),
                 }
@@ -189,61 +204,106 @@ impl<'a> Open<'a> {
         clusters
     }
 
-    /// What an action reads on other tiles.
-    fn add_remote<'s>(&self, action: &'s Action, remote: &mut Vec<Remote<'s>>) {
-        let mut add = |variable, link| {
-            let span = self.span(variable);
-            remote.push(Remote { span, link });
-        };
-        match action {
-            Action::Receive(mv) => add(mv.from, Link::Move(mv)),
-            Action::Compute(group) => match &group.forwarded {
-                Some(mv) => add(mv.from, Link::Move(mv)),
-                None => {
-                    for input in group.inputs.iter().filter(|i| i.shared) {
-                        add(input.variable, Link::Shared(group, input));
-                    }
-                }
-            },
-            Action::SetSeed { .. } => {}
-        }
-    }
-
     /// The phase, and before it one of the moves that are made ahead, if there are any.
     pub(super) fn close(mut self) -> (Option<Phase>, Phase) {
+        let lives = match self.context.stepwise {
+            true => Vec::new(),
+            false => arena::passing(&self.context, &self.supersteps),
+        };
         self.ahead.sort_unstable();
         let mut ahead = Superstep::default();
         for &(s, a) in self.ahead.iter().rev() {
             ahead.actions.push(self.supersteps[s].actions.remove(a));
         }
         ahead.actions.reverse();
-        let ahead = (!ahead.actions.is_empty()).then(|| {
-            let open = Open::new(self.context, ahead);
-            open.settle()
+        let brought: FxHashSet<VarId> = ahead.actions.iter().flat_map(|a| touched(a).1).collect();
+        let (early, own): (Vec<&Life>, Vec<&Life>) = lives
+            .iter()
+            .partition(|life| brought.contains(&life.variable()));
+        let (on_shelf, shelf_stride) = arena::lay_out_all(&self.context, &early);
+        let (in_arena, arena_stride) = arena::lay_out(&self.context, &own);
+        let actions = self.supersteps.iter_mut().flat_map(|s| &mut s.actions);
+        for action in actions.chain(&mut ahead.actions) {
+            arena::settle(action, Store::Shelf, &on_shelf);
+            arena::settle(action, Store::Arena, &in_arena);
+        }
+        let shelf = Arc::new(self.shelf(&ahead, shelf_stride));
+        let ahead = (!ahead.actions.is_empty())
+            .then(|| Open::new(self.context, ahead).settle(0, shelf.clone()));
+        (ahead, self.settle(arena_stride, shelf))
+    }
+
+    /// The slots of those tiles that receive something ahead.
+    fn shelf(&self, ahead: &Superstep, stride: usize) -> SlotPlan {
+        let mut plan = SlotPlan::default();
+        if stride == 0 {
+            return plan;
+        }
+        let tiles = ahead.actions.iter().flat_map(|action| {
+            let (ipu, tiles) = action.tiles();
+            tiles.iter().map(move |&tile| (ipu, tile))
         });
-        (ahead, self.settle())
+        let mut tiles: Vec<u32> = tiles.map(|tile| self.clusters.number(tile)).collect();
+        tiles.sort_unstable();
+        tiles.dedup();
+        plan.slots = vec![0; tiles.last().map_or(0, |&last| last as usize + 1)];
+        for (slot, &tile) in tiles.iter().enumerate() {
+            plan.slots[tile as usize] = slot as u32;
+        }
+        (plan.stride, plan.bytes) = (stride, stride * tiles.len());
+        plan
     }
 
     /// The phase of the supersteps.
-    fn settle(mut self) -> Phase {
+    fn settle(self, arena_stride: usize, shelf: Arc<SlotPlan>) -> Phase {
         let (tiles, starts, shares) = self.clusters.finish();
-        let largest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
-        let mut phase = Phase {
-            supersteps: std::mem::take(&mut self.supersteps),
+        let mut arena = SlotPlan::default();
+        if arena_stride > 0 {
+            let largest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+            arena.stride = arena_stride;
+            arena.bytes = arena_stride * largest as usize;
+            arena.slots = self.clusters.slots(&tiles, &starts);
+        }
+        Phase {
+            supersteps: self.supersteps,
             tiles,
             starts,
             shares,
-            arena: ArenaPlan::default(),
-        };
-        if !self.context.stepwise {
-            let stride = arena::plan(&self.context, &mut phase.supersteps);
-            phase.arena.stride = stride;
-            phase.arena.bytes = stride * largest as usize;
+            arena,
+            shelf,
         }
-        if phase.arena.bytes > 0 {
-            phase.arena.slots = self.clusters.slots(&phase);
+    }
+}
+
+/// What an action reads, on whichever tile, and what it writes.
+fn touched(action: &Action) -> (SmallVec<[VarId; 4]>, SmallVec<[VarId; 4]>) {
+    match action {
+        Action::Receive(mv) => (smallvec![mv.from], smallvec![mv.into]),
+        Action::Compute(group) => {
+            let inputs = group.inputs.iter().map(|i| i.variable);
+            let outputs = group.outputs.iter().map(|o| o.variable);
+            match &group.forwarded {
+                Some(mv) => (smallvec![mv.from], outputs.collect()),
+                None => (inputs.collect(), outputs.collect()),
+            }
         }
-        phase
+        Action::SetSeed { variable, .. } => (smallvec![*variable], SmallVec::new()),
+    }
+}
+
+/// What an action reads on other tiles.
+fn add_remote<'s>(action: &'s Action, remote: &mut Vec<(VarId, Link<'s>)>) {
+    match action {
+        Action::Receive(mv) => remote.push((mv.from, Link::Move(mv))),
+        Action::Compute(group) => match &group.forwarded {
+            Some(mv) => remote.push((mv.from, Link::Move(mv))),
+            None => {
+                for input in group.inputs.iter().filter(|i| i.shared) {
+                    remote.push((input.variable, Link::Shared(group, input)));
+                }
+            }
+        },
+        Action::SetSeed { .. } => {}
     }
 }
 
@@ -340,11 +400,11 @@ impl Clusters {
     }
 
     /// Tiles by cluster, where each cluster starts, and clusters by share.
-    fn finish(&mut self) -> (Vec<Tile>, Vec<u32>, Vec<std::ops::Range<usize>>) {
+    fn finish(&self) -> (Vec<Tile>, Vec<u32>, Vec<std::ops::Range<usize>>) {
         let sums = self.sums();
         let busy = (0..self.costs.len() as u32).filter(|&t| self.costs[t as usize] > 0.0);
         let busy: Vec<u32> = busy.collect();
-        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.root(t), t)).collect();
+        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.find(t), t)).collect();
         keyed.sort_unstable();
         let mut starts = Vec::new();
         let mut shares = Vec::new();
@@ -370,11 +430,11 @@ impl Clusters {
     }
 
     /// By tile number: its place in its cluster.
-    fn slots(&self, phase: &Phase) -> Vec<u32> {
+    fn slots(&self, tiles: &[Tile], starts: &[u32]) -> Vec<u32> {
         let mut slots = vec![0; self.parent.len()];
-        for ends in phase.starts.windows(2) {
-            for (slot, &tile) in phase.tiles[ends[0] as usize..ends[1] as usize].iter().enumerate() {
-                slots[self.number(tile) as usize] = slot as u32;
+        for ends in starts.windows(2) {
+            for (slot, &tile) in (0..).zip(&tiles[ends[0] as usize..ends[1] as usize]) {
+                slots[self.number(tile) as usize] = slot;
             }
         }
         slots
