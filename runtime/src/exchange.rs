@@ -23,7 +23,7 @@ use crate::layout::Layouts;
 use crate::tile_memory::Store;
 use expansion::End;
 pub(crate) use expansion::Expansion;
-pub(crate) use pieces::{Pieces, in_row_order};
+pub(crate) use pieces::{Pieces, Runs, in_row_order};
 
 /// One move: shared copies, own addresses.
 pub(crate) struct LoadedMove {

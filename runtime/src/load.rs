@@ -5,6 +5,7 @@
 //! exchange reads a byte that it writes; procedures do not call themselves. Work that identical layers share is done once.
 
 mod arena;
+mod clusters;
 mod forwarding;
 mod groups;
 mod phases;
@@ -80,7 +81,11 @@ impl Loaded {
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
         let mut forwarding = Forwarding::of(program);
-        let uses = arena::Uses::of(program);
+        let alone = match options.stepwise {
+            true => Vec::new(),
+            false => sharing::alone(program, &layouts),
+        };
+        let uses = arena::Uses::of(program, &alone);
         let context = phases::Context {
             program,
             layouts: &layouts,
@@ -185,60 +190,59 @@ impl Steps<'_> {
 
     /// Adds a step that stands alone.
     fn cut(&mut self, step: LoadedStep) {
-        self.close();
-        self.close_phase();
+        self.close_phases();
         self.done.push((self.next, step));
     }
 
     /// Ends the open superstep, which joins the open phase or opens the next.
     fn close(&mut self) {
-        let Some((number, superstep)) = self.open.take() else {
-            return;
-        };
-        let Some((_, phase)) = &mut self.phase else {
-            self.phase = Some((number, phases::Open::new(self.context, superstep)));
-            return;
-        };
-        let Err(back) = phase.take(superstep) else {
-            return;
-        };
-        let steps: u64 = back.iter().map(|s| s.steps).sum();
-        let last = back.last().map_or(0, |s| s.steps);
-        let mut number = number + last as u32 - steps as u32;
-        self.close_phase();
-        for superstep in back {
-            let steps = superstep.steps as u32;
-            match &mut self.phase {
-                None => {
-                    let open = phases::Open::new(self.context, superstep);
-                    self.phase = Some((number, open));
-                }
-                Some((_, phase)) => {
-                    if let Err(back) = phase.take(superstep) {
-                        self.close_phase();
-                        let next = back.into_iter().next();
-                        let open = next.map(|next| phases::Open::new(self.context, next));
-                        self.phase = open.map(|open| (number, open));
-                    }
+        if let Some((number, superstep)) = self.open.take() {
+            self.join(number, superstep);
+        }
+    }
+
+    fn join(&mut self, number: u32, superstep: Superstep) {
+        match &mut self.phase {
+            None => {
+                let open = phases::Open::new(self.context, superstep);
+                self.phase = Some((number, open));
+            }
+            Some((_, phase)) => {
+                if !phase.take(superstep) {
+                    self.end_phase();
                 }
             }
+        }
+    }
+
+    /// Ends the open phase; what is not of it begins another.
+    fn end_phase(&mut self) {
+        let Some((mut number, phase)) = self.phase.take() else {
+            return;
+        };
+        let (ahead, phase, back) = phase.close();
+        let steps = phase.steps() as u32;
+        let phases = ahead.into_iter().chain([phase]);
+        self.done
+            .extend(phases.map(|phase| (number, LoadedStep::Phase(phase))));
+        number += steps;
+        for superstep in back {
+            let steps = superstep.steps as u32;
+            self.join(number, superstep);
             number += steps;
         }
     }
 
-    fn close_phase(&mut self) {
-        let Some((number, phase)) = self.phase.take() else {
-            return;
-        };
-        let (ahead, phase) = phase.close();
-        let phases = ahead.into_iter().chain([phase]);
-        self.done
-            .extend(phases.map(|phase| (number, LoadedStep::Phase(phase))));
+    /// Ends everything that is open.
+    fn close_phases(&mut self) {
+        self.close();
+        while self.phase.is_some() {
+            self.end_phase();
+        }
     }
 
     fn finish(mut self) -> Vec<(u32, LoadedStep)> {
-        self.close();
-        self.close_phase();
+        self.close_phases();
         self.done
     }
 }

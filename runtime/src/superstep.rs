@@ -112,12 +112,7 @@ impl Superstep {
     ///
     /// # Safety
     /// The invariants of [`Phase::run`](crate::phase::Phase::run); nobody else takes this tile's turn.
-    pub(crate) unsafe fn run_tile(
-        &self,
-        number: u64,
-        (ipu, tile): Tile,
-        memory: SharedTiles<'_>,
-    ) {
+    pub(crate) unsafe fn run_tile(&self, number: u64, (ipu, tile): Tile, memory: SharedTiles<'_>) {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
@@ -144,8 +139,7 @@ impl Superstep {
                     });
                     // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
                     let own = (memory.tile(ipu, tile), memory.stride());
-                    let mut operands =
-                        unsafe { VertexMemory::new(own, &vertex, at_random) };
+                    let mut operands = unsafe { VertexMemory::new(own, &vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| match &group.forwarded {
                         None => group.kernel.run(&mut operands, scratch),
                         Some(mv) => {

@@ -11,7 +11,7 @@ use super::lanes::larger;
 use super::vertex::expect_elements;
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
-use crate::exchange::Pieces;
+use crate::exchange::{Pieces, Runs};
 
 /// Columns taken together: their sums stay in L1.
 const COLUMNS: usize = 512;
@@ -58,9 +58,8 @@ impl Kernel for Reduce {
         doubles.resize(doubles.len().max(width), 0.0);
         let sums = &mut doubles[..width];
         start_row(isa, kind, accumulate, out, sums);
-        pieces.each(isa, floats, &mut |at, x| {
-            let columns = at % width..at % width + x.len();
-            take_in_piece(isa, x, kind, &mut out[columns.clone()], &mut sums[columns]);
+        pieces.each(isa, floats, &mut |runs| {
+            take_in_runs(isa, runs, kind, out, sums)
         });
         finish_row(isa, kind, out, sums);
     }
@@ -85,6 +84,15 @@ impl Kernel for Reduce {
 isa_kernel! {
     fn reduce(x: &[f32], kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
         let width = out.len();
+        if width == 1 && kind != ReduceKind::Max {
+            let start = if accumulate { f64::from(out[0]) } else { 0.0 };
+            let squares = kind == ReduceKind::SumSquares;
+            let sum = x.iter().map(|&x| f64::from(x)).fold(start, |sum, x| {
+                sum + if squares { x * x } else { x }
+            });
+            out[0] = sum as f32;
+            return;
+        }
         for first in (0..width).step_by(COLUMNS) {
             let columns = COLUMNS.min(width - first);
             let (out, sums) = (&mut out[first..first + columns], &mut sums[..columns]);
@@ -104,8 +112,19 @@ isa_kernel! {
 }
 
 isa_kernel! {
-    fn take_in_piece(x: &[f32], kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
-        take_in(x, kind, out, sums);
+    fn take_in_runs(runs: &Runs<'_>, kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
+        // All of them are of one row.
+        let first = runs.at % out.len();
+        let runs_of = |i: usize| (i * runs.step, first + i * runs.stride);
+        for (from, to) in (0..runs.count).map(runs_of) {
+            let x = &runs.floats[from..from + runs.run];
+            let columns = to..to + runs.run;
+            match (kind, x.first_chunk::<16>(), runs.run) {
+                // The most frequent width; its length is known to the compiler.
+                (ReduceKind::Sum, Some(x), 16) => take_in(x, kind, &mut [], &mut sums[columns]),
+                _ => take_in(x, kind, &mut out[columns.clone()], &mut sums[columns]),
+            }
+        }
     }
 }
 

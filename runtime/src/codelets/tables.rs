@@ -8,12 +8,19 @@ use super::vertex::{expect_elements, expect_rows};
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Kernel, Mismatch, Operand, Scratch, Vertex, VertexMemory};
 
-/// The block's own row of an id, which counts from `first`; `None` for ids of other tiles, and for ids outside the table.
-fn row_of(id: i32, first: u32, table: &Operand<'_>) -> Option<usize> {
+/// The ids that fall into a block of a table that counts from `first`, each with its place among `ids` and the block's own row.
+fn own_rows<'a>(
+    ids: &'a [i32],
+    first: u32,
+    table: &Operand<'_>,
+) -> impl Iterator<Item = (usize, usize)> + 'a {
     let (v, _) = table.rows();
-    let entry = usize::try_from(id).ok()?.checked_sub(first as usize)?;
-    let row = entry.checked_sub(table.first_row())?;
-    (row < v).then_some(row)
+    let first = i64::from(first) + table.first_row() as i64;
+    let ids = ids.iter().enumerate();
+    ids.filter_map(move |(i, &id)| {
+        let row = i64::from(id).wrapping_sub(first) as u64;
+        (row < v as u64).then_some((i, row as usize))
+    })
 }
 
 /// `(table: [v, d], ids: i32[n]) → [1, n, d]`: rows of other tiles' ids are 0.
@@ -58,14 +65,10 @@ impl<T: bytemuck::Pod + Send + Sync> Kernel for Gather<T> {
         let ([table, ids], [out]) = memory.split();
         let (table, ids, out): (&[T], &[i32], &mut [T]) =
             (numbers(table), numbers(ids), numbers_mut(out));
-        if d == 0 {
-            return;
-        }
-        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(d)) {
-            match row_of(id, self.first, operand) {
-                Some(row) => out.copy_from_slice(&table[row * d..][..d]),
-                None => out.fill(T::zeroed()),
-            }
+        // Most ids are other tiles'.
+        out.fill(T::zeroed());
+        for (i, row) in own_rows(ids, self.first, operand) {
+            out[i * d..][..d].copy_from_slice(&table[row * d..][..d]);
         }
     }
 }
@@ -96,10 +99,7 @@ impl Kernel for ScatterAdd {
         let ([ids, updates], [table]) = memory.split();
         let (ids, updates, table): (&[i32], &[f32], &mut [f32]) =
             (numbers(ids), numbers(updates), numbers_mut(table));
-        for (i, &id) in ids.iter().enumerate() {
-            let Some(row) = row_of(id, self.first, operand) else {
-                continue;
-            };
+        for (i, row) in own_rows(ids, self.first, operand) {
             for (t, &u) in table[row * d..][..d].iter_mut().zip(&updates[i * d..][..d]) {
                 *t += u;
             }

@@ -54,7 +54,7 @@ mod squares {
 
     use super::SQUARE;
 
-    /// Turns as many whole squares as there are; the rows and columns they cover.
+    /// Turns everything, if a square fits into it; the rows and columns that are done.
     ///
     /// # Safety
     /// `from` holds `rows × columns` words in rows `from_row` apart, `to` the turned ones in rows `to_row` apart.
@@ -67,9 +67,13 @@ mod squares {
         to: *mut f32,
         to_row: usize,
     ) -> (usize, usize) {
-        let (down, across) = (rows / SQUARE * SQUARE, columns / SQUARE * SQUARE);
-        for r in (0..down).step_by(SQUARE) {
-            for c in (0..across).step_by(SQUARE) {
+        if rows < SQUARE || columns < SQUARE {
+            return (0, 0);
+        }
+        // The last square overlaps the one before it.
+        let starts = |n: usize| (0..n).step_by(SQUARE).map(move |i| i.min(n - SQUARE));
+        for r in starts(rows) {
+            for c in starts(columns) {
                 // SAFETY: rows r..r + 8 and columns c..c + 8 are inside both.
                 unsafe {
                     square(
@@ -81,7 +85,7 @@ mod squares {
                 }
             }
         }
-        (down, across)
+        (rows, columns)
     }
 
     /// Eight rows of eight at `from` become eight columns at `to`.

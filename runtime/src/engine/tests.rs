@@ -16,6 +16,8 @@ use superstep_ir::program::{
 use superstep_ir::types::TensorType;
 
 use super::*;
+use crate::superstep::Action;
+use crate::tile_memory::Store;
 
 /// A machine of twelve small tiles on each of two IPUs.
 fn machine() -> Machine {
@@ -636,15 +638,46 @@ fn a_vertex_depends_on_its_own_tile_alone() {
     }
 }
 
-/// Steps of the procedure `micro`: for each loaded step, how many of the program it stands for.
+/// Steps of the procedure `micro`: for each loaded step, and each superstep of a phase, how many of the program it stands for.
 fn cuts(program: Program, options: &EngineOptions) -> Vec<u64> {
     let engine = Engine::load(Arc::new(program), options).expect("sound");
     let steps = engine.loaded.procedures[1].iter();
     let count = |(_, step): &(u32, LoadedStep)| match step {
-        LoadedStep::Phase(phase) => phase.steps(),
-        _ => 1,
+        LoadedStep::Phase(phase) => phase.supersteps.iter().map(|s| s.steps).collect(),
+        _ => vec![1],
     };
-    steps.map(count).collect()
+    steps.flat_map(count).collect()
+}
+
+/// The operands of the only phase of `micro`: variable, and where its bytes are.
+fn stores(program: Program) -> BTreeMap<u32, Store> {
+    let engine = Engine::load(Arc::new(program), &PLAIN).expect("sound");
+    let phases = engine.loaded.procedures[1].iter();
+    let phases = phases.filter_map(|(_, step)| match step {
+        LoadedStep::Phase(phase) => Some(phase),
+        _ => None,
+    });
+    let actions = phases.flat_map(|phase| phase.supersteps.iter().flat_map(|s| &s.actions));
+    let groups = actions.filter_map(|action| match action {
+        Action::Compute(group) => Some(group),
+        _ => None,
+    });
+    let operands = groups.flat_map(|group| group.inputs.iter().chain(&group.outputs));
+    operands.map(|o| (o.variable.0, o.store)).collect()
+}
+
+#[test]
+fn what_nobody_needs_after_a_phase_is_in_the_arena() {
+    let found = stores(program());
+    assert_eq!(found[&X_HERE], Store::Arena);
+    assert_eq!(found[&W_HERE], Store::Arena);
+    // The procedure that is called reads it.
+    assert_eq!(found[&Y], Store::Tile);
+    // Bytes that two variables share show what each of them does.
+    let mut clobbered = program();
+    clobbered.variables[X_HERE as usize].address = clobbered.variables[W_HERE as usize].address;
+    let found = stores(clobbered);
+    assert_eq!((found[&X_HERE], found[&W_HERE]), (Store::Tile, Store::Tile));
 }
 
 #[test]

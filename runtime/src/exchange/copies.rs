@@ -47,6 +47,7 @@ unsafe fn copy_region(from: *const u8, to: *mut u8, pattern: &Pattern) {
             16 => copy_loops::<16>(from, to, &pattern.loops, 16),
             32 => copy_loops::<32>(from, to, &pattern.loops, 32),
             64 => copy_loops::<64>(from, to, &pattern.loops, 64),
+            128 => copy_loops::<128>(from, to, &pattern.loops, 128),
             run => copy_loops::<0>(from, to, &pattern.loops, run as usize),
         }
     }
@@ -61,7 +62,7 @@ unsafe fn copy_loops<const RUN: usize>(from: *const u8, to: *mut u8, loops: &[Lo
     // SAFETY: every pointer below is the start of a run of the pattern.
     unsafe {
         match loops {
-            [] => to.copy_from_nonoverlapping(from, run),
+            [] => copy_run::<RUN>(from, to, run),
             [inner] => copy_inner::<RUN>(from, to, *inner, run),
             [outer, rest @ ..] => {
                 for i in 0..outer.extent as usize {
@@ -83,8 +84,32 @@ unsafe fn copy_inner<const RUN: usize>(from: *const u8, to: *mut u8, inner: Loop
         // SAFETY: turn `i` of the loop.
         unsafe {
             let from = from.add(i * inner.source_stride as usize);
-            to.add(i * inner.destination_stride as usize)
-                .copy_from_nonoverlapping(from, run);
+            let to = to.add(i * inner.destination_stride as usize);
+            copy_run::<RUN>(from, to, run);
         }
+    }
+}
+
+/// Runs up to this long are copied without a call.
+const SHORT: usize = 256;
+const CHUNK: usize = 16;
+
+/// # Safety
+/// `run` bytes from `from` on can be read and from `to` on written, and lie apart.
+#[inline(always)]
+unsafe fn copy_run<const RUN: usize>(from: *const u8, to: *mut u8, run: usize) {
+    // SAFETY: the contract of this function; chunks are inside the run, the last one perhaps over the one before it.
+    unsafe {
+        if RUN > 0 || !(CHUNK..=SHORT).contains(&run) {
+            return to.copy_from_nonoverlapping(from, run);
+        }
+        let chunk = |at: usize| {
+            let bytes = from.add(at).cast::<[u8; CHUNK]>().read_unaligned();
+            to.add(at).cast::<[u8; CHUNK]>().write_unaligned(bytes);
+        };
+        for at in (0..run - CHUNK).step_by(CHUNK) {
+            chunk(at);
+        }
+        chunk(run - CHUNK);
     }
 }

@@ -79,6 +79,15 @@ impl End<'_> {
     }
 }
 
+impl Loops {
+    /// One turn.
+    pub(crate) const ONCE: Loops = Loops {
+        extent: 1,
+        source_stride: 0,
+        destination_stride: 0,
+    };
+}
+
 impl Pattern {
     /// `None` for a region without bytes.
     fn of(copy: &RegionCopy) -> Option<Pattern> {

@@ -43,8 +43,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Calls `each` with all pieces as floats and the index of their first element in the operand, in the order in which they are received.
-    pub(crate) fn each(&self, isa: Isa, work: &mut Vec<f32>, each: &mut impl FnMut(usize, &[f32])) {
+    /// Calls `each` with all pieces as floats, in the order in which they are received.
+    pub(crate) fn each(&self, isa: Isa, work: &mut Vec<f32>, each: &mut impl FnMut(&Runs<'_>)) {
         let (mv, expansion) = (self.mv, &*self.mv.expansion);
         let copies = self.receiver.map_or(&[][..], |i| expansion.received(i));
         let start = |copy: &Copy| {
@@ -57,31 +57,77 @@ impl<'a> Pieces<'a> {
                 let run = expansion.patterns[later.pattern as usize].run_bytes as usize;
                 prefetch(start(later), run);
             }
-            let from = start(copy);
             let pattern = &expansion.patterns[copy.pattern as usize];
-            let run = pattern.run_bytes as usize;
-            let mut piece = |from: *const u8, at: usize| {
-                // SAFETY: a run of the pattern, inside its block; by the contract of `new` nobody writes it.
-                let bytes = unsafe { std::slice::from_raw_parts(from, run) };
-                let first = at / self.bytes_per_element;
-                if self.bytes_per_element == size_of::<f32>() {
-                    return each(first, cast_slice(bytes));
-                }
-                let halves: &[u16] = cast_slice(bytes);
-                if work.len() < halves.len() {
-                    work.resize(halves.len(), 0.0);
-                }
-                widen(isa, halves, &mut work[..halves.len()]);
-                each(first, &work[..halves.len()]);
+            let (outer, inner) = match &pattern.loops[..] {
+                [outer @ .., inner] => (outer, *inner),
+                [] => (&[][..], Loops::ONCE),
             };
-            runs(
-                from,
-                copy.destination_offset as usize,
-                &pattern.loops,
-                &mut piece,
-            );
+            let run = pattern.run_bytes as usize;
+            let first = copy.destination_offset as usize;
+            runs(start(copy), first, outer, &mut |from, at| {
+                self.each_run(isa, work, (from, at, run), inner, each);
+            });
         }
     }
+
+    /// The runs of one loop.
+    fn each_run(
+        &self,
+        isa: Isa,
+        work: &mut Vec<f32>,
+        (from, at, run): (*const u8, usize, usize),
+        inner: Loops,
+        each: &mut impl FnMut(&Runs<'_>),
+    ) {
+        let element = self.bytes_per_element;
+        let (count, source) = (inner.extent as usize, inner.source_stride as usize);
+        let stride = inner.destination_stride as usize;
+        if element == size_of::<f32>() && source.is_multiple_of(element) {
+            // SAFETY: from the first run of the loop to the end of the last one, inside a block; by the contract of `new` nobody writes
+            // there. (What lies between two runs is of the same block.)
+            let bytes = unsafe { std::slice::from_raw_parts(from, (count - 1) * source + run) };
+            return each(&Runs {
+                floats: cast_slice(bytes),
+                run: run / element,
+                count,
+                step: source / element,
+                at: at / element,
+                stride: stride / element,
+            });
+        }
+        for i in 0..count {
+            let from = from.wrapping_add(i * source);
+            // SAFETY: a run of the pattern, inside its block; by the contract of `new` nobody writes it.
+            let halves: &[u16] = cast_slice(unsafe { std::slice::from_raw_parts(from, run) });
+            if work.len() < halves.len() {
+                work.resize(halves.len(), 0.0);
+            }
+            widen(isa, halves, &mut work[..halves.len()]);
+            each(&Runs {
+                floats: &work[..halves.len()],
+                run: halves.len(),
+                count: 1,
+                step: 0,
+                at: (at + i * stride) / element,
+                stride: 0,
+            });
+        }
+    }
+}
+
+/// Pieces of equal length at equal distances.
+pub(crate) struct Runs<'a> {
+    /// From the first piece to the end of the last one.
+    pub(crate) floats: &'a [f32],
+    /// Length of a piece.
+    pub(crate) run: usize,
+    pub(crate) count: usize,
+    /// From a piece to the next in `floats`.
+    pub(crate) step: usize,
+    /// Index of the first piece in the operand.
+    pub(crate) at: usize,
+    /// From a piece to the next in the operand.
+    pub(crate) stride: usize,
 }
 
 /// Asks for the first bytes of a piece.

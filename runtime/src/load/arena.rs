@@ -16,11 +16,12 @@ use crate::tile_memory::Store;
 const ALIGNMENT: usize = 64;
 const _: () = assert!(ALIGNMENT.is_multiple_of(Variable::ALIGNMENT as usize));
 
-/// By variable: how often the steps of the program name it; all the same what is kept from step to step, or known to the host.
-pub(crate) struct Uses(Vec<u32>);
+/// By variable: how often the steps of the program name it; more often than there are steps, if it has to be on its tiles: what is kept
+/// from step to step, what the host knows, and what shares bytes with another variable.
+pub(super) struct Uses(Vec<u32>);
 
 impl Uses {
-    pub(super) fn of(program: &Program) -> Uses {
+    pub(super) fn of(program: &Program, alone: &[bool]) -> Uses {
         let mut uses = vec![0_u32; program.variables.len()];
         let mut kept: Vec<VarId> = program.states.iter().map(|s| s.variable).collect();
         kept.extend(program.streams.iter().map(|s| s.variable));
@@ -49,6 +50,8 @@ impl Uses {
                 | Step::Parallel(_) => {}
             }
         }
+        let not_alone = (0..alone.len()).filter(|&v| !alone[v]);
+        kept.extend(not_alone.map(|v| VarId(v as u32)));
         kept.iter().for_each(|v| uses[v.index()] = u32::MAX);
         Uses(uses)
     }
@@ -124,7 +127,10 @@ pub(super) fn passing(context: &Context<'_>, supersteps: &[Superstep]) -> Vec<Li
 }
 
 /// As [`lay_out`], where all live all the time.
-pub(super) fn lay_out_all(context: &Context<'_>, lives: &[&Life]) -> (FxHashMap<VarId, u32>, usize) {
+pub(super) fn lay_out_all(
+    context: &Context<'_>,
+    lives: &[&Life],
+) -> (FxHashMap<VarId, u32>, usize) {
     let whole = |life: &&Life| Life {
         last: usize::MAX,
         ..Life::of(life.variable, 0)

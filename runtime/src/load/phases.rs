@@ -11,16 +11,14 @@ use superstep_ir::ids::VarId;
 use superstep_ir::program::Program;
 
 use super::arena::{self, Life, Uses};
+use super::clusters::Clusters;
 use super::span;
 use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
 use crate::layout::Layouts;
-use crate::phase::{NANOSECONDS_A_SHARE, Phase, Tile};
+use crate::phase::Phase;
 use crate::superstep::{Action, Span, Superstep};
 use crate::tile_memory::{SlotPlan, Store};
-
-/// No cluster may be more than such a part of its phase: threads would wait for the one that runs it.
-const LARGEST_CLUSTER: f64 = 1.0 / 12.0;
 
 /// What has to be known of the program.
 #[derive(Clone, Copy)]
@@ -50,10 +48,16 @@ impl Context<'_> {
     }
 }
 
+/// So many supersteps are looked at beyond one that leaves too few clusters: with those that read what it writes, that may be in the
+/// arena, where it is in nobody's way.
+const LOOK_AHEAD: usize = 3;
+
 /// A phase to which supersteps are added.
 pub(super) struct Open<'a> {
     context: Context<'a>,
     supersteps: Vec<Superstep>,
+    /// The first so many have enough clusters, and are the phase as it stands.
+    good: usize,
     /// Moves that are made before the phase, so that what they bring is not written in it.
     ahead: Vec<At>,
     clusters: Clusters,
@@ -75,6 +79,7 @@ impl<'a> Open<'a> {
         let mut open = Open {
             context,
             supersteps: vec![superstep],
+            good: 1,
             ahead: Vec::new(),
             clusters: Clusters::new(&context),
         };
@@ -82,12 +87,12 @@ impl<'a> Open<'a> {
         open
     }
 
-    /// Adds a superstep, or says no: then what has to begin the next phase is given back, in order.
-    pub(super) fn take(&mut self, superstep: Superstep) -> Result<(), Vec<Superstep>> {
-        if self.context.stepwise {
-            return Err(vec![superstep]);
-        }
+    /// Adds a superstep; false when the phase is at its end, which may be before supersteps that were added last.
+    pub(super) fn take(&mut self, superstep: Superstep) -> bool {
         self.supersteps.push(superstep);
+        if self.context.stepwise {
+            return false;
+        }
         let passing = self.passing();
         let mut ahead = self.ahead.clone();
         let mut candidates = self.movable().into_iter();
@@ -95,12 +100,12 @@ impl<'a> Open<'a> {
             let clusters = self.link(&passing, &ahead);
             if clusters.are_enough() {
                 (self.ahead, self.clusters) = (ahead, clusters);
-                return Ok(());
+                self.good = self.supersteps.len();
+                return true;
             }
-            let next = candidates.find(|&at| self.may_be_ahead(at, &passing, &ahead));
-            match next {
+            match candidates.find(|&at| self.may_be_ahead(at, &passing, &ahead)) {
                 Some(at) => ahead.push(at),
-                None => return Err(self.give_back()),
+                None => return self.supersteps.len() <= self.good + LOOK_AHEAD,
             }
         }
     }
@@ -111,19 +116,24 @@ impl<'a> Open<'a> {
         lives.iter().map(|life| life.variable()).collect()
     }
 
-    /// The superstep that was refused, and before it an exchange that may only bring what it needs.
+    /// Takes out what is not of the phase, and with it an exchange that may only bring what that needs.
     fn give_back(&mut self) -> Vec<Superstep> {
-        let mut back: Vec<Superstep> = self.supersteps.pop().into_iter().collect();
-        let only_receives = |s: &Superstep| {
-            let receives = |a: &Action| matches!(a, Action::Receive(_));
-            s.actions.iter().all(receives)
-        };
-        if self.supersteps.len() > 1 && self.supersteps.last().is_some_and(only_receives) {
-            back.extend(self.supersteps.pop());
-            back.reverse();
-            let left = self.supersteps.len();
-            self.ahead.retain(|&(superstep, _)| superstep < left);
-            self.clusters = self.link(&self.passing(), &self.ahead);
+        let mut back = self.supersteps.split_off(self.good);
+        if back.is_empty() || self.good < 2 || !only_receives(&self.supersteps[self.good - 1]) {
+            return back;
+        }
+        let exchange = self.supersteps.pop();
+        let mut ahead = self.ahead.clone();
+        ahead.retain(|&(superstep, _)| superstep < self.supersteps.len());
+        // What the exchange sends has to lie on its tiles, now that it is not of the phase.
+        let passing = self.passing();
+        let clusters = self.link(&passing, &ahead);
+        let mut still = ahead.iter();
+        if clusters.are_enough() && still.all(|&at| self.may_be_ahead(at, &passing, &ahead)) {
+            (self.ahead, self.clusters) = (ahead, clusters);
+            back.splice(0..0, exchange);
+        } else {
+            self.supersteps.extend(exchange);
         }
         back
     }
@@ -152,7 +162,8 @@ impl<'a> Open<'a> {
         };
         let span = |v: VarId| self.context.span(v);
         let (from, into) = (span(mv.from), span(mv.into));
-        let reads_from = |v: &VarId| *v == mv.from || (!passing.contains(v) && span(*v).meets(&from));
+        let reads_from =
+            |v: &VarId| *v == mv.from || (!passing.contains(v) && span(*v).meets(&from));
         let meets_into = |v: &VarId| !passing.contains(v) && span(*v).meets(&into);
         let keeps_off = passing.contains(&mv.into);
         let mut actions = self.actions();
@@ -181,8 +192,7 @@ impl<'a> Open<'a> {
     fn link(&self, passing: &FxHashSet<VarId>, ahead: &[At]) -> Clusters {
         let mut clusters = Clusters::new(&self.context);
         let (mut remote, mut written) = (Vec::new(), FxHashSet::default());
-        for (at, action) in self.actions().filter(|(at, _)| !ahead.contains(at)) {
-            debug_assert!(!ahead.contains(&at));
+        for (_, action) in self.actions().filter(|(at, _)| !ahead.contains(at)) {
             clusters.add_cost(action);
             written.extend(touched(action).1);
             add_remote(action, &mut remote);
@@ -204,8 +214,9 @@ impl<'a> Open<'a> {
         clusters
     }
 
-    /// The phase, and before it one of the moves that are made ahead, if there are any.
-    pub(super) fn close(mut self) -> (Option<Phase>, Phase) {
+    /// The phase, before it one of the moves that are made ahead, if there are any, and the supersteps that follow.
+    pub(super) fn close(mut self) -> (Option<Phase>, Phase, Vec<Superstep>) {
+        let back = self.give_back();
         let lives = match self.context.stepwise {
             true => Vec::new(),
             false => arena::passing(&self.context, &self.supersteps),
@@ -230,7 +241,7 @@ impl<'a> Open<'a> {
         let shelf = Arc::new(self.shelf(&ahead, shelf_stride));
         let ahead = (!ahead.actions.is_empty())
             .then(|| Open::new(self.context, ahead).settle(0, shelf.clone()));
-        (ahead, self.settle(arena_stride, shelf))
+        (ahead, self.settle(arena_stride, shelf), back)
     }
 
     /// The slots of those tiles that receive something ahead.
@@ -275,6 +286,11 @@ impl<'a> Open<'a> {
     }
 }
 
+fn only_receives(superstep: &Superstep) -> bool {
+    let receives = |action: &Action| matches!(action, Action::Receive(_));
+    superstep.actions.iter().all(receives)
+}
+
 /// What an action reads, on whichever tile, and what it writes.
 fn touched(action: &Action) -> (SmallVec<[VarId; 4]>, SmallVec<[VarId; 4]>) {
     match action {
@@ -304,139 +320,5 @@ fn add_remote<'s>(action: &'s Action, remote: &mut Vec<(VarId, Link<'s>)>) {
             }
         },
         Action::SetSeed { .. } => {}
-    }
-}
-
-/// Disjoint sets of tiles, with what they cost.
-#[derive(Clone)]
-struct Clusters {
-    tiles_per_ipu: usize,
-    /// By tile number: another tile of the cluster, itself for one of them.
-    parent: Vec<u32>,
-    /// By tile number, nanoseconds.
-    costs: Vec<f64>,
-    total: f64,
-}
-
-impl Clusters {
-    fn new(context: &Context<'_>) -> Clusters {
-        let tiles_per_ipu = context.program.machine.tiles_per_ipu as usize;
-        let ipus = context.program.ipus as usize;
-        Clusters {
-            tiles_per_ipu,
-            parent: (0..(tiles_per_ipu * ipus) as u32).collect(),
-            costs: vec![0.0; tiles_per_ipu * ipus],
-            total: 0.0,
-        }
-    }
-
-    fn number(&self, (ipu, tile): Tile) -> u32 {
-        ipu * self.tiles_per_ipu as u32 + tile
-    }
-
-    fn root(&mut self, mut tile: u32) -> u32 {
-        while self.parent[tile as usize] != tile {
-            let above = self.parent[tile as usize];
-            self.parent[tile as usize] = self.parent[above as usize];
-            tile = above;
-        }
-        tile
-    }
-
-    fn find(&self, mut tile: u32) -> u32 {
-        while self.parent[tile as usize] != tile {
-            tile = self.parent[tile as usize];
-        }
-        tile
-    }
-
-    fn link(&mut self, a: Tile, b: Tile) {
-        let (a, b) = (self.number(a), self.number(b));
-        let (a, b) = (self.root(a), self.root(b));
-        // The first tile stands for all.
-        self.parent[a.max(b) as usize] = a.min(b);
-    }
-
-    fn link_move(&mut self, mv: &LoadedMove) {
-        for (i, &tile) in mv.expansion.tiles.iter().enumerate() {
-            for copy in mv.expansion.received(i) {
-                self.link(
-                    (mv.destination.ipu, tile),
-                    (mv.source.ipu, copy.source_tile),
-                );
-            }
-        }
-    }
-
-    fn link_sharing(&mut self, group: &Group, input: &GroupOperand) {
-        let tile = |point: usize| (group.grid.ipu.0, group.grid.tiles[point]);
-        for (point, &first) in input.layout.first_copy_of.iter().enumerate() {
-            self.link(tile(point), tile(first as usize));
-        }
-    }
-
-    fn add_cost(&mut self, action: &Action) {
-        let (ipu, tiles) = action.tiles();
-        let each = action.nanoseconds() / tiles.len().max(1) as f64;
-        for &tile in tiles {
-            let number = self.number((ipu, tile));
-            self.costs[number as usize] += each.max(f64::MIN_POSITIVE);
-        }
-        self.total += action.nanoseconds();
-    }
-
-    /// Costs by cluster, at the first tile.
-    fn sums(&self) -> Vec<f64> {
-        let mut sums = vec![0.0; self.costs.len()];
-        for (tile, cost) in self.costs.iter().enumerate() {
-            sums[self.find(tile as u32) as usize] += cost;
-        }
-        sums
-    }
-
-    fn are_enough(&self) -> bool {
-        let largest = self.sums().into_iter().fold(0.0, f64::max);
-        self.total < 2.0 * NANOSECONDS_A_SHARE || largest <= LARGEST_CLUSTER * self.total
-    }
-
-    /// Tiles by cluster, where each cluster starts, and clusters by share.
-    fn finish(&self) -> (Vec<Tile>, Vec<u32>, Vec<std::ops::Range<usize>>) {
-        let sums = self.sums();
-        let busy = (0..self.costs.len() as u32).filter(|&t| self.costs[t as usize] > 0.0);
-        let busy: Vec<u32> = busy.collect();
-        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.find(t), t)).collect();
-        keyed.sort_unstable();
-        let mut starts = Vec::new();
-        let mut shares = Vec::new();
-        let (mut from, mut cost) = (0, 0.0);
-        for (i, &(root, _)) in keyed.iter().enumerate() {
-            if i > 0 && keyed[i - 1].0 == root {
-                continue;
-            }
-            starts.push(i as u32);
-            cost += sums[root as usize];
-            if cost >= NANOSECONDS_A_SHARE {
-                shares.push(from..starts.len());
-                (from, cost) = (starts.len(), 0.0);
-            }
-        }
-        if from < starts.len() {
-            shares.push(from..starts.len());
-        }
-        starts.push(keyed.len() as u32);
-        let tiles_per_ipu = self.tiles_per_ipu as u32;
-        let tile = |(_, t): (u32, u32)| (t / tiles_per_ipu, t % tiles_per_ipu);
-        (keyed.into_iter().map(tile).collect(), starts, shares)
-    }
-
-    /// By tile number: its place in its cluster.
-    fn slots(&self, tiles: &[Tile], starts: &[u32]) -> Vec<u32> {
-        let mut slots = vec![0; self.parent.len()];
-        for ends in starts.windows(2) {
-            for (slot, &tile) in (0..).zip(&tiles[ends[0] as usize..ends[1] as usize]) {
-                slots[self.number(tile) as usize] = slot;
-            }
-        }
-        slots
     }
 }

@@ -54,6 +54,13 @@ pub(crate) fn shared(program: &Program, layouts: &Layouts) -> Vec<bool> {
     shared
 }
 
+/// For every variable, whether nothing else that is alive at the same time lies on its bytes of a tile.
+pub(super) fn alone(program: &Program, layouts: &Layouts) -> Vec<bool> {
+    let mut alone = vec![true; program.variables.len()];
+    leave_out_overlapped(program, layouts, &mut alone);
+    alone
+}
+
 /// Takes back what lies on the bytes of something else that is alive at the same time.
 fn leave_out_overlapped(program: &Program, layouts: &Layouts, shared: &mut [bool]) {
     // By the first step at which they are alive.

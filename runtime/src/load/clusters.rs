@@ -1,0 +1,146 @@
+//! Clusters of tiles while they grow: disjoint sets, joined where one tile reads on another.
+
+use std::ops::Range;
+
+use super::phases::Context;
+use crate::compute::{Group, GroupOperand};
+use crate::exchange::LoadedMove;
+use crate::phase::{NANOSECONDS_A_SHARE, Tile};
+use crate::superstep::Action;
+
+/// No cluster may be more than such a part of its phase: threads would wait for the one that runs it.
+const LARGEST_CLUSTER: f64 = 1.0 / 12.0;
+
+/// Disjoint sets of tiles, with what they cost.
+#[derive(Clone)]
+pub(super) struct Clusters {
+    tiles_per_ipu: usize,
+    /// By tile number: another tile of the cluster, itself for one of them.
+    parent: Vec<u32>,
+    /// By tile number, nanoseconds.
+    costs: Vec<f64>,
+    total: f64,
+}
+
+impl Clusters {
+    pub(super) fn new(context: &Context<'_>) -> Clusters {
+        let tiles_per_ipu = context.program.machine.tiles_per_ipu as usize;
+        let ipus = context.program.ipus as usize;
+        Clusters {
+            tiles_per_ipu,
+            parent: (0..(tiles_per_ipu * ipus) as u32).collect(),
+            costs: vec![0.0; tiles_per_ipu * ipus],
+            total: 0.0,
+        }
+    }
+
+    pub(super) fn number(&self, (ipu, tile): Tile) -> u32 {
+        ipu * self.tiles_per_ipu as u32 + tile
+    }
+
+    fn root(&mut self, mut tile: u32) -> u32 {
+        while self.parent[tile as usize] != tile {
+            let above = self.parent[tile as usize];
+            self.parent[tile as usize] = self.parent[above as usize];
+            tile = above;
+        }
+        tile
+    }
+
+    fn find(&self, mut tile: u32) -> u32 {
+        while self.parent[tile as usize] != tile {
+            tile = self.parent[tile as usize];
+        }
+        tile
+    }
+
+    fn link(&mut self, a: Tile, b: Tile) {
+        let (a, b) = (self.number(a), self.number(b));
+        let (a, b) = (self.root(a), self.root(b));
+        // The first tile stands for all.
+        self.parent[a.max(b) as usize] = a.min(b);
+    }
+
+    pub(super) fn link_move(&mut self, mv: &LoadedMove) {
+        for (i, &tile) in mv.expansion.tiles.iter().enumerate() {
+            for copy in mv.expansion.received(i) {
+                self.link(
+                    (mv.destination.ipu, tile),
+                    (mv.source.ipu, copy.source_tile),
+                );
+            }
+        }
+    }
+
+    pub(super) fn link_sharing(&mut self, group: &Group, input: &GroupOperand) {
+        let tile = |point: usize| (group.grid.ipu.0, group.grid.tiles[point]);
+        for (point, &first) in input.layout.first_copy_of.iter().enumerate() {
+            self.link(tile(point), tile(first as usize));
+        }
+    }
+
+    pub(super) fn add_cost(&mut self, action: &Action) {
+        let (ipu, tiles) = action.tiles();
+        let each = action.nanoseconds() / tiles.len().max(1) as f64;
+        for &tile in tiles {
+            let number = self.number((ipu, tile));
+            self.costs[number as usize] += each.max(f64::MIN_POSITIVE);
+        }
+        self.total += action.nanoseconds();
+    }
+
+    /// Costs by cluster, at the first tile.
+    fn sums(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.costs.len()];
+        for (tile, cost) in self.costs.iter().enumerate() {
+            sums[self.find(tile as u32) as usize] += cost;
+        }
+        sums
+    }
+
+    pub(super) fn are_enough(&self) -> bool {
+        let largest = self.sums().into_iter().fold(0.0, f64::max);
+        self.total < 2.0 * NANOSECONDS_A_SHARE || largest <= LARGEST_CLUSTER * self.total
+    }
+
+    /// Tiles by cluster, where each cluster starts, and clusters by share.
+    pub(super) fn finish(&self) -> (Vec<Tile>, Vec<u32>, Vec<Range<usize>>) {
+        let sums = self.sums();
+        let busy = (0..self.costs.len() as u32).filter(|&t| self.costs[t as usize] > 0.0);
+        let busy: Vec<u32> = busy.collect();
+        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.find(t), t)).collect();
+        keyed.sort_unstable();
+        let mut starts = Vec::new();
+        let mut shares = Vec::new();
+        let (mut from, mut cost) = (0, 0.0);
+        for (i, &(root, _)) in keyed.iter().enumerate() {
+            if i > 0 && keyed[i - 1].0 == root {
+                continue;
+            }
+            starts.push(i as u32);
+            cost += sums[root as usize];
+            if cost >= NANOSECONDS_A_SHARE {
+                shares.push(from..starts.len());
+                (from, cost) = (starts.len(), 0.0);
+            }
+        }
+        if from < starts.len() {
+            shares.push(from..starts.len());
+        }
+        starts.push(keyed.len() as u32);
+        let tiles_per_ipu = self.tiles_per_ipu as u32;
+        let tile = |(_, t): (u32, u32)| (t / tiles_per_ipu, t % tiles_per_ipu);
+        (keyed.into_iter().map(tile).collect(), starts, shares)
+    }
+
+    /// By tile number: its place in its cluster.
+    pub(super) fn slots(&self, tiles: &[Tile], starts: &[u32]) -> Vec<u32> {
+        let mut slots = vec![0; self.parent.len()];
+        for ends in starts.windows(2) {
+            for (slot, &tile) in (0..).zip(&tiles[ends[0] as usize..ends[1] as usize]) {
+                slots[self.number(tile) as usize] = slot;
+            }
+        }
+        slots
+    }
+}
