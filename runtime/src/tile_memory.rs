@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)] // tiles are handed to threads by address
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
@@ -166,8 +167,11 @@ impl SlotMemory {
     pub(crate) fn slots<'a>(&mut self, plan: &'a SlotPlan) -> Slots<'a> {
         let there = self.0.as_ref().map_or(0, |map| map.len());
         if there < plan.bytes {
-            let map = MmapOptions::new().len(plan.bytes).map_anon();
-            let map = map.expect("memory for a cluster of tiles");
+            let Ok(map) = MmapOptions::new().len(plan.bytes).map_anon() else {
+                // As every other allocation that is refused.
+                let layout = Layout::from_size_align(plan.bytes, TILE_ALIGNMENT);
+                handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()));
+            };
             let _ = map.advise(Advice::HugePage);
             self.0 = Some(map);
         }

@@ -144,3 +144,47 @@ impl Clusters {
         slots
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tiles: u32, each: f64) -> Clusters {
+        Clusters {
+            tiles_per_ipu: tiles as usize / 2,
+            parent: (0..tiles).collect(),
+            costs: vec![each; tiles as usize],
+            total: each * f64::from(tiles),
+        }
+    }
+
+    #[test]
+    fn linked_tiles_are_of_one_cluster_and_shares_hold_each_cluster_once() {
+        let mut clusters = of(8, NANOSECONDS_A_SHARE / 2.0);
+        clusters.link((0, 3), (1, 2));
+        clusters.link((0, 1), (0, 3));
+        clusters.costs[5] = 0.0;
+        let (tiles, starts, shares) = clusters.finish();
+        // Tile 1 of IPU 1 has nothing to do.
+        let expected = [(0, 0), (0, 1), (0, 3), (1, 2), (0, 2), (1, 0), (1, 3)];
+        assert_eq!(tiles, expected);
+        assert_eq!(starts, [0, 1, 4, 5, 6, 7]);
+        assert_eq!(shares, [0..2, 2..4, 4..5]);
+        let slots = clusters.slots(&tiles, &starts);
+        assert_eq!(slots, [0, 0, 0, 1, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn a_cluster_that_others_would_wait_for_is_too_large() {
+        let mut clusters = of(24, NANOSECONDS_A_SHARE);
+        for pair in 0..6 {
+            clusters.link((0, 2 * pair), (0, 2 * pair + 1));
+        }
+        assert!(clusters.are_enough());
+        clusters.link((0, 0), (0, 2));
+        assert!(!clusters.are_enough());
+        // What one thread does in no time may be in one cluster.
+        clusters.total = NANOSECONDS_A_SHARE;
+        assert!(clusters.are_enough());
+    }
+}
