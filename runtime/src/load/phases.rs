@@ -164,7 +164,6 @@ impl<'a> Open<'a> {
         let (from, into) = (span(mv.from), span(mv.into));
         let reads_from =
             |v: &VarId| *v == mv.from || (!passing.contains(v) && span(*v).meets(&from));
-        let meets_into = |v: &VarId| !passing.contains(v) && span(*v).meets(&into);
         let keeps_off = passing.contains(&mv.into);
         let mut actions = self.actions();
         !actions.any(|(other, action)| {
@@ -174,8 +173,13 @@ impl<'a> Open<'a> {
             }
             let (read, written) = touched(action);
             let changes_source = earlier && written.iter().any(reads_from);
-            let mut all = read.iter().chain(&written);
-            changes_source || (!keeps_off && all.any(meets_into))
+            // Moves of one exchange may bring parts of one variable.
+            let brings_part = other.0 == at.0 && matches!(action, Action::Receive(_));
+            let meets_into = |v: &VarId| match *v == mv.into {
+                true => !brings_part,
+                false => !keeps_off && !passing.contains(v) && span(*v).meets(&into),
+            };
+            changes_source || read.iter().chain(&written).any(meets_into)
         })
     }
 
