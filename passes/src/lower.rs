@@ -279,6 +279,11 @@ impl<'m> Lowering<'m> {
     /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles start where the last ended.
     fn spread(&mut self, ipu: IpuId, shape: &Shape) -> Layout {
         let parts = spread_parts(shape, self.tiles());
+        self.spread_in(ipu, &parts)
+    }
+
+    /// One part a tile, where the last tensor that needs few tiles ended.
+    fn spread_in(&mut self, ipu: IpuId, parts: &[usize]) -> Layout {
         let used: usize = parts.iter().product();
         let base = if used * 2 <= self.tiles() {
             let next = self.next_base.entry(ipu).or_default();
@@ -288,7 +293,7 @@ impl<'m> Lowering<'m> {
         } else {
             0
         };
-        self.layout_by_parts(ipu, base, &parts)
+        self.layout_by_parts(ipu, base, parts)
     }
 
     /// One grid axis for each dimension that is cut.
