@@ -15,6 +15,7 @@ use serde_json::json;
 use superstep::data::tokenise::Counts;
 use superstep::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch};
 use superstep::frontend::Tokenizer;
+use superstep_ir::machine::codelet_cost::table;
 
 const BLOCK: usize = 64;
 const VOCABULARY: usize = 50_257;
@@ -371,57 +372,37 @@ fn what_is_wrong_with_data_is_said() {
 }
 
 /// Of the tokens of a sample, the greatest share in `n` consecutive entries of the vocabulary, on average over the samples of a text.
-fn share_of_consecutive(ids: &[u32], sample: usize, n: usize) -> f64 {
+fn share_of_consecutive(ids: &[u32], sample: usize, n: u64) -> f64 {
     let shares = ids.chunks_exact(sample).map(|tokens| {
         let mut sorted = tokens.to_vec();
         sorted.sort_unstable();
-        let most = (0..sorted.len())
-            .map(|i| sorted.partition_point(|&id| (id as usize) < sorted[i] as usize + n) - i);
-        most.max().unwrap_or(0) as f64 / sample as f64
+        let below = |end: u64| sorted.partition_point(|&id| u64::from(id) < end);
+        let within = |(i, &id): (usize, &u32)| below(u64::from(id) + n) - i;
+        let most = sorted.iter().enumerate().map(within).max();
+        most.unwrap_or(0) as f64 / sample as f64
     });
-    let shares: Vec<f64> = shares.collect();
-    shares.iter().sum::<f64>() / shares.len() as f64
+    shares.sum::<f64>() / (ids.len() / sample) as f64
 }
 
+/// What the cycles of tables assume of text is what this text is like.
 #[test]
-fn measure_table() {
+fn shares_of_the_vocabulary_are_those_of_the_novel() {
     let tokenizer = Tokenizer::load(&fixture("gpt2-tokenizer")).unwrap();
     let text = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let ids = tokenizer.encode(&text).unwrap();
-    for n in [
-        1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 50257,
-    ] {
-        println!(
-            "{n} {:.4} {:.4} {:.4} {:.4} {:.4}",
-            share_of_consecutive(&ids, 4096, n),
-            share_of_consecutive(&ids, 1024, n),
-            share_of_consecutive(&ids, 128, n),
-            share_of_consecutive(&ids, 16, n),
-            share_of_consecutive(&ids, ids.len(), n)
+    for (n, share) in table::CONSECUTIVE {
+        let found = share_of_consecutive(&ids, 1024, n);
+        assert!(
+            (found - share).abs() < 0.001,
+            "{n} entries: {found}, not {share}"
         );
     }
-    for first in [
-        1, 256, 512, 1024, 2048, 4096, 8192, 12568, 16384, 25136, 37704,
-    ] {
-        let share = |ids: &[u32]| {
-            ids.iter().filter(|&&id| id as usize >= first).count() as f64 / ids.len() as f64
-        };
-        println!("from {first} {:.4}", share(&ids));
-        for n in [64usize, 256, 1024] {
-            let rest: Vec<f64> = ids
-                .chunks_exact(1024)
-                .map(|s| {
-                    let v: Vec<u32> = s.iter().copied().filter(|&i| i as usize >= first).collect();
-                    let mut v2 = v.clone();
-                    v2.sort_unstable();
-                    (0..v2.len())
-                        .map(|i| v2.partition_point(|&id| (id as usize) < v2[i] as usize + n) - i)
-                        .max()
-                        .unwrap_or(0) as f64
-                        / 1024.0
-                })
-                .collect();
-            println!("   {n} {:.4}", rest.iter().sum::<f64>() / rest.len() as f64);
-        }
+    for (first, share) in table::FROM {
+        let behind = ids.iter().filter(|&&id| u64::from(id) >= first).count();
+        let found = behind as f64 / ids.len() as f64;
+        assert!(
+            (found - share).abs() < 0.001,
+            "from {first}: {found}, not {share}"
+        );
     }
 }
