@@ -40,7 +40,8 @@ impl Vectors {
 /// What the busiest worker gets of a block of rows: whole rows, or pieces of rows where that leaves less to the busiest worker.
 ///
 /// Nine rows for six workers are two each; in halves they are three each, which is one and a half. A number for each row is then
-/// joined from those of its pieces, in the order of the columns.
+/// joined from those of its pieces, in the order of the columns. Values do not show it: the runtime's sums over a row are f64 and rounded once,
+/// so they depend on no number of this model.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     pub dtype: DType,
