@@ -1,8 +1,8 @@
 //! Assignment of ops to IPUs: whole decoder layers, in order; what belongs to no layer (embedding, head, loss) goes to IPU 0.
 
 use rustc_hash::FxHashMap;
-use superstep_ir::graph::{Graph, Module, Phase};
-use superstep_ir::ids::{IpuId, StageId};
+use superstep_ir::graph::{Graph, Module, Phase, Value};
+use superstep_ir::ids::{IpuId, OpId, StageId};
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use thiserror::Error;
@@ -197,7 +197,7 @@ pub fn forward_stage_count(layers_per_ipu: &[u32]) -> u32 {
     Stages::of(layers_per_ipu).forward
 }
 
-/// Ops outside of layers come before them, if they need nothing of a layer, or else after.
+/// Ops outside of layers come before them, if they need nothing of a layer, or else after. Sums are made where their terms are.
 fn pipeline(graph: &mut Graph, stages: &Stages) {
     let last = stages.forward - 1;
     let order = graph.topological();
@@ -241,10 +241,38 @@ fn pipeline(graph: &mut Graph, stages: &Stages) {
         for v in graph.node(op).operands() {
             stage = stage.max(graph.node(v.op).place.stage.map_or(0, |s| s.0));
         }
+        let here = (IpuId(stages.ipu(layer)), StageId(stage));
+        let (ipu, stage) = place_of_terms(graph, op, here).unwrap_or(here);
         let place = graph.place_mut(op);
-        place.ipu = Some(IpuId(stages.ipu(layer)));
-        place.stage = Some(StageId(stage));
+        place.ipu = Some(ipu);
+        place.stage = Some(stage);
     }
+}
+
+/// IPU and stage of the terms of an elementwise op, if all of them are whole tensors of one place that is not `here`: one value crosses the
+/// links then, not each term. So the gradients of a residual stream are added up before they leave for the layer in front.
+fn place_of_terms(graph: &Graph, op: OpId, here: (IpuId, StageId)) -> Option<(IpuId, StageId)> {
+    if !matches!(graph.op(op), Op::Binary(_) | Op::Map(_)) {
+        return None;
+    }
+    let elements = graph.ty(graph.value(op)).shape.elements();
+    let mut terms = graph.node(op).operands().to_vec();
+    terms.sort_unstable();
+    terms.dedup();
+    terms.retain(|v| !matches!(graph.op(v.op), Op::Constant { .. }));
+    let place = |&term: &Value| {
+        let mut source = term.op;
+        while graph.op(source).is_view() {
+            source = graph.node(source).operands()[0].op;
+        }
+        let node = graph.node(source);
+        let whole = graph.ty(term).shape.elements() == elements && !node.operands().is_empty();
+        whole.then_some(node.place.ipu.zip(node.place.stage))?
+    };
+    let places: Option<Vec<_>> = terms.iter().map(place).collect();
+    let places = places.filter(|places| places.len() > 1)?;
+    let there = places[0];
+    (there.0 != here.0 && places.iter().all(|&p| p == there)).then_some(there)
 }
 
 fn level(graph: &mut Graph, stages: &Stages) {
