@@ -73,6 +73,10 @@ impl Plan {
                 let layers: Vec<String> = layers.iter().map(u32::to_string).collect();
                 format!("\"[{}]\"", layers.join(" "))
             }
+            Recompute::ButProducts(kept) => {
+                let kept: Vec<String> = kept.iter().map(u32::to_string).collect();
+                format!("\"all keep [{}]\"", kept.join(" "))
+            }
         };
         let chunks = match self.loss_chunks {
             Some(chunks) => format!(" --loss_chunks {chunks}"),

@@ -21,7 +21,7 @@ use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_f
 use crate::offload::offload;
 use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
-use crate::recompute::recompute;
+use crate::recompute::{Again, recompute};
 use crate::replicate::{Replication, replicate};
 use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
@@ -65,14 +65,20 @@ pub enum Recompute {
     Nothing,
     EveryLayer,
     Layers(BTreeSet<u32>),
+    /// Every layer; these keep what their products gave, other than scores.
+    ButProducts(BTreeSet<u32>),
 }
 
 impl Recompute {
-    fn takes(&self, layer: u32) -> bool {
+    /// What of a layer runs again.
+    pub fn of(&self, layer: u32) -> Again {
         match self {
-            Recompute::Nothing => false,
-            Recompute::EveryLayer => true,
-            Recompute::Layers(layers) => layers.contains(&layer),
+            Recompute::Nothing => Again::Nothing,
+            Recompute::EveryLayer => Again::Everything,
+            Recompute::Layers(layers) if layers.contains(&layer) => Again::Everything,
+            Recompute::Layers(_) => Again::Nothing,
+            Recompute::ButProducts(kept) if kept.contains(&layer) => Again::ButProducts,
+            Recompute::ButProducts(_) => Again::Everything,
         }
     }
 }
@@ -254,7 +260,7 @@ fn prepare(
     let mut prepared = module.clone();
     let graphs = &mut prepared.graphs;
     if let Some(graph) = graphs.iter_mut().find(|g| g.name == "micro_batch") {
-        let again = || recompute(graph, |layer| options.recompute.takes(layer));
+        let again = || recompute(graph, |layer| options.recompute.of(layer));
         clock.time("recompute", again)?;
     }
     let replicas = options.replicas.max(1);

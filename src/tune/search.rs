@@ -1,11 +1,12 @@
 //! The search: estimate all, compile the best, look around the winner, until nothing promises more or time is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use serde::Serialize;
 use superstep_passes::place::Recompute;
+use superstep_passes::recompute::Again;
 
 use super::probe::{Probe, Silent};
 use super::space::{Candidate, Task};
@@ -383,18 +384,46 @@ impl Search<'_> {
                 }
             }
         }
-        // Layers at the end of the pipeline wait least for their backward pass, and are kept at the least price.
+        found.extend(self.kept_more(plan).into_iter().map(|recompute| Plan {
+            recompute,
+            ..plan.clone()
+        }));
+        found
+    }
+
+    /// More kept of a layer, or of the layers of an IPU. Layers at the end of the pipeline wait least for their backward pass, and are kept
+    /// at the least price.
+    fn kept_more(&self, plan: &Plan) -> Vec<Recompute> {
         let layers = self.tuner.config.n_layer as u32;
-        let again: Vec<u32> = match &plan.recompute {
-            Recompute::EveryLayer => (0..layers).collect(),
-            Recompute::Layers(layers) => layers.iter().copied().collect(),
-            Recompute::Nothing => vec![],
+        let mut found = Vec::new();
+        if let Recompute::EveryLayer | Recompute::Layers(_) = plan.recompute {
+            let again = (0..layers).filter(|&l| plan.recompute.of(l) == Again::Everything);
+            let again: Vec<u32> = again.collect();
+            if let Some((_, rest)) = again.split_last() {
+                found.push(Recompute::Layers(rest.iter().copied().collect()));
+            }
+        }
+        let kept = match &plan.recompute {
+            Recompute::EveryLayer => BTreeSet::new(),
+            Recompute::ButProducts(kept) => kept.clone(),
+            Recompute::Nothing | Recompute::Layers(_) => return found,
         };
-        if let Some((_, rest)) = again.split_last() {
-            found.push(Plan {
-                recompute: Recompute::Layers(rest.iter().copied().collect()),
-                ..plan.clone()
-            });
+        let mut first = 0;
+        for &count in &plan.layers_per_ipu {
+            let more = (first..first + count).rev().filter(|l| !kept.contains(l));
+            let more: Vec<u32> = more.collect();
+            for taken in [more.len(), 1] {
+                let with: BTreeSet<u32> = kept
+                    .iter()
+                    .chain(&more[..taken.min(more.len())])
+                    .copied()
+                    .collect();
+                let with = Recompute::ButProducts(with);
+                if !more.is_empty() && !found.contains(&with) {
+                    found.push(with);
+                }
+            }
+            first += count;
         }
         found
     }
@@ -406,6 +435,7 @@ pub(super) fn kind(plan: &Plan) -> String {
         Recompute::Nothing => "nothing again",
         Recompute::EveryLayer => "all layers again",
         Recompute::Layers(_) => "some layers again",
+        Recompute::ButProducts(_) => "all again, some without products",
     };
     format!(
         "{} × {} IPUs, micro-batches of {}, {again}{}",

@@ -51,6 +51,7 @@ fn recompute(outcome: &Outcome) -> String {
         Recompute::Nothing => "none".into(),
         Recompute::EveryLayer => "all".into(),
         Recompute::Layers(layers) => format!("{} layers", layers.len()),
+        Recompute::ButProducts(kept) => format!("all, {} without products", kept.len()),
     }
 }
 
