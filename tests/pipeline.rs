@@ -77,6 +77,8 @@ fn tiny_trains_to_the_golden_weights_through_pipelines() {
         (&[0, 1, 1], Recompute::Nothing, 64),
         (&[1, 1], Recompute::Layers([1].into()), 101),
         (&[0, 2], Recompute::EveryLayer, 1472),
+        (&[0, 1, 1], Recompute::ButProducts([0, 1].into()), 96),
+        (&[1, 1], Recompute::ButProducts([1].into()), 1472),
     ] {
         let program = pipelined(&golden, layers, recompute, tiles);
         let engine = train(&golden, program, FAST, steps);
@@ -122,6 +124,22 @@ fn ring_depths(program: &Program) -> Vec<(String, usize)> {
         }
     });
     rings
+}
+
+#[test]
+fn kept_products_wait_and_scores_do_not() {
+    let golden = Golden::load("tiny").by_rows();
+    let recompute = Recompute::ButProducts([1].into());
+    let kept: Vec<String> = ring_depths(&pipelined(&golden, &[0, 1, 1], recompute, 64))
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    for product in ["attn.c_attn", "attn.context", "attn.c_proj", "mlp.c_fc"] {
+        let waits = |layer: u32| kept.contains(&format!("h.{layer}.{product}"));
+        assert!(waits(1) && !waits(0), "{product} of {kept:?}");
+    }
+    let square = |name: &String| name.contains("scores") || name.contains("probs");
+    assert!(!kept.iter().any(square), "{kept:?}");
 }
 
 #[test]
