@@ -164,16 +164,14 @@ fn slices_take_their_rows_together() {
         Codelet::ScatterAdd { first } => Some(first),
         _ => None,
     };
-    let sets: Vec<Vec<u32>> = into_tables
+    let mut sets: Vec<Vec<u32>> = into_tables
         .map(|groups| groups.iter().filter_map(codelet).collect())
         .filter(|firsts: &Vec<u32>| !firsts.is_empty())
         .collect();
-    // Positions are a table too, whole; the vocabulary of 512 is in four.
-    assert!(sets.contains(&vec![0, 128, 256, 384]), "{sets:?}");
-    let slices = sets.iter().filter(|firsts| firsts.iter().any(|&f| f > 0));
-    assert!(slices.clone().count() > 0);
-    for firsts in slices {
-        assert_eq!(firsts.len(), 4, "{sets:?}");
+    sets.iter_mut().for_each(|firsts| firsts.sort_unstable());
+    assert!(!sets.is_empty());
+    for firsts in sets {
+        assert_eq!(firsts, [0, 128, 256, 384]);
     }
 }
 

@@ -155,7 +155,11 @@ fn rings_are_as_deep_as_their_stages_are_apart() {
     assert_eq!(depth("tokens"), Some(7));
     assert_eq!(depth(".on_1"), Some(5), "{:?}", ring_depths(&program));
     assert_eq!(depth(".on_2"), Some(3));
-    assert_eq!(ring_depths(&program).len(), 3);
+    // What leaves the last layer waits for the gradient of the final norm, and so do its statistics.
+    for statistic in ["ln_f.mean", "ln_f.rstd"] {
+        assert_eq!(depth(statistic), Some(3), "{:?}", ring_depths(&program));
+    }
+    assert_eq!(ring_depths(&program).len(), 6);
     // Micro-batches fill the stages, run through all of them, and leave them.
     let cycles: u64 = {
         let t = timeline(&program);
@@ -169,6 +173,27 @@ fn rings_are_as_deep_as_their_stages_are_apart() {
         of("micro_batch.fill") + of("micro_batch.main") + of("micro_batch.flush")
     };
     assert_eq!(cycles, 8 + 7 - 1);
+}
+
+/// The gradients of a residual stream are added up before they leave: one tensor crosses from a layer to the one in front, each way.
+#[test]
+fn one_gradient_crosses_to_the_layer_in_front() {
+    let golden = Golden::load("tiny").by_rows();
+    let program = pipelined(&golden, &[0, 1, 1], Recompute::EveryLayer, 64);
+    let hidden = golden.seq * golden.config.n_embd;
+    let mut crossing = Vec::new();
+    program.walk(&mut |step, _| {
+        if let Step::Exchange(exchange) = step
+            && exchange.name == "micro_batch.main.copies"
+        {
+            let ipu = |v| program.grid_of(v).ipu.0;
+            let size = |v| program.variable(v).ty.shape.elements();
+            let large = exchange.moves.iter().filter(|m| size(m.source) >= hidden);
+            crossing.extend(large.map(|m| (ipu(m.source), ipu(m.destination))));
+        }
+    });
+    crossing.sort_unstable();
+    assert_eq!(crossing, [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]);
 }
 
 /// Each layer takes longer than its share of the bytes: IPU 0, which has the embedding and the head, gets layers too.

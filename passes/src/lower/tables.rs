@@ -164,6 +164,7 @@ impl OpLowering<'_, '_, '_> {
         for op in self.same_updates() {
             let mut lowering = self.beside_this(op);
             lowering.localise();
+            lowering.bring_remote();
             let table = Table {
                 op,
                 base: lowering.scatter_base(),
