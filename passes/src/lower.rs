@@ -161,8 +161,11 @@ struct Lowering<'m> {
     resting: FxHashMap<VarId, Resting>,
     /// The procedure that brings a seed of stochastic rounding.
     seeding: Option<ProcId>,
-    /// Tiles handed out to small tensors so far, by IPU: spreads them round the tiles.
-    next_base: FxHashMap<IpuId, u32>,
+    /// Tiles handed out to small tensors so far, by IPU and layer: spreads them round the tiles, those of every layer alike, so that layers share
+    /// the code of their exchanges.
+    next_base: FxHashMap<(IpuId, Option<u32>), u32>,
+    /// Layer of the op that is lowered.
+    layer: Option<u32>,
 }
 
 impl<'m> Lowering<'m> {
@@ -206,6 +209,7 @@ impl<'m> Lowering<'m> {
             resting: FxHashMap::default(),
             seeding: None,
             next_base: FxHashMap::default(),
+            layer: None,
         }
     }
 
@@ -276,12 +280,13 @@ impl<'m> Lowering<'m> {
         self.intern(Grid::dense("", ipu, base % tiles, tiles, axes))
     }
 
-    /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles start where the last ended.
+    /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles start where the last of their layer ended.
     fn spread(&mut self, ipu: IpuId, shape: &Shape) -> Layout {
         let parts = spread_parts(shape, self.tiles());
         let used: usize = parts.iter().product();
         let base = if used * 2 <= self.tiles() {
-            let next = self.next_base.entry(ipu).or_default();
+            let key = (ipu, self.layer);
+            let next = self.next_base.entry(key).or_default();
             let base = *next;
             *next = (base + used as u32) % self.machine.tiles_per_ipu;
             base
@@ -370,6 +375,7 @@ impl GraphLowering<'_, '_> {
         let node = self.graph.node(id);
         let origin = OriginId(self.lw.program.origins.len() as u32);
         let ipu = node.place.ipu.unwrap_or(IpuId(0));
+        self.lw.layer = node.place.layer;
         let mut lowering = OpLowering {
             g: self,
             id,

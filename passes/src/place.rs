@@ -15,7 +15,7 @@ use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
-use crate::budget::{Alive, Budgets};
+use crate::budget::{Alive, Budgets, Grant};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_for_code};
 use crate::offload::offload;
@@ -84,8 +84,8 @@ pub struct Placed {
     /// How the products are executed.
     pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
-    /// The budget with which it fits, counted in the order in which budgets are tried.
-    pub budget: usize,
+    /// By IPU, the grant of memory for temporaries with which it fits, counted in the order in which grants are tried.
+    pub grants: Vec<usize>,
     pub fit: MemoryFit,
     /// Seconds spent in each step of placement, by name.
     pub seconds: Vec<(&'static str, f64)>,
@@ -130,10 +130,18 @@ pub enum PlacementError {
 
 /// Share of a tile that every op may use in the lowering that shows what is free.
 const FIRST_SHARE: f64 = 0.15;
-/// Shares of the free memory that ops may use. The rest is lost between blocks, and on what changes with the plans.
-const SHARES_OF_FREE: [f64; 4] = [0.9, 0.75, 0.55, 0.35];
-/// Shares of a tile for every op when that does not do.
-const THRIFTY: [f64; 2] = [0.07, 0.04];
+/// What the ops of an IPU may use, in the order in which it is tried on an IPU that is too full. Of free memory a part is lost between blocks, and
+/// on what changes with the plans. Less memory for operands is more slices, and so more code: the least is not what fits best.
+const GRANTS: [Grant; 8] = [
+    Grant::OfFree(0.9),
+    Grant::OfFree(0.75),
+    Grant::OfTile(FIRST_SHARE),
+    Grant::OfFree(0.55),
+    Grant::OfTile(0.1),
+    Grant::OfTile(0.07),
+    Grant::OfFree(0.35),
+    Grant::OfTile(0.04),
+];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
 /// (when the assignment is free) are tried before giving up. Plans and outcome go into `book`, and are not searched for when it has them.
@@ -155,7 +163,7 @@ pub fn place(
     if let Ok(placed) = &placed {
         let choice = Choice {
             layers_per_ipu: placed.layers_per_ipu.clone(),
-            budget: placed.budget,
+            grants: placed.grants.clone(),
         };
         book.choose(key, choice);
     }
@@ -187,23 +195,23 @@ fn place_from(
     };
     let mut clock = Clock::default();
     let prepared = prepare(module, machine, options, &mut clock)?;
-    let mut place_with = |layers_per_ipu, first_budget| {
+    let mut place_with = |layers_per_ipu, grants| {
         let choice = Choice {
             layers_per_ipu,
-            budget: first_budget,
+            grants,
         };
         place_on(&prepared, machine, choice, options, plans, clock.clone())
     };
     if let Some(Choice {
         layers_per_ipu,
-        budget,
+        grants,
     }) = choice
         && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
-        && let Ok(placed) = place_with(known, budget)
+        && let Ok(placed) = place_with(known, grants)
     {
         return Ok(placed);
     }
-    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, 0);
+    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, Vec::new());
     if let Some(given) = &options.layers_per_ipu {
         return place_on(stage::check(given, layers, &of_one)?);
     }
@@ -332,53 +340,84 @@ fn place_on(
         make_room_for_code(&mut first.program);
     });
     let alive = Alive::of(&first.program);
+    let refused = |overflow: Overflow| PlacementError::Overflow {
+        overflow: Box::new(overflow),
+        tried: ipus,
+        ipus: machine.ipus,
+    };
     if alive.is_hopeless()
-        && let Err(overflow) = clock.time("memory", || assign_memory(&mut first.program.clone()))
+        && let Err(mut overflows) =
+            clock.time("memory", || assign_memory(&mut first.program.clone()))
     {
-        return Err(PlacementError::Overflow {
-            overflow,
-            tried: ipus,
-            ipus: machine.ipus,
-        });
+        return Err(refused(overflows.swap_remove(0)));
     }
     let caps = caps(options, &first.products, plans)?;
-    let budgets = |number: usize| {
-        let budgets = match SHARES_OF_FREE.get(number) {
-            Some(&share) => alive.budgets(share, &limits),
-            None => {
-                let share = THRIFTY[number - SHARES_OF_FREE.len()];
-                Budgets::proportion(machine, share.min(limits.least))
-            }
-        };
-        budgets.capped(&caps)
-    };
-    let mut last = None;
-    let tried = SHARES_OF_FREE.len() + THRIFTY.len();
-    for budget in choice.budget.min(tried - 1)..tried {
+    let mut search = Search::new(&choice.grants, ipus);
+    loop {
+        let budgets = alive.budgets(&search.grants(), &limits).capped(&caps);
         let Lowered {
             mut program,
             products,
-        } = lowered(&budgets(budget), &mut clock, plans)?;
+        } = lowered(&budgets, &mut clock, plans)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
                     program,
                     products,
                     layers_per_ipu,
-                    budget,
+                    grants: search.numbers,
                     fit,
                     seconds: clock.seconds,
                 });
             }
-            Err(overflow) => last = Some(overflow),
+            Err(overflows) => {
+                if std::env::var_os("DBG").is_some() {
+                    eprintln!("DBG {layers_per_ipu:?} {:?} {:?}", search.numbers, clock.seconds);
+                    for overflow in &overflows { eprintln!("{overflow}"); }
+                }
+                search.next(overflows).map_err(refused)?
+            }
         }
     }
-    let overflow = last.expect("at least one budget is tried");
-    Err(PlacementError::Overflow {
-        overflow,
-        tried: ipus,
-        ipus: machine.ipus,
-    })
+}
+
+/// The search for what every IPU may use: one that is too full tries the next grant, the others keep theirs.
+struct Search {
+    /// By IPU, the number of its grant, and the overflow with least missing of those tried.
+    numbers: Vec<usize>,
+    nearest: Vec<Option<Overflow>>,
+}
+
+impl Search {
+    fn new(from: &[usize], ipus: u32) -> Search {
+        let from = (0..ipus as usize).map(|ipu| from.get(ipu).copied().unwrap_or(0));
+        Search {
+            numbers: from.map(|number| number.min(GRANTS.len() - 1)).collect(),
+            nearest: vec![None; ipus as usize],
+        }
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        self.numbers.iter().map(|&number| GRANTS[number]).collect()
+    }
+
+    /// # Errors
+    /// An IPU has tried all grants: the overflow that came closest.
+    fn next(&mut self, overflows: Vec<Overflow>) -> Result<(), Overflow> {
+        for overflow in overflows {
+            let ipu = overflow.ipu.index();
+            let nearest = &mut self.nearest[ipu];
+            let closer = |known: &Overflow| overflow.excess() < known.excess();
+            if nearest.as_ref().is_none_or(closer) {
+                *nearest = Some(overflow.clone());
+            }
+            self.numbers[ipu] += 1;
+            if self.numbers[ipu] == GRANTS.len() {
+                return Err(nearest.take().unwrap_or(overflow));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the user's wish for slices leaves to products.

@@ -287,10 +287,12 @@ fn assign_after_reads(graph: &mut Graph) {
     }
 }
 
-/// Sources and views go where they are used first, if that is one place: constants never cross a link, and input comes when it is needed.
+/// Sources, views and a replica's own parts of weights go where they are used first, if that is one place: constants never cross a link, input
+/// comes when it is needed, and no part of a weight waits beside it.
 fn follow_users(graph: &mut Graph) {
     for op in graph.topological().into_iter().rev() {
-        if !graph.node(op).operands().is_empty() && !graph.op(op).is_view() {
+        let follows = graph.op(op).is_view() || matches!(graph.op(op), Op::Shard);
+        if !graph.node(op).operands().is_empty() && !follows {
             continue;
         }
         let users = graph.uses(graph.value(op));
