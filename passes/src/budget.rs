@@ -61,11 +61,16 @@ impl<'p> Alive<'p> {
         Alive { program, residents }
     }
 
-    /// Whether it is more than the whole memory of some tile: smaller temporaries cannot help.
+    /// Most bytes on a tile of an IPU.
+    pub(crate) fn most(&self, ipu: IpuId) -> Bytes {
+        let residents = self.residents[ipu.index()].iter();
+        residents.map(|r| r.1).max().unwrap_or(0)
+    }
+
+    /// Whether it leaves nothing on some tile: smaller temporaries cannot help.
     pub(crate) fn is_hopeless(&self) -> bool {
-        let tile_memory = Bytes::from(self.program.machine.tile_memory);
-        let mut all = self.residents.iter().flatten();
-        all.any(|&(_, bytes)| bytes > tile_memory)
+        let mut ipus = (0..self.program.ipus).map(IpuId);
+        ipus.any(|ipu| self.most(ipu) > available(self.program, ipu))
     }
 
     /// For every op the grant of its IPU; no op gets more than its IPU's limit.
@@ -100,6 +105,16 @@ pub(crate) enum Grant {
     OfFree(f64),
     /// This share of a tile, whatever is free: slices that do not change with what is beside them are alike in all layers, and share code.
     OfTile(f64),
+}
+
+impl Grant {
+    /// Whether it is less of the same.
+    pub(crate) fn is_less_than(self, other: Grant) -> bool {
+        match (self, other) {
+            (Grant::OfFree(a), Grant::OfFree(b)) | (Grant::OfTile(a), Grant::OfTile(b)) => a < b,
+            _ => false,
+        }
+    }
 }
 
 /// First and last step of every op, in the numbering of [`Program::walk`].

@@ -55,7 +55,7 @@ impl Overflow {
 }
 
 /// Residents that the message names.
-const NAMED: usize = 60;
+const NAMED: usize = 6;
 
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,6 +148,28 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Overflows> {
         return Err(hopeless);
     }
     let footprint = make_room_for_code(program);
+    assign_addresses(program, &names, contents, &footprint)
+}
+
+/// The same for a program whose code is counted and has its room.
+///
+/// # Errors
+/// Those of [`assign_memory`], each with the code of its IPU.
+pub(crate) fn assign_memory_beside(
+    program: &mut Program,
+    footprint: &Footprint,
+) -> Result<MemoryFit, Overflows> {
+    let names = live_ranges(program);
+    let contents = Contents::of_all(program, names.len() as u32);
+    assign_addresses(program, &names, contents, footprint)
+}
+
+fn assign_addresses(
+    program: &mut Program,
+    names: &[String],
+    contents: Vec<Contents>,
+    footprint: &Footprint,
+) -> Result<MemoryFit, Overflows> {
     let mut fit = MemoryFit::default();
     let mut overflows = Overflows::new();
     for content in contents {
@@ -155,13 +177,13 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Overflows> {
         let room = available(program, content.ipu);
         let bound = content.peak().0;
         if bound > room {
-            overflows.push(content.overflow(program, &names, bound, code));
+            overflows.push(content.overflow(program, names, bound, code));
             continue;
         }
         let alignment = u64::from(superstep_ir::program::Variable::ALIGNMENT);
         let Placement { offsets, top } = place(&content.items, alignment, bound);
         if top > room {
-            overflows.push(content.overflow(program, &names, top, code));
+            overflows.push(content.overflow(program, names, top, code));
             continue;
         }
         fit = MemoryFit {

@@ -17,7 +17,10 @@ use thiserror::Error;
 use crate::balance::LayerCycles;
 use crate::budget::{Alive, Budgets, Grant};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
-use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_for_code};
+use crate::memory::{
+    MemoryFit, Overflow, Overflows, assign_memory, assign_memory_beside, live_ranges,
+    make_room_for_code,
+};
 use crate::offload::offload;
 use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
@@ -123,6 +126,8 @@ pub enum PlacementError {
     #[error("{overflow}")]
     Overflow {
         overflow: Box<Overflow>,
+        /// It is at an op of a micro-batch that belongs to no layer: of embedding, head or loss.
+        outside_layers: bool,
         tried: u32,
         ipus: u32,
     },
@@ -135,11 +140,11 @@ const FIRST_SHARE: f64 = 0.15;
 const GRANTS: [Grant; 8] = [
     Grant::OfFree(0.9),
     Grant::OfFree(0.75),
-    Grant::OfTile(FIRST_SHARE),
     Grant::OfFree(0.55),
+    Grant::OfFree(0.35),
+    Grant::OfTile(FIRST_SHARE),
     Grant::OfTile(0.1),
     Grant::OfTile(0.07),
-    Grant::OfFree(0.35),
     Grant::OfTile(0.04),
 ];
 
@@ -217,7 +222,7 @@ fn place_from(
     }
     let mut ipus = stage::least_ipus(module, &of_one);
     let even = loop {
-        match place_on(stage::balance(module, ipus)) {
+        match place_on(stage::balance(&prepared, ipus, options.pipelined)) {
             Err(PlacementError::Overflow { .. }) if ipus < of_one.ipus.min(layers + 1) => ipus += 1,
             outcome => break outcome?,
         }
@@ -335,21 +340,23 @@ fn place_on(
     let limits = Limits::of(options, machine);
     let even = Budgets::proportion(machine, FIRST_SHARE.min(limits.least));
     let mut first = lowered(&even, &mut clock, plans)?;
-    clock.time("memory", || {
+    let footprint = clock.time("memory", || {
         live_ranges(&mut first.program);
-        make_room_for_code(&mut first.program);
+        make_room_for_code(&mut first.program)
     });
     let alive = Alive::of(&first.program);
     let refused = |overflow: Overflow| PlacementError::Overflow {
+        outside_layers: is_outside_layers(&overflow, prepared),
         overflow: Box::new(overflow),
         tried: ipus,
         ipus: machine.ipus,
     };
+    let fullest = |overflows: Overflows| overflows.into_iter().max_by_key(Overflow::excess);
     if alive.is_hopeless()
-        && let Err(mut overflows) =
-            clock.time("memory", || assign_memory(&mut first.program.clone()))
+        && let Err(overflows) = assign_memory_beside(&mut first.program.clone(), &footprint)
+        && let Some(overflow) = fullest(overflows)
     {
-        return Err(refused(overflows.swap_remove(0)));
+        return Err(refused(overflow));
     }
     let caps = caps(options, &first.products, plans)?;
     let mut search = Search::new(&choice.grants, ipus);
@@ -370,15 +377,16 @@ fn place_on(
                     seconds: clock.seconds,
                 });
             }
-            Err(overflows) => {
-                if std::env::var_os("DBG").is_some() {
-                    eprintln!("DBG {layers_per_ipu:?} {:?} {:?}", search.numbers, clock.seconds);
-                    for overflow in &overflows { eprintln!("{overflow}"); }
-                }
-                search.next(overflows).map_err(refused)?
-            }
+            Err(overflows) => search.next(overflows, &alive).map_err(refused)?,
         }
     }
+}
+
+fn is_outside_layers(overflow: &Overflow, module: &Module) -> bool {
+    let in_update = |graph: &Graph| graph.name == "update";
+    let graphs = module.graphs.iter().filter(|graph| !in_update(graph));
+    let mut ops = graphs.flat_map(|graph| graph.ops().map(|op| graph.node(op)));
+    ops.any(|node| Some(&node.name) == overflow.op.as_ref() && node.place.layer.is_none())
 }
 
 /// The search for what every IPU may use: one that is too full tries the next grant, the others keep theirs.
@@ -401,17 +409,26 @@ impl Search {
         self.numbers.iter().map(|&number| GRANTS[number]).collect()
     }
 
+    /// Smaller grants make more code. So where a grant leaves too little beside its code for what is alive whatever an op uses, the smaller ones of
+    /// its kind leave too little as well, and are not tried.
+    ///
     /// # Errors
-    /// An IPU has tried all grants: the overflow that came closest.
-    fn next(&mut self, overflows: Vec<Overflow>) -> Result<(), Overflow> {
+    /// An IPU has no grant left: the overflow that came closest.
+    fn next(&mut self, overflows: Overflows, alive: &Alive<'_>) -> Result<(), Overflow> {
         for overflow in overflows {
             let ipu = overflow.ipu.index();
+            let tried = GRANTS[self.numbers[ipu]];
+            let is_counted = overflow.code.is_some();
+            let too_much_code = is_counted && alive.most(overflow.ipu) > overflow.available;
+            let is_hopeless = |grant: &Grant| too_much_code && grant.is_less_than(tried);
+            let left = &GRANTS[self.numbers[ipu] + 1..];
+            let skipped = left.iter().take_while(|grant| is_hopeless(grant)).count();
+            self.numbers[ipu] += 1 + skipped;
             let nearest = &mut self.nearest[ipu];
             let closer = |known: &Overflow| overflow.excess() < known.excess();
             if nearest.as_ref().is_none_or(closer) {
                 *nearest = Some(overflow.clone());
             }
-            self.numbers[ipu] += 1;
             if self.numbers[ipu] == GRANTS.len() {
                 return Err(nearest.take().unwrap_or(overflow));
             }
