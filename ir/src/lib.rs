@@ -3,6 +3,7 @@
 //! The tensor [`graph`] and its [`op`] set, the bulk-synchronous [`program`], the [`machine`] description with its cycle
 //! formulae, their textual forms, verifiers and the reference interpreter. Knows nothing of files, models, or policy.
 
+pub mod class_name;
 pub mod executable;
 pub mod graph;
 pub mod half;

@@ -4,6 +4,7 @@
 //! layout. An op asks for its operands in the layouts of its plan ([`OpLowering::demand`]); what is not there already is moved by one exchange.
 //! State stays in one variable for ever; ops that update it run in place.
 
+mod bases;
 mod bring;
 mod cache;
 mod collective;
@@ -34,6 +35,7 @@ use superstep_ir::types::{Shape, TensorType};
 use superstep_ir::units::Bytes;
 use thiserror::Error;
 
+use self::bases::Bases;
 use crate::budget::Budgets;
 use crate::plan::Layout;
 use crate::plan::layout::spread_parts;
@@ -161,11 +163,7 @@ struct Lowering<'m> {
     resting: FxHashMap<VarId, Resting>,
     /// The procedure that brings a seed of stochastic rounding.
     seeding: Option<ProcId>,
-    /// Tiles handed out to small tensors so far, by IPU and layer: spreads them round the tiles, those of every layer alike, so that layers share
-    /// the code of their exchanges.
-    next_base: FxHashMap<(IpuId, Option<u32>), u32>,
-    /// Layer of the op that is lowered.
-    layer: Option<u32>,
+    bases: Bases,
 }
 
 impl<'m> Lowering<'m> {
@@ -208,8 +206,7 @@ impl<'m> Lowering<'m> {
             remote: FxHashMap::default(),
             resting: FxHashMap::default(),
             seeding: None,
-            next_base: FxHashMap::default(),
-            layer: None,
+            bases: Bases::default(),
         }
     }
 
@@ -280,16 +277,13 @@ impl<'m> Lowering<'m> {
         self.intern(Grid::dense("", ipu, base % tiles, tiles, axes))
     }
 
-    /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles start where the last of their layer ended.
+    /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles begin as `Bases` says.
     fn spread(&mut self, ipu: IpuId, shape: &Shape) -> Layout {
         let parts = spread_parts(shape, self.tiles());
         let used: usize = parts.iter().product();
         let base = if used * 2 <= self.tiles() {
-            let key = (ipu, self.layer);
-            let next = self.next_base.entry(key).or_default();
-            let base = *next;
-            *next = (base + used as u32) % self.machine.tiles_per_ipu;
-            base
+            self.bases
+                .take(ipu, used as u32, self.machine.tiles_per_ipu)
         } else {
             0
         };
@@ -375,7 +369,7 @@ impl GraphLowering<'_, '_> {
         let node = self.graph.node(id);
         let origin = OriginId(self.lw.program.origins.len() as u32);
         let ipu = node.place.ipu.unwrap_or(IpuId(0));
-        self.lw.layer = node.place.layer;
+        self.lw.bases.serve(&node.name);
         let mut lowering = OpLowering {
             g: self,
             id,

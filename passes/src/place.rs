@@ -1,5 +1,7 @@
 //! Placement: layers to IPUs, ops to tiles, variables to addresses.
 
+mod search;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -15,7 +17,7 @@ use superstep_ir::units::Bytes;
 use thiserror::Error;
 
 use crate::balance::LayerCycles;
-use crate::budget::{Alive, Budgets, Grant};
+use crate::budget::{Alive, Budgets};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
 use crate::memory::{
     MemoryFit, Overflow, Overflows, assign_memory, assign_memory_beside, live_ranges,
@@ -28,6 +30,7 @@ use crate::recompute::recompute;
 use crate::replicate::{Replication, replicate};
 use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
+use search::{FIRST_SHARE, Search};
 
 /// What the user decides about the placement of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,21 +135,6 @@ pub enum PlacementError {
         ipus: u32,
     },
 }
-
-/// Share of a tile that every op may use in the lowering that shows what is free.
-const FIRST_SHARE: f64 = 0.15;
-/// What the ops of an IPU may use, in the order in which it is tried on an IPU that is too full. Of free memory a part is lost between blocks, and
-/// on what changes with the plans. Less memory for operands is more slices, and so more code: the least is not what fits best.
-const GRANTS: [Grant; 8] = [
-    Grant::OfFree(0.9),
-    Grant::OfFree(0.75),
-    Grant::OfFree(0.55),
-    Grant::OfFree(0.35),
-    Grant::OfTile(FIRST_SHARE),
-    Grant::OfTile(0.1),
-    Grant::OfTile(0.07),
-    Grant::OfTile(0.04),
-];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
 /// (when the assignment is free) are tried before giving up. Plans and outcome go into `book`, and are not searched for when it has them.
@@ -377,7 +365,7 @@ fn place_on(
                     seconds: clock.seconds,
                 });
             }
-            Err(overflows) => search.next(overflows, &alive).map_err(refused)?,
+            Err(overflows) => search.next(overflows, |ipu| alive.most(ipu)).map_err(refused)?,
         }
     }
 }
@@ -387,54 +375,6 @@ fn is_outside_layers(overflow: &Overflow, module: &Module) -> bool {
     let graphs = module.graphs.iter().filter(|graph| !in_update(graph));
     let mut ops = graphs.flat_map(|graph| graph.ops().map(|op| graph.node(op)));
     ops.any(|node| Some(&node.name) == overflow.op.as_ref() && node.place.layer.is_none())
-}
-
-/// The search for what every IPU may use: one that is too full tries the next grant, the others keep theirs.
-struct Search {
-    /// By IPU, the number of its grant, and the overflow with least missing of those tried.
-    numbers: Vec<usize>,
-    nearest: Vec<Option<Overflow>>,
-}
-
-impl Search {
-    fn new(from: &[usize], ipus: u32) -> Search {
-        let from = (0..ipus as usize).map(|ipu| from.get(ipu).copied().unwrap_or(0));
-        Search {
-            numbers: from.map(|number| number.min(GRANTS.len() - 1)).collect(),
-            nearest: vec![None; ipus as usize],
-        }
-    }
-
-    fn grants(&self) -> Vec<Grant> {
-        self.numbers.iter().map(|&number| GRANTS[number]).collect()
-    }
-
-    /// Smaller grants make more code. So where a grant leaves too little beside its code for what is alive whatever an op uses, the smaller ones of
-    /// its kind leave too little as well, and are not tried.
-    ///
-    /// # Errors
-    /// An IPU has no grant left: the overflow that came closest.
-    fn next(&mut self, overflows: Overflows, alive: &Alive<'_>) -> Result<(), Overflow> {
-        for overflow in overflows {
-            let ipu = overflow.ipu.index();
-            let tried = GRANTS[self.numbers[ipu]];
-            let is_counted = overflow.code.is_some();
-            let too_much_code = is_counted && alive.most(overflow.ipu) > overflow.available;
-            let is_hopeless = |grant: &Grant| too_much_code && grant.is_less_than(tried);
-            let left = &GRANTS[self.numbers[ipu] + 1..];
-            let skipped = left.iter().take_while(|grant| is_hopeless(grant)).count();
-            self.numbers[ipu] += 1 + skipped;
-            let nearest = &mut self.nearest[ipu];
-            let closer = |known: &Overflow| overflow.excess() < known.excess();
-            if nearest.as_ref().is_none_or(closer) {
-                *nearest = Some(overflow.clone());
-            }
-            if self.numbers[ipu] == GRANTS.len() {
-                return Err(nearest.take().unwrap_or(overflow));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What the user's wish for slices leaves to products.

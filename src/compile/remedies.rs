@@ -11,10 +11,10 @@ use superstep_runtime::timeline::timeline;
 
 use super::{IrSink, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
-use crate::report::classes::class_name;
 use crate::report::format::{bytes, three_digits};
 use crate::report::memory::MemoryReport;
 use crate::settings::TrainingSettings;
+use superstep_ir::class_name::class_name;
 
 /// A change with which the model fits.
 #[derive(Clone, Debug, PartialEq)]

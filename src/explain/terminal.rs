@@ -8,9 +8,9 @@ use superstep_passes::plan::matmul::{
 
 use super::shapes::{DEFAULT_PROPORTION, Shape, geometric_mean};
 use super::{Candidate, ProductExplanation, parts};
-use crate::report::classes::class_name;
 use crate::report::format::{bytes, grouped, share};
 use crate::report::terminal::table;
+use superstep_ir::class_name::class_name;
 
 /// Everything about one product.
 pub fn product(e: &ProductExplanation) -> String {

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use serde::Serialize;
+use superstep_ir::class_name::class_name;
 use superstep_ir::machine::{Machine, bounds};
 use superstep_ir::program::Program;
 use superstep_runtime::timeline::{Ledger, OriginTime, Timeline};
@@ -92,16 +93,6 @@ pub(super) fn by_cause(ledger: &Ledger) -> ByCause {
         .collect()
 }
 
-/// `h.3.mlp.c_fc` → `h.*.mlp.c_fc`.
-pub fn class_name(name: &str) -> String {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let parts: Vec<&str> = name
-        .split('.')
-        .map(|part| if is_number(part) { "*" } else { part })
-        .collect();
-    parts.join(".")
-}
-
 /// All classes that take time, the most cycles first.
 pub(super) fn classes(program: &Program, timeline: &Timeline) -> Vec<OpClass> {
     let mut sums: IndexMap<(String, &str, &'static str), OriginTime> = IndexMap::new();
@@ -146,17 +137,4 @@ fn add(sum: &mut OriginTime, time: &OriginTime) {
     sum.bytes_read = sum.bytes_read.saturating_add(time.bytes_read);
     sum.bytes_written = sum.bytes_written.saturating_add(time.bytes_written);
     sum.tiles = sum.tiles.max(time.tiles);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_and_chunks_have_no_number() {
-        assert_eq!(class_name("h.11.mlp.c_fc.grad_w"), "h.*.mlp.c_fc.grad_w");
-        assert_eq!(class_name("chunk.0.lm_head"), "chunk.*.lm_head");
-        assert_eq!(class_name("ln_f"), "ln_f");
-        assert_eq!(class_name("h.0"), "h.*");
-    }
 }

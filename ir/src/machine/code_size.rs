@@ -41,6 +41,10 @@ pub const CALL_EXCHANGE: u32 = 12;
 pub const SYNC: u32 = 4;
 /// Estimated: a call, or a loop around one, with saving the return address.
 pub const CALL: u32 = 12;
+/// Derived: an address, or a constant, that a call of a sequence of steps gives to it.
+pub const TABLE_ENTRY: u32 = 4;
+/// Derived: an address that a sequence passes on to one that it calls: a load and a store.
+pub const PASSED_ADDRESS: u32 = 8;
 
 /// Estimated bytes of a codelet's code for one combination of element types: between 0.2 KiB for a loop over elements and 1.5 KiB for the
 /// matrix unit with its supervisor part.

@@ -2,19 +2,25 @@
 //! memory report.
 //!
 //! Everything follows from the program and does not depend on addresses. Counted is what lies there: a step that runs many times, in a repeat
-//! or a procedure, once; a codelet once a tile and combination of element types. **Repeated layers are assumed to be outlined**: exchanges of
+//! or a procedure, once; a codelet once a tile and combination of element types. **What repeats is assumed to be outlined**: exchanges of
 //! the same form on the same tiles share their code, and vertices of the same form on the same tiles their state; each further use pays a few
-//! instructions that set base addresses. A strided region is received, or sent, by a loop around one fragment. Both make the account
-//! smaller than it would be if every step of the program had its own code.
+//! instructions that set base addresses, or is part of a sequence of steps that repeats, whose control code lies there once (`outline.rs`).
+//! A strided region is received, or sent, by a loop around one fragment. All this makes the account smaller than it would be if every step of
+//! the program had its own code.
+
+use std::hash::BuildHasher;
 
 use fixedbitset::FixedBitSet;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use self::outline::{Line, Place, outline};
 use super::cost::moves::DistinctMoves;
 use super::cost::traffic::Flow;
-use super::{Codelet, ComputeSet, Exchange, Program, Step, Sync, Variable, VertexGroup};
+use super::{
+    Codelet, ComputeSet, Exchange, Program, RemoteDirection, Step, Sync, Variable, VertexGroup,
+};
 use crate::ids::{GridId, IpuId, TileId, VarId};
 use crate::machine::code_size::{
     BASE_ADDRESS, CALL, CALL_EXCHANGE, COPY_DESCRIPTOR, PACKET_BYTES, PACKET_CODE, PACKET_HEADER,
@@ -116,7 +122,13 @@ impl Footprint {
     /// Accounts for a program; `moves` are those of the same program.
     pub fn of<'p>(program: &'p Program, moves: &DistinctMoves<'p>) -> Footprint {
         let mut account = Account::new(program);
-        program.walk(&mut |step, _| account.step(step, moves));
+        let mut last = None;
+        program.walk_procedures(&mut |procedure, index| {
+            if last.replace(procedure) != Some(procedure) {
+                account.border();
+            }
+            account.step(&program.procedure(procedure).steps[index], moves);
+        });
         account.finish()
     }
 
@@ -150,6 +162,55 @@ type ExchangeForm = SmallVec<[(u32, IpuId, IpuId); 4]>;
 /// A vertex group by its codelet, tiles, and the layout of each operand (whole, or one entry of it).
 type VertexForm = (Codelet, GridId, SmallVec<[(u32, bool); 6]>);
 
+/// What steps with the same control code have in common.
+#[derive(PartialEq, Eq, Hash)]
+enum StepForm {
+    /// Vertex forms by number.
+    Compute(SmallVec<[u32; 4]>),
+    Exchange(ExchangeForm),
+    Sync(Option<IpuId>),
+    /// The layout of what a tile loads or stores, its IPU.
+    Remote(u32, IpuId, RemoteDirection),
+    SetSeed(GridId),
+    /// A step that is like no other, or the border between procedures.
+    Single(u32),
+}
+
+/// Control code: on the tiles of a grid, or on all of an IPU (of all IPUs, where none is named).
+#[derive(Clone, Copy)]
+enum Where {
+    Grid(GridId),
+    Ipu(Option<IpuId>),
+}
+
+/// Control code of a part of a step.
+#[derive(Clone, Copy)]
+struct Control {
+    place: Where,
+    bytes: u32,
+    /// What base addresses of the operands take besides.
+    bases: u32,
+    /// The first of its form has them in its code.
+    first: bool,
+}
+
+impl Control {
+    /// Without operands.
+    const fn plain(place: Where, bytes: u32) -> Control {
+        Control {
+            place,
+            bytes,
+            bases: 0,
+            first: false,
+        }
+    }
+
+    /// Bytes less where addresses are in the code.
+    const fn saved(&self) -> u32 {
+        if self.first { self.bases } else { 0 }
+    }
+}
+
 struct Account<'p> {
     program: &'p Program,
     footprint: Footprint,
@@ -160,9 +221,15 @@ struct Account<'p> {
     /// Bytes of vertex state, and of control code to start vertices, on every tile of a grid.
     by_grid: Vec<[u32; 2]>,
     exchanges: FxHashSet<ExchangeForm>,
-    vertices: FxHashSet<VertexForm>,
+    vertices: FxHashMap<VertexForm, u32>,
+    /// Variables in streaming memory by layout and IPU.
+    remote: FxHashSet<(u32, IpuId, RemoteDirection)>,
     /// Control code on every tile of an IPU.
     by_ipu: Vec<u32>,
+    forms: FxHashMap<StepForm, u32>,
+    /// Steps in the order of the walk, and the control code of each.
+    lines: Vec<Line>,
+    controls: Vec<SmallVec<[Control; 2]>>,
 }
 
 impl<'p> Account<'p> {
@@ -185,8 +252,12 @@ impl<'p> Account<'p> {
             placed: FxHashSet::default(),
             by_grid: vec![[0; 2]; program.grids.len()],
             exchanges: FxHashSet::default(),
-            vertices: FxHashSet::default(),
+            vertices: FxHashMap::default(),
+            remote: FxHashSet::default(),
             by_ipu: vec![0; program.ipus as usize],
+            forms: FxHashMap::default(),
+            lines: Vec::new(),
+            controls: Vec::new(),
         }
     }
 
@@ -197,31 +268,81 @@ impl<'p> Account<'p> {
             Step::Host { stream, .. } => {
                 let variable = self.program.streams[*stream as usize].variable;
                 self.packets(variable, CodeKind::HostExchangeCode);
+                let grid = self.program.variable(variable).grid;
+                self.single(Where::Grid(grid), CALL_EXCHANGE);
             }
-            Step::Remote { state, .. } => {
-                let variable = self.program.states[*state as usize].variable;
-                self.packets(variable, CodeKind::GlobalExchangeCode);
+            Step::Remote {
+                state, direction, ..
+            } => self.remote(*state, *direction, moves),
+            Step::Sync(sync) => {
+                let ipu = match sync {
+                    Sync::Ipu(ipu) => Some(*ipu),
+                    Sync::Replica => None,
+                };
+                self.line(
+                    StepForm::Sync(ipu),
+                    &[],
+                    &[Control::plain(Where::Ipu(ipu), SYNC)],
+                );
             }
-            Step::Sync(Sync::Ipu(ipu)) => self.control(Some(*ipu), SYNC),
-            Step::Sync(Sync::Replica) => self.control(None, SYNC),
             Step::SetSeed { seed, .. } => {
-                let ipu = self.program.grid_of(*seed).ipu;
-                self.control(Some(ipu), START_VERTICES);
+                let grid = self.program.variable(*seed).grid;
+                let ipu = Some(self.program.grid(grid).ipu);
+                let control = Control {
+                    bases: BASE_ADDRESS,
+                    ..Control::plain(Where::Ipu(ipu), START_VERTICES)
+                };
+                self.line(StepForm::SetSeed(grid), &[*seed], &[control]);
             }
             Step::Collective(c) => {
                 let ipu = self.program.grid_of(c.source).ipu;
-                self.control(Some(ipu), SYNC);
+                self.single(Where::Ipu(Some(ipu)), SYNC);
             }
-            Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => self.control(None, CALL),
+            Step::Repeat { .. } | Step::Call(_) | Step::Parallel(_) => {
+                self.single(Where::Ipu(None), CALL);
+            }
         }
     }
 
-    /// Control code on all tiles of one IPU or of all.
-    fn control(&mut self, ipu: Option<IpuId>, bytes: u32) {
-        let only = ipu.map(IpuId::index);
-        for (i, sum) in self.by_ipu.iter_mut().enumerate() {
-            if only.is_none_or(|only| only == i) {
-                *sum = sum.saturating_add(bytes);
+    /// What repeats does not go on over the border of a procedure.
+    fn border(&mut self) {
+        self.single(Where::Ipu(None), 0);
+    }
+
+    fn single(&mut self, place: Where, bytes: u32) {
+        let number = self.lines.len() as u32;
+        self.line(
+            StepForm::Single(number),
+            &[],
+            &[Control::plain(place, bytes)],
+        );
+    }
+
+    /// Enters a step; constants of its vertices are added by who has any.
+    fn line(&mut self, form: StepForm, variables: &[VarId], controls: &[Control]) {
+        let next = self.forms.len() as u32;
+        self.lines.push(Line {
+            form: *self.forms.entry(form).or_insert(next),
+            variables: variables.into(),
+            constants: SmallVec::new(),
+            bytes: controls.iter().map(|c| c.bytes + c.bases).sum(),
+            saved_if_first: controls.iter().map(Control::saved).sum(),
+        });
+        self.controls.push(controls.into());
+    }
+
+    fn add_control(&mut self, place: Where, bytes: u32) {
+        match place {
+            Where::Grid(grid) => {
+                let [_, control] = &mut self.by_grid[grid.index()];
+                *control = control.saturating_add(bytes);
+            }
+            Where::Ipu(only) => {
+                for (i, sum) in self.by_ipu.iter_mut().enumerate() {
+                    if only.is_none_or(|only| only.index() == i) {
+                        *sum = sum.saturating_add(bytes);
+                    }
+                }
             }
         }
     }
@@ -232,28 +353,38 @@ impl<'p> Account<'p> {
     }
 
     fn compute(&mut self, set: &ComputeSet, moves: &DistinctMoves<'p>) {
+        let mut forms = SmallVec::new();
+        let (mut controls, mut variables, mut constants) =
+            (SmallVec::<[_; 2]>::new(), Vec::new(), SmallVec::new());
         for group in &set.groups {
             let [inputs, outputs] =
                 [&group.inputs[..], &group.outputs[..]].map(|operands| -> SmallVec<[_; 4]> {
                     operands.iter().map(|o| self.largest_block(o)).collect()
                 });
             let code = one_code(&group.codelet);
-            let operands = group.inputs.iter().chain(&group.outputs);
-            let layouts = operands.map(|o| (moves.layout(o.variable), o.entry.is_some()));
-            let is_new = self
-                .vertices
-                .insert((code.clone(), group.grid, layouts.collect()));
-            let dtypes = inputs.iter().chain(&outputs).map(|b| b.dtype).collect();
-            let [state, control] = &mut self.by_grid[group.grid.index()];
-            if is_new {
+            let operands = || group.inputs.iter().chain(&group.outputs);
+            let layouts = operands().map(|o| (moves.layout(o.variable), o.entry.is_some()));
+            let next = self.vertices.len() as u32;
+            let key = (code.clone(), group.grid, layouts.collect());
+            let number = *self.vertices.entry(key).or_insert(next);
+            let first = number == next;
+            if first {
+                let [state, _] = &mut self.by_grid[group.grid.index()];
                 *state = state.saturating_add(vertex_state(&group.codelet, &inputs, &outputs));
-                *control = control.saturating_add(START_VERTICES);
-            } else {
-                let bases = BASE_ADDRESS * (inputs.len() + outputs.len()) as u32;
-                *control = control.saturating_add(START_VERTICES + bases);
             }
+            controls.push(Control {
+                bases: BASE_ADDRESS * (inputs.len() + outputs.len()) as u32,
+                first,
+                ..Control::plain(Where::Grid(group.grid), START_VERTICES)
+            });
+            forms.push(number);
+            variables.extend(operands().map(|o| o.variable));
+            constants.push(FxBuildHasher.hash_one(&group.codelet));
+            let dtypes = inputs.iter().chain(&outputs).map(|b| b.dtype).collect();
             self.code(group, (code, dtypes));
         }
+        self.line(StepForm::Compute(forms), &variables, &controls);
+        self.lines.last_mut().expect("just entered").constants = constants;
     }
 
     fn largest_block(&self, operand: &super::Operand) -> BlockShape {
@@ -284,30 +415,55 @@ impl<'p> Account<'p> {
 
     fn exchange(&mut self, exchange: &'p Exchange, moves: &DistinctMoves<'p>) {
         let ipu = |v| self.program.grid_of(v).ipu;
-        let form: ExchangeForm = exchange
-            .moves
-            .iter()
-            .filter_map(|mv| Some((moves.number(mv)?, ipu(mv.source), ipu(mv.destination))))
-            .collect();
+        let (mut form, mut variables) = (ExchangeForm::new(), Vec::new());
+        for mv in &exchange.moves {
+            if let Some(number) = moves.number(mv) {
+                form.push((number, ipu(mv.source), ipu(mv.destination)));
+                variables.extend([mv.source, mv.destination]);
+            }
+        }
         let mut ipus: SmallVec<[IpuId; 4]> = SmallVec::new();
+        let first = self.exchanges.insert(form.clone());
         for &(number, from, to) in &form {
             for ipu in [from, to] {
                 if !ipus.contains(&ipu) {
                     ipus.push(ipu);
                 }
             }
-            if !self.exchanges.contains(&form) {
+            if first {
                 self.move_code(number, from, to, moves);
             }
         }
-        let calls = if self.exchanges.contains(&form) {
-            CALL_EXCHANGE + BASE_ADDRESS * form.len() as u32
-        } else {
-            CALL_EXCHANGE
+        let controls: SmallVec<[_; 2]> = ipus
+            .into_iter()
+            .map(|ipu| Control {
+                bases: BASE_ADDRESS * form.len() as u32,
+                first,
+                ..Control::plain(Where::Ipu(Some(ipu)), CALL_EXCHANGE)
+            })
+            .collect();
+        self.line(StepForm::Exchange(form), &variables, &controls);
+    }
+
+    /// A load or store of a state: the packets' code is that of every state that lies likewise.
+    fn remote(&mut self, state: u32, direction: RemoteDirection, moves: &DistinctMoves<'p>) {
+        let variable = self.program.states[state as usize].variable;
+        let (layout, grid) = (moves.layout(variable), self.program.variable(variable).grid);
+        let ipu = self.program.grid(grid).ipu;
+        let first = self.remote.insert((layout, ipu, direction));
+        if first {
+            self.packets(variable, CodeKind::GlobalExchangeCode);
+        }
+        let control = Control {
+            bases: BASE_ADDRESS,
+            first,
+            ..Control::plain(Where::Grid(grid), CALL_EXCHANGE)
         };
-        ipus.into_iter()
-            .for_each(|ipu| self.control(Some(ipu), calls));
-        self.exchanges.insert(form);
+        self.line(
+            StepForm::Remote(layout, ipu, direction),
+            &[variable],
+            &[control],
+        );
     }
 
     /// The code of one move on all tiles that have to do with it.
@@ -340,14 +496,43 @@ impl<'p> Account<'p> {
         let packets = (variable.tile_bytes(grid) as u64).div_ceil(PACKET_BYTES);
         let bytes = saturate(packets.saturating_mul(u64::from(PACKET_HEADER + PACKET_CODE)));
         for tile in grid.tile_ids() {
-            let tile = self.tile(grid.ipu, tile.0);
-            tile.add(kind, bytes);
-            tile.add(CodeKind::ControlCode, CALL_EXCHANGE);
+            self.tile(grid.ipu, tile.0).add(kind, bytes);
+        }
+    }
+
+    /// Control code of steps that stand for themselves, of functions and of calls.
+    fn control(&mut self) {
+        let outline = outline(&self.lines);
+        let controls = std::mem::take(&mut self.controls);
+        for (controls, place) in controls.iter().zip(outline.places) {
+            for control in controls {
+                let bytes = control.bytes + control.bases;
+                match place {
+                    Place::Here => self.add_control(control.place, bytes - control.saved()),
+                    Place::InFunction => self.add_control(control.place, bytes),
+                    Place::Called => {}
+                }
+            }
+        }
+        for call in outline.calls {
+            let places = controls[call.start..][..call.length].iter().flatten();
+            let mut ipus: SmallVec<[Option<IpuId>; 4]> = places
+                .map(|control| match control.place {
+                    Where::Grid(grid) => Some(self.program.grid(grid).ipu),
+                    Where::Ipu(ipu) => ipu,
+                })
+                .collect();
+            ipus.sort_unstable();
+            ipus.dedup();
+            for ipu in ipus {
+                self.add_control(Where::Ipu(ipu), call.bytes);
+            }
         }
     }
 
     /// Spreads what was summed by codelet, grid and IPU over the tiles.
-    fn finish(self) -> Footprint {
+    fn finish(mut self) -> Footprint {
+        self.control();
         let mut footprint = self.footprint;
         // Sums of whole numbers: the order does not matter, and it is that of no table.
         #[allow(clippy::iter_over_hash_type)]
@@ -409,5 +594,6 @@ fn one_code(codelet: &Codelet) -> Codelet {
     codelet
 }
 
+mod outline;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,7 @@ impl Lowering<'_> {
                 continue;
             }
             let ipu = graph.node(weight).place.ipu.unwrap_or(IpuId(0));
+            self.bases.serve(state);
             let a = graph.ty(node.operands()[0]).clone();
             let (layout, resting) = match kind {
                 StateKind::Cache => self.cache_layout(ipu, &a, &node.op, ty, &node.name),
@@ -121,7 +122,12 @@ impl Lowering<'_> {
             Some(weight) if self.program.variable(weight).ty.shape == ty.shape => {
                 self.layout_of(weight)
             }
-            _ => self.spread(ipu, &ty.shape),
+            _ => {
+                let op = self.bases.serve(state);
+                let layout = self.spread(ipu, &ty.shape);
+                self.bases.resume(op);
+                layout
+            }
         };
         self.new_state(state, kind, ty, layout)
     }
