@@ -147,6 +147,20 @@ fn every_combination_trains_as_a_single_ipu_does() {
     }
 }
 
+/// As the published plan of GPT-2 large has it: IPU 0 has a layer beside embedding and head.
+#[test]
+fn a_layer_beside_the_head_trains_as_a_single_ipu_does() {
+    let whole = golden();
+    let expected = train(&whole, program(&whole, single()), FAST);
+    let options = CompileOptions {
+        layers_per_ipu: Some(vec![1, 1]),
+        ..pod(true, true, true)
+    };
+    let golden = golden().in_slices(4, 2);
+    let trained = train(&golden, program(&golden, options), FAST);
+    assert_close(&trained, &expected, "[1, 1]");
+}
+
 #[test]
 fn streaming_memory_changes_no_bit() {
     let golden = golden();
@@ -250,7 +264,8 @@ fn layers_of_an_ipu_lie_on_the_same_tiles() {
     for state in &program.states {
         if let Some((prefix, rest)) = state.name.split_once("h.0.") {
             layer_0 += 1;
-            let [here, there] = ["h.0.", "h.1."].map(|layer| grid(format!("{prefix}{layer}{rest}")));
+            let [here, there] =
+                ["h.0.", "h.1."].map(|layer| grid(format!("{prefix}{layer}{rest}")));
             same += usize::from(here == there);
         }
     }

@@ -365,7 +365,9 @@ fn place_on(
                     seconds: clock.seconds,
                 });
             }
-            Err(overflows) => search.next(overflows, |ipu| alive.most(ipu)).map_err(refused)?,
+            Err(overflows) => search
+                .next(overflows, |ipu| alive.most(ipu))
+                .map_err(refused)?,
         }
     }
 }

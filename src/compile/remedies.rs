@@ -263,11 +263,7 @@ fn unlimited_cycles(config: &Gpt2Config, settings: &TrainingSettings) -> Option<
 }
 
 /// The remedy that a change is, and the cycles of a step where it does the same work.
-fn remedy(
-    config: &Gpt2Config,
-    change: Change,
-    plans: &PlanCache,
-) -> Option<(Remedy, Option<u64>)> {
+fn remedy(config: &Gpt2Config, change: Change, plans: &PlanCache) -> Option<(Remedy, Option<u64>)> {
     let settings = &change.settings;
     let compiled = compile_training("remedy", config, settings, plans, &mut Quiet).ok()?;
     let samples =

@@ -47,7 +47,11 @@ impl Search {
     ///
     /// # Errors
     /// An IPU has no grant left: the overflow that came closest.
-    pub(super) fn next(&mut self, overflows: Overflows, least: impl Fn(IpuId) -> Bytes) -> Result<(), Overflow> {
+    pub(super) fn next(
+        &mut self,
+        overflows: Overflows,
+        least: impl Fn(IpuId) -> Bytes,
+    ) -> Result<(), Overflow> {
         for overflow in overflows {
             let ipu = overflow.ipu.index();
             let tried = GRANTS[self.numbers[ipu]];
