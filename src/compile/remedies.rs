@@ -51,7 +51,7 @@ struct Change {
     is_same_work: bool,
 }
 
-/// What is tried, from the smallest change on; of those in one list the first that fits is enough.
+/// What is tried; of the changes in one list the first that fits is enough.
 struct Changes<'a> {
     given: &'a TrainingSettings,
     lists: Vec<Vec<Change>>,
@@ -213,8 +213,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Numbers of slices that are tried.
 const SLICES: [u32; 3] = [2, 4, 8];
 
-/// Compiles with one change after another: slices of the op at the fullest point, layers that run forward again, more loss chunks, layers placed by
-/// the compiler, half the batch or the block, fewer replicas on more IPUs each, the next larger pod.
+/// Compiles with one change after another: fewer replicas on more IPUs each, slices of the op at the fullest point, layers that run forward again,
+/// more loss chunks, layers placed by the compiler, half the batch or the block, the next larger pod.
 pub fn remedies(
     config: &Gpt2Config,
     settings: &TrainingSettings,
@@ -225,10 +225,10 @@ pub fn remedies(
         given: settings,
         lists: Vec::new(),
     };
+    changes.longer();
     changes.serialise(overflow);
     changes.recompute(overflow);
     changes.coarse();
-    changes.longer();
     changes.larger();
     let until = Instant::now() + PATIENCE;
     let lists = changes.lists.into_par_iter();
