@@ -311,15 +311,7 @@ fn place_on(
     let mut staged = prepared.clone();
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
-    let execution = Execution {
-        ipus,
-        replicas: options.replicas.max(1),
-        order: micro_batches(prepared, options, &layers_per_ipu)?,
-        rounding: match options.stochastic_rounding {
-            true => Rounding::Stochastic,
-            false => Rounding::Nearest,
-        },
-    };
+    let execution = execution(prepared, options, &layers_per_ipu)?;
     let lowered = |budgets: &Budgets, clock: &mut Clock, plans: &mut MatmulPlans| {
         clock.time("lower", || {
             lower(&staged, machine, execution, budgets, plans)
@@ -370,6 +362,22 @@ fn place_on(
                 .map_err(refused)?,
         }
     }
+}
+
+fn execution(
+    module: &Module,
+    options: &PlacementOptions,
+    layers_per_ipu: &[u32],
+) -> Result<Execution, PlacementError> {
+    Ok(Execution {
+        ipus: layers_per_ipu.len() as u32,
+        replicas: options.replicas.max(1),
+        order: micro_batches(module, options, layers_per_ipu)?,
+        rounding: match options.stochastic_rounding {
+            true => Rounding::Stochastic,
+            false => Rounding::Nearest,
+        },
+    })
 }
 
 fn is_outside_layers(overflow: &Overflow, module: &Module) -> bool {

@@ -55,6 +55,8 @@ struct Scheduler<'g> {
     missing: FxHashMap<OpId, usize>,
     /// Ops that wait for an op though they do not use it.
     waiting: FxHashMap<OpId, Vec<OpId>>,
+    /// The readers that an assignment waits for.
+    held_by: FxHashMap<OpId, Vec<OpId>>,
     /// The first assignment that waits for an op, of an update; what none waits for is not in it, and need not wait itself.
     wanted_by: FxHashMap<OpId, OpId>,
     /// Uses still to come of every storage (views share the storage of their source).
@@ -68,6 +70,7 @@ impl<'g> Scheduler<'g> {
             graph,
             missing: FxHashMap::default(),
             waiting: FxHashMap::default(),
+            held_by: FxHashMap::default(),
             wanted_by: FxHashMap::default(),
             uses: FxHashMap::default(),
             ready: BTreeMap::new(),
@@ -105,6 +108,7 @@ impl<'g> Scheduler<'g> {
                     self.ready.remove(&op);
                     *self.missing.entry(op).or_default() += 1;
                     self.waiting.entry(reader.op).or_default().push(op);
+                    self.held_by.entry(op).or_default().push(reader.op);
                     if graph.op(reader.op).is_view() {
                         seen.push(graph.value(reader.op));
                     }
@@ -114,12 +118,6 @@ impl<'g> Scheduler<'g> {
     }
 
     fn one_assign_after_the_other(&mut self) {
-        let mut waits_for: FxHashMap<OpId, Vec<OpId>> = FxHashMap::default();
-        for (&op, waiting) in &self.waiting {
-            for &assign in waiting {
-                waits_for.entry(assign).or_default().push(op);
-            }
-        }
         let is_assign = |op: &OpId| matches!(self.graph.op(*op), Op::Assign { .. });
         let mut assigns: Vec<OpId> = self.graph.ops().filter(is_assign).collect();
         assigns.sort_unstable();
@@ -131,7 +129,7 @@ impl<'g> Scheduler<'g> {
                 }
                 self.wanted_by.insert(op, assign);
                 needed.extend(self.graph.node(op).operands().iter().map(|v| v.op));
-                needed.extend(waits_for.get(&op).into_iter().flatten());
+                needed.extend(self.held_by.get(&op).into_iter().flatten());
             }
         }
     }

@@ -157,11 +157,10 @@ impl Changes<'_> {
         }
         let of_layers = given.layers_per_ipu.as_ref().map(|l| l.len() as u32);
         let ipus = given.ipus_per_replica.or(of_layers).map(|ipus| 2 * ipus);
-        let mut options = format!("replication_factor={replicas},layers_per_ipu=[-1]");
-        if let Some(ipus) = ipus {
-            options.push_str(&format!(",ipus_per_replica={ipus}"));
-        }
-        let options = format!("--ipu_config_overrides \"{options}\"");
+        let each = ipus.map_or_else(String::new, |ipus| format!(",ipus_per_replica={ipus}"));
+        let options = format!(
+            "--ipu_config_overrides \"replication_factor={replicas},layers_per_ipu=[-1]{each}\""
+        );
         let lengthen = |s: &mut TrainingSettings| {
             s.replicas = replicas;
             s.layers_per_ipu = None;
