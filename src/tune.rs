@@ -1,5 +1,5 @@
 //! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU, how large a micro-batch, which
-//! layers run forward again, in how many blocks of rows the head works, where optimiser state lies.
+//! layers run forward again, in how many slices of the vocabulary and blocks of rows the head works, where optimiser state lies.
 //!
 //! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch; from its cycles and bytes
 //! every plan of the space is estimated ([`probe`], [`space`]). The best by estimate are then compiled, and what is said of a plan in the end
@@ -20,8 +20,8 @@ use crate::report::memory::MemoryReport;
 use crate::report::pace::{Pace, beat};
 use crate::settings::TrainingSettings;
 
-pub use search::{Progress, Tuner, Tuning};
-pub use table::{comparison, rejections, winners};
+pub use search::{Ceiling, Progress, Tuner, Tuning};
+pub use table::{ceiling, comparison, rejections, winners};
 
 /// A way to train on a pod. Micro-batches, replicas and their size multiply to the global batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub struct Plan {
     /// Micro-batches of an update.
     pub accumulation: u32,
     pub recompute: Recompute,
+    /// Slices of the vocabulary in which the head works.
+    pub head_slices: usize,
     /// Row blocks of head and loss; absent: found by the compiler.
     pub loss_chunks: Option<usize>,
     /// Optimiser state lies in streaming memory.
@@ -52,6 +54,7 @@ impl Plan {
             batch_size: self.batch_size,
             accumulation: self.accumulation,
             recompute: self.recompute.clone(),
+            head_slices: self.head_slices,
             loss_chunks: self.loss_chunks,
             pipelined: self.layers_per_ipu.len() > 1,
             sharded: self.replicas > 1,
@@ -77,7 +80,7 @@ impl Plan {
         };
         format!(
             "--layers_per_ipu \"[{}]\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
-             --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --recompute {recompute}{chunks}",
+             --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --embedding_serialization_factor {} --recompute {recompute}{chunks}",
             layers.join(" "),
             self.layers_per_ipu.len() > 1,
             self.replicas,
@@ -85,6 +88,7 @@ impl Plan {
             self.batch_size,
             self.accumulation,
             self.offchip,
+            self.head_slices,
         )
     }
 }

@@ -53,12 +53,24 @@ pub struct Tuning {
     /// Why other kinds of plans lost, by kind.
     pub rejected: IndexMap<String, String>,
     pub estimated: usize,
+    /// What the ops allow at most, with the best size of micro-batch.
+    pub ceiling: Option<Ceiling>,
     pub seconds: f64,
     /// Time was up before all was tried that promised more.
     pub cut_short: bool,
     /// The best plan's program.
     #[serde(skip)]
     pub winner: Option<Compiled>,
+}
+
+/// The rate of a pod whose IPUs all work all the time, and run nothing forward again: with tiles of any size and no pipeline to fill, no
+/// links, no updates, this is what the ops as they are compiled leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ceiling {
+    pub batch_size: usize,
+    /// Of one IPU that does everything.
+    pub cycles_per_sample: f64,
+    pub samples_per_second: f64,
 }
 
 impl Tuner<'_> {
@@ -150,10 +162,25 @@ impl Search<'_> {
             outcomes: std::mem::take(&mut self.outcomes),
             rejected: std::mem::take(&mut self.rejected),
             estimated,
+            ceiling: self.ceiling(),
             seconds: self.start.elapsed().as_secs_f64(),
             cut_short: self.cut_short,
             winner: self.winner.take(),
         })
+    }
+
+    fn ceiling(&self) -> Option<Ceiling> {
+        let machine = self.task.machine();
+        let layers = self.tuner.config.n_layer as f64;
+        let ceilings = self.probes.iter().map(|(&batch_size, probe)| {
+            let cycles_per_sample = (probe.outer + layers * probe.layer) / batch_size as f64;
+            Ceiling {
+                batch_size,
+                cycles_per_sample,
+                samples_per_second: f64::from(machine.ipus) * machine.clock_hz / cycles_per_sample,
+            }
+        });
+        ceilings.max_by(|a, b| a.samples_per_second.total_cmp(&b.samples_per_second))
     }
 
     fn is_late(&self) -> bool {
@@ -251,6 +278,11 @@ impl Search<'_> {
             Err(error) => return Err(error),
         };
         let outcome = Outcome::of(plan.clone(), &compiled);
+        // The same plan with what the compiler found is the same program.
+        self.tried.push(Plan {
+            loss_chunks: Some(outcome.loss_chunks),
+            ..plan.clone()
+        });
         let is_best = outcome.samples_per_second > self.best();
         progress.compiled(&outcome, is_best);
         if is_best {
@@ -261,7 +293,7 @@ impl Search<'_> {
     }
 
     /// Small changes of the best plans of the two best kinds, until none is better: a layer to a neighbour, a layer that is not run forward
-    /// again, other row blocks.
+    /// again, other slices and row blocks of the head.
     fn look_around(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
         let mut kinds: Vec<(String, f64)> = Vec::new();
         for outcome in &self.outcomes {
@@ -290,21 +322,26 @@ impl Search<'_> {
             };
             at = Some(best.samples_per_second);
             let (plan, chunks) = (best.plan.clone(), best.loss_chunks);
-            for neighbour in self.neighbours(&plan, chunks) {
+            for neighbour in self.promising_neighbours(&plan, chunks) {
                 if self.is_late() {
                     self.cut_short = true;
                     return Ok(());
                 }
-                let promises = self.probes.get(&plan.batch_size).is_none_or(|probe| {
-                    let [new, own] = [&neighbour, &plan]
-                        .map(|p| self.task.estimate(p.clone(), probe).samples_per_second);
-                    new >= own
-                });
-                if promises {
-                    self.compile(&neighbour, progress)?;
-                }
+                self.compile(&neighbour, progress)?;
             }
         }
+    }
+
+    /// Neighbours that are no worse by estimate, those that promise most first.
+    fn promising_neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
+        let mut neighbours = self.neighbours(plan, chunks);
+        if let Some(probe) = self.probes.get(&plan.batch_size) {
+            let rate = |plan: &Plan| self.task.estimate(plan.clone(), probe).samples_per_second;
+            let own = rate(plan);
+            neighbours.retain(|neighbour| rate(neighbour) >= own);
+            neighbours.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+        }
+        neighbours
     }
 
     fn neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
@@ -314,6 +351,16 @@ impl Search<'_> {
         for chunks in others.into_iter().filter(|c| (1..=rows).contains(c)) {
             found.push(Plan {
                 loss_chunks: Some(chunks),
+                ..plan.clone()
+            });
+        }
+        let others = [plan.head_slices / 2, plan.head_slices * 2];
+        for head_slices in others
+            .into_iter()
+            .filter(|s| (1..=self.tuner.config.vocab_size).contains(s))
+        {
+            found.push(Plan {
+                head_slices,
                 ..plan.clone()
             });
         }

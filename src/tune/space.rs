@@ -77,6 +77,7 @@ impl Task<'_> {
                         batch_size,
                         accumulation: (self.global_batch / samples) as u32,
                         recompute: recompute.clone(),
+                        head_slices: self.base.head_slices,
                         loss_chunks: Some(probe.loss_chunks),
                         offchip,
                     };
