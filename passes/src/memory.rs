@@ -419,7 +419,7 @@ fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> Strin
 /// Which procedure every run of another one is inside of.
 struct Callers {
     dominators: Dominators<ProcId>,
-    /// By procedure, who calls it if that is one step that runs it once.
+    /// By procedure that runs no others, who calls it if that is one step that runs it once.
     only: Vec<Option<ProcId>>,
 }
 
@@ -438,21 +438,19 @@ impl Callers {
                 only[body.index()] = (*sum == 1).then_some(caller);
             }
         }
+        for (caller, procedure) in only.iter_mut().zip(&program.procedures) {
+            let mut bodies = procedure.steps.iter().flat_map(Step::bodies);
+            *caller = caller.filter(|_| bodies.next().is_none());
+        }
         Callers {
             dominators: simple_fast(&calls, program.entry),
             only,
         }
     }
 
-    /// Whether `procedure` runs exactly once whenever `within` does.
-    fn run_once(&self, mut procedure: ProcId, within: ProcId) -> bool {
-        while procedure != within {
-            match self.only[procedure.index()] {
-                Some(caller) => procedure = caller,
-                None => return false,
-            }
-        }
-        true
+    /// Whether `procedure` is `within`, or is called by it alone, once, and runs no others: then its steps come in the order of their numbers.
+    fn run_once(&self, procedure: ProcId, within: ProcId) -> bool {
+        procedure == within || self.only[procedure.index()] == Some(within)
     }
 
     /// The innermost procedure inside of which all runs of both are.
