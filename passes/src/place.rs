@@ -325,9 +325,9 @@ fn place_on(
         make_room_for_code(&mut first.program)
     });
     let alive = Alive::of(&first.program);
-    let refused = |overflow: Overflow| PlacementError::Overflow {
+    let refused = |overflow: Box<Overflow>| PlacementError::Overflow {
         outside_layers: is_outside_layers(&overflow, prepared),
-        overflow: Box::new(overflow),
+        overflow,
         tried: ipus,
         ipus: machine.ipus,
     };
@@ -336,7 +336,7 @@ fn place_on(
         && let Err(overflows) = assign_memory_beside(&mut first.program.clone(), &footprint)
         && let Some(overflow) = fullest(overflows)
     {
-        return Err(refused(overflow));
+        return Err(refused(Box::new(overflow)));
     }
     let caps = caps(options, &first.products, plans)?;
     let mut search = Search::new(&choice.grants, ipus);

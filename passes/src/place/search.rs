@@ -51,7 +51,7 @@ impl Search {
         &mut self,
         overflows: Overflows,
         least: impl Fn(IpuId) -> Bytes,
-    ) -> Result<(), Overflow> {
+    ) -> Result<(), Box<Overflow>> {
         for overflow in overflows {
             let ipu = overflow.ipu.index();
             let tried = GRANTS[self.numbers[ipu]];
@@ -67,7 +67,7 @@ impl Search {
                 *nearest = Some(overflow.clone());
             }
             if self.numbers[ipu] == GRANTS.len() {
-                return Err(nearest.take().unwrap_or(overflow));
+                return Err(Box::new(nearest.take().unwrap_or(overflow)));
             }
         }
         Ok(())
@@ -113,6 +113,6 @@ mod tests {
         let (first, second) = (overflow(0, 300, 200), overflow(0, 260, 220));
         assert_eq!(search.next(vec![first], |_| 250), Ok(()));
         assert_eq!(search.grants(), [Grant::OfTile(FIRST_SHARE)]);
-        assert_eq!(search.next(vec![second.clone()], |_| 250), Err(second));
+        assert_eq!(search.next(vec![second.clone()], |_| 250), Err(Box::new(second)));
     }
 }
