@@ -113,6 +113,9 @@ mod tests {
         let (first, second) = (overflow(0, 300, 200), overflow(0, 260, 220));
         assert_eq!(search.next(vec![first], |_| 250), Ok(()));
         assert_eq!(search.grants(), [Grant::OfTile(FIRST_SHARE)]);
-        assert_eq!(search.next(vec![second.clone()], |_| 250), Err(Box::new(second)));
+        assert_eq!(
+            search.next(vec![second.clone()], |_| 250),
+            Err(Box::new(second))
+        );
     }
 }
