@@ -29,7 +29,7 @@ pub(super) struct Options {
     #[arg(long = "global_batch", value_name = "N", value_parser = at_least_one::<usize>)]
     global_batch: Option<usize>,
     /// Seconds after which no further plan is compiled.
-    #[arg(long = "time_limit", value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long = "time_limit", value_name = "SECONDS", default_value_t = 300)]
     time_limit: u64,
     /// How many of the best plans to list.
     #[arg(long = "plans", value_name = "N", default_value_t = 10)]

@@ -114,8 +114,10 @@ struct Search<'a> {
 
 /// A plan is compiled if its estimate is at least this part of the best rate so far: estimates are off by that much.
 const MARGIN: f64 = 0.85;
-/// Kinds of plans whose best is refined.
-const KINDS_REFINED: usize = 2;
+/// Shapes of plans whose best is refined.
+const SHAPES_REFINED: usize = 3;
+/// Replicas, and samples of a micro-batch.
+type Shape = (u32, usize);
 /// An IPU may seem so much fuller than it is.
 const FULL: f64 = 1.1;
 
@@ -293,30 +295,29 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Small changes of the best plans of the two best kinds, until none is better: a layer to a neighbour, a layer that is not run forward
+    /// Small changes of the best plan of each of the best shapes, until none is better: a layer to a neighbour, a layer that is not run forward
     /// again, other slices and row blocks of the head.
     fn look_around(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
-        let mut kinds: Vec<(String, f64)> = Vec::new();
+        let mut shapes: Vec<(Shape, f64)> = Vec::new();
         for outcome in &self.outcomes {
-            let kind = kind(&outcome.plan);
-            let rate = outcome.samples_per_second;
-            match kinds.iter_mut().find(|known| known.0 == kind) {
+            let (shape, rate) = (shape(&outcome.plan), outcome.samples_per_second);
+            match shapes.iter_mut().find(|known| known.0 == shape) {
                 Some(known) => known.1 = known.1.max(rate),
-                None => kinds.push((kind, rate)),
+                None => shapes.push((shape, rate)),
             }
         }
-        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
-        for (kind, _) in kinds.into_iter().take(KINDS_REFINED) {
-            self.refine(&kind, progress)?;
+        shapes.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (shape, _) in shapes.into_iter().take(SHAPES_REFINED) {
+            self.refine(shape, progress)?;
         }
         Ok(())
     }
 
-    /// Follows the best plan of a kind from neighbour to neighbour.
-    fn refine(&mut self, of: &str, progress: &mut dyn Progress) -> Result<(), Error> {
+    /// Follows the best plan of a shape from neighbour to neighbour.
+    fn refine(&mut self, of: Shape, progress: &mut dyn Progress) -> Result<(), Error> {
         let mut at: Option<f64> = None;
         loop {
-            let plans = self.outcomes.iter().filter(|o| kind(&o.plan) == of);
+            let plans = self.outcomes.iter().filter(|o| shape(&o.plan) == of);
             let best = plans.max_by(|a, b| a.samples_per_second.total_cmp(&b.samples_per_second));
             let Some(best) = best.filter(|b| at.is_none_or(|at| b.samples_per_second > at)) else {
                 return Ok(());
@@ -391,7 +392,7 @@ impl Search<'_> {
         found
     }
 
-    /// More kept of a layer, or of the layers of an IPU. Layers at the end of the pipeline wait least for their backward pass, and are kept
+    /// More kept of a layer, of the layers of an IPU, or of one layer of every IPU. Layers at the end of the pipeline wait least for their backward pass, and are kept
     /// at the least price.
     fn kept_more(&self, plan: &Plan) -> Vec<Recompute> {
         let layers = self.tuner.config.n_layer as u32;
@@ -409,24 +410,33 @@ impl Search<'_> {
             Recompute::Nothing | Recompute::Layers(_) => return found,
         };
         let mut first = 0;
-        for &count in &plan.layers_per_ipu {
-            let more = (first..first + count).rev().filter(|l| !kept.contains(l));
-            let more: Vec<u32> = more.collect();
-            for taken in [more.len(), 1] {
-                let with: BTreeSet<u32> = kept
-                    .iter()
-                    .chain(&more[..taken.min(more.len())])
-                    .copied()
-                    .collect();
-                let with = Recompute::ButProducts(with);
-                if !more.is_empty() && !found.contains(&with) {
-                    found.push(with);
-                }
+        let of_ipus: Vec<Vec<u32>> = plan
+            .layers_per_ipu
+            .iter()
+            .map(|&count| {
+                first += count;
+                let layers = (first - count..first).rev();
+                layers.filter(|l| !kept.contains(l)).collect()
+            })
+            .collect();
+        // The slowest IPU sets the beat, so what one gains may show only when all do.
+        let mut more = vec![of_ipus.iter().filter_map(|l| l.first().copied()).collect()];
+        for layers in of_ipus.into_iter().filter(|l| !l.is_empty()) {
+            more.push(vec![layers[0]]);
+            more.push(layers);
+        }
+        for layers in more {
+            let with = Recompute::ButProducts(kept.iter().copied().chain(layers).collect());
+            if with != plan.recompute && !found.contains(&with) {
+                found.push(with);
             }
-            first += count;
         }
         found
     }
+}
+
+fn shape(plan: &Plan) -> Shape {
+    (plan.replicas, plan.batch_size)
 }
 
 /// What plans of a kind share.
