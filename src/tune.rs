@@ -16,6 +16,7 @@ use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::{Timeline, timeline};
 
 use crate::compile::Compiled;
+use crate::report::format::number_list;
 use crate::report::memory::MemoryReport;
 use crate::report::pace::{Pace, beat};
 use crate::settings::TrainingSettings;
@@ -65,27 +66,20 @@ impl Plan {
 
     /// The options of `superstep compile` and `train` that give it.
     pub fn options(&self) -> String {
-        let layers: Vec<String> = self.layers_per_ipu.iter().map(u32::to_string).collect();
         let recompute = match &self.recompute {
             Recompute::Nothing => "none".to_owned(),
             Recompute::EveryLayer => "all".to_owned(),
-            Recompute::Layers(layers) => {
-                let layers: Vec<String> = layers.iter().map(u32::to_string).collect();
-                format!("\"[{}]\"", layers.join(" "))
-            }
-            Recompute::ButProducts(kept) => {
-                let kept: Vec<String> = kept.iter().map(u32::to_string).collect();
-                format!("\"all keep [{}]\"", kept.join(" "))
-            }
+            Recompute::Layers(layers) => format!("\"{}\"", number_list(layers)),
+            Recompute::ButProducts(kept) => format!("\"all keep {}\"", number_list(kept)),
         };
         let chunks = match self.loss_chunks {
             Some(chunks) => format!(" --loss_chunks {chunks}"),
             None => String::new(),
         };
         format!(
-            "--layers_per_ipu \"[{}]\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
+            "--layers_per_ipu \"{}\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
              --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --embedding_serialization_factor {} --recompute {recompute}{chunks}",
-            layers.join(" "),
+            number_list(&self.layers_per_ipu),
             self.layers_per_ipu.len() > 1,
             self.replicas,
             self.replicas > 1,

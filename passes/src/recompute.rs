@@ -202,18 +202,20 @@ mod tests {
         module.graph("micro_batch").unwrap().clone()
     }
 
+    /// Outputs and states after a run.
+    fn on_random_values(graph: &Graph) -> [BTreeMap<String, Tensor>; 2] {
+        let (mut states, inputs) = random_environment(graph, 3);
+        let outputs = run(graph, &mut states, &inputs).unwrap();
+        [outputs, states]
+    }
+
     #[test]
     fn nothing_changes_but_what_is_kept() {
         let before = micro_batch();
         let mut after = before.clone();
         assert!(recompute(&mut after, |_| Again::Everything).unwrap() > 0);
         superstep_ir::verify::verify_graph(&after).unwrap();
-        let run_it = |graph: &Graph| -> (BTreeMap<String, Tensor>, BTreeMap<String, Tensor>) {
-            let (mut states, inputs) = random_environment(graph, 3);
-            let outputs = run(graph, &mut states, &inputs).unwrap();
-            (outputs, states)
-        };
-        assert_eq!(run_it(&before), run_it(&after));
+        assert_eq!(on_random_values(&before), on_random_values(&after));
         // What a layer made for its products reaches its own backward ops no more; what comes behind them does.
         let mut kept = std::collections::BTreeSet::new();
         for op in after.ops() {
@@ -236,12 +238,7 @@ mod tests {
         let mut after = before.clone();
         recompute(&mut after, |_| Again::ButProducts).unwrap();
         superstep_ir::verify::verify_graph(&after).unwrap();
-        let run_it = |graph: &Graph| {
-            let (mut states, inputs) = random_environment(graph, 3);
-            let outputs = run(graph, &mut states, &inputs).unwrap();
-            (outputs, states)
-        };
-        assert_eq!(run_it(&before), run_it(&after));
+        assert_eq!(on_random_values(&before), on_random_values(&after));
         let again: Vec<&str> = after
             .ops()
             .filter(|&op| after.node(op).place.phase == Phase::Recompute)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use superstep_ir::class_name::class_name;
 use superstep_ir::machine::Machine;
 use superstep_passes::memory::Overflow;
 use superstep_passes::place::Recompute;
@@ -11,10 +12,9 @@ use superstep_runtime::timeline::timeline;
 
 use super::{IrSink, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
-use crate::report::format::{bytes, three_digits};
+use crate::report::format::{bytes, number_list, three_digits};
 use crate::report::memory::MemoryReport;
 use crate::settings::TrainingSettings;
-use superstep_ir::class_name::class_name;
 
 /// A change with which the model fits.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,8 +109,7 @@ impl Changes<'_> {
         counts.dedup();
         let again = counts.into_iter().map(|count| {
             let layers: Vec<u32> = (first..first + count).collect();
-            let list: Vec<String> = layers.iter().map(u32::to_string).collect();
-            self.change(format!("--recompute \"[{}]\"", list.join(" ")), |s| {
+            self.change(format!("--recompute \"{}\"", number_list(&layers)), |s| {
                 s.recompute = Recompute::Layers(layers.iter().copied().collect());
             })
         });

@@ -349,18 +349,13 @@ impl Search<'_> {
     fn neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
         let mut found = Vec::new();
         let rows = plan.batch_size * self.tuner.base.block_size;
-        let others = [chunks / 2, chunks * 2];
-        for chunks in others.into_iter().filter(|c| (1..=rows).contains(c)) {
+        for chunks in half_and_double(chunks, rows) {
             found.push(Plan {
                 loss_chunks: Some(chunks),
                 ..plan.clone()
             });
         }
-        let others = [plan.head_slices / 2, plan.head_slices * 2];
-        for head_slices in others
-            .into_iter()
-            .filter(|s| (1..=self.tuner.config.vocab_size).contains(s))
-        {
+        for head_slices in half_and_double(plan.head_slices, self.tuner.config.vocab_size) {
             found.push(Plan {
                 head_slices,
                 ..plan.clone()
@@ -433,6 +428,12 @@ impl Search<'_> {
         }
         found
     }
+}
+
+fn half_and_double(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    [n / 2, n * 2]
+        .into_iter()
+        .filter(move |n| (1..=most).contains(n))
 }
 
 fn shape(plan: &Plan) -> Shape {

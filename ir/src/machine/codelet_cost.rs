@@ -46,7 +46,7 @@ impl BlockShape {
     }
 
     /// Rows and columns: the last extent is the columns, the rest rows.
-    fn rows_and_columns(&self) -> (u64, u64) {
+    pub(crate) fn rows_and_columns(&self) -> (u64, u64) {
         let columns = self.shape.last() as u64;
         (self.elements().checked_div(columns).unwrap_or(0), columns)
     }

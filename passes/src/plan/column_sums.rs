@@ -3,8 +3,9 @@
 
 use superstep_ir::machine::Machine;
 use superstep_ir::machine::codelet_cost::reduce::reduce;
+use superstep_ir::machine::exchange_cost::exchange_cycles;
 use superstep_ir::types::DType;
-use superstep_ir::units::Cycles;
+use superstep_ir::units::{Bytes, Cycles};
 
 /// Most partial sums that are joined in one stage (PopLibs uses two stages from 16 on).
 pub const ONE_STAGE: usize = 32;
@@ -85,10 +86,8 @@ impl Columns<'_> {
 
 /// Cycles of an exchange in which the busiest tile receives so many bytes in so many fragments, and of its sync.
 fn words(machine: &Machine, bytes: usize, fragments: usize) -> Cycles {
-    let words = bytes as f64 / machine.exchange_bytes_per_cycle;
     machine.sync_cycles
-        + machine.exchange_start_cycles
-        + words as Cycles
+        + exchange_cycles(machine, 0, bytes as Bytes)
         + machine.exchange_fragment_cycles * fragments as Cycles
 }
 

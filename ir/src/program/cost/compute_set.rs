@@ -145,10 +145,8 @@ fn touched(machine: &Machine, codelet: &Codelet, class: &TileClass) -> (u64, u64
             };
             let ((ids, id_bytes), (_, updates)) =
                 (block(&class.inputs, 0), block(&class.inputs, 1));
-            let entries = class.outputs.first().map_or(0, |t| {
-                let columns = t.shape.last().max(1);
-                (t.shape.elements() / columns) as u64
-            });
+            let table = class.outputs.first();
+            let (entries, _) = table.map_or((0, 0), BlockShape::rows_and_columns);
             let hits = table::hits(machine, ids, entries, u64::from(*first));
             let added = (updates * hits).checked_div(ids).unwrap_or(0);
             (id_bytes + 2 * added, added)
