@@ -130,7 +130,7 @@ fn fewest_chunks(
     let mut outcome = compile_with(config, settings, chunks, book, sink);
     for _ in 0..CHUNK_DOUBLINGS {
         match outcome {
-            Err(error) if error.is_overflow() && chunks * 2 <= rows => {
+            Err(error) if error.is_overflow_of_the_head() && chunks * 2 <= rows => {
                 chunks *= 2;
                 // An error with other chunks says no more than the first.
                 outcome = compile_with(config, settings, chunks, book, sink).map_err(|_| error);

@@ -92,6 +92,20 @@ impl Error {
         self.overflow().is_some()
     }
 
+    /// Whether smaller pieces of the head would have helped.
+    pub fn is_overflow_of_the_head(&self) -> bool {
+        let Error::Compile(error) = self else {
+            return false;
+        };
+        matches!(
+            error.as_ref(),
+            CompileError::Placement(PlacementError::Overflow {
+                outside_layers: true,
+                ..
+            })
+        )
+    }
+
     /// The tile that is too full, if that is what is wrong.
     pub fn overflow(&self) -> Option<&Overflow> {
         let Error::Compile(error) = self else {

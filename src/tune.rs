@@ -1,5 +1,5 @@
 //! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU, how large a micro-batch, which
-//! layers run forward again, in how many blocks of rows the head works, where optimiser state lies.
+//! layers run forward again, in how many slices of the vocabulary and blocks of rows the head works, where optimiser state lies.
 //!
 //! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch; from its cycles and bytes
 //! every plan of the space is estimated ([`probe`], [`space`]). The best by estimate are then compiled, and what is said of a plan in the end
@@ -16,12 +16,13 @@ use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::{Timeline, timeline};
 
 use crate::compile::Compiled;
+use crate::report::format::number_list;
 use crate::report::memory::MemoryReport;
 use crate::report::pace::{Pace, beat};
 use crate::settings::TrainingSettings;
 
-pub use search::{Progress, Tuner, Tuning};
-pub use table::{comparison, rejections, winners};
+pub use search::{Ceiling, Progress, Tuner, Tuning};
+pub use table::{ceiling, comparison, rejections, winners};
 
 /// A way to train on a pod. Micro-batches, replicas and their size multiply to the global batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +34,8 @@ pub struct Plan {
     /// Micro-batches of an update.
     pub accumulation: u32,
     pub recompute: Recompute,
+    /// Slices of the vocabulary in which the head works.
+    pub head_slices: usize,
     /// Row blocks of head and loss; absent: found by the compiler.
     pub loss_chunks: Option<usize>,
     /// Optimiser state lies in streaming memory.
@@ -52,6 +55,7 @@ impl Plan {
             batch_size: self.batch_size,
             accumulation: self.accumulation,
             recompute: self.recompute.clone(),
+            head_slices: self.head_slices,
             loss_chunks: self.loss_chunks,
             pipelined: self.layers_per_ipu.len() > 1,
             sharded: self.replicas > 1,
@@ -62,29 +66,27 @@ impl Plan {
 
     /// The options of `superstep compile` and `train` that give it.
     pub fn options(&self) -> String {
-        let layers: Vec<String> = self.layers_per_ipu.iter().map(u32::to_string).collect();
         let recompute = match &self.recompute {
             Recompute::Nothing => "none".to_owned(),
             Recompute::EveryLayer => "all".to_owned(),
-            Recompute::Layers(layers) => {
-                let layers: Vec<String> = layers.iter().map(u32::to_string).collect();
-                format!("\"[{}]\"", layers.join(" "))
-            }
+            Recompute::Layers(layers) => format!("\"{}\"", number_list(layers)),
+            Recompute::ButProducts(kept) => format!("\"all keep {}\"", number_list(kept)),
         };
         let chunks = match self.loss_chunks {
             Some(chunks) => format!(" --loss_chunks {chunks}"),
             None => String::new(),
         };
         format!(
-            "--layers_per_ipu \"[{}]\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
-             --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --recompute {recompute}{chunks}",
-            layers.join(" "),
+            "--layers_per_ipu \"{}\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
+             --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --embedding_serialization_factor {} --recompute {recompute}{chunks}",
+            number_list(&self.layers_per_ipu),
             self.layers_per_ipu.len() > 1,
             self.replicas,
             self.replicas > 1,
             self.batch_size,
             self.accumulation,
             self.offchip,
+            self.head_slices,
         )
     }
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 use superstep::data::tokenise::Counts;
 use superstep::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch};
 use superstep::frontend::Tokenizer;
+use superstep_ir::machine::codelet_cost::table;
 
 const BLOCK: usize = 64;
 const VOCABULARY: usize = 50_257;
@@ -368,4 +369,40 @@ fn what_is_wrong_with_data_is_said() {
     }
     let line = "train --model_name_or_path {} --dataset_name no/where --block_size 40";
     superstep(&words(line, &[&model])).fails(1, "datasets--no--where");
+}
+
+/// Of the tokens of a sample, the greatest share in `n` consecutive entries of the vocabulary, on average over the samples of a text.
+fn share_of_consecutive(ids: &[u32], sample: usize, n: u64) -> f64 {
+    let shares = ids.chunks_exact(sample).map(|tokens| {
+        let mut sorted = tokens.to_vec();
+        sorted.sort_unstable();
+        let below = |end: u64| sorted.partition_point(|&id| u64::from(id) < end);
+        let within = |(i, &id): (usize, &u32)| below(u64::from(id) + n) - i;
+        let most = sorted.iter().enumerate().map(within).max();
+        most.unwrap_or(0) as f64 / sample as f64
+    });
+    shares.sum::<f64>() / (ids.len() / sample) as f64
+}
+
+/// What the cycles of tables assume of text is what this text is like.
+#[test]
+fn shares_of_the_vocabulary_are_those_of_the_novel() {
+    let tokenizer = Tokenizer::load(&fixture("gpt2-tokenizer")).unwrap();
+    let text = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
+    let ids = tokenizer.encode(&text).unwrap();
+    for (n, share) in table::CONSECUTIVE {
+        let found = share_of_consecutive(&ids, 1024, n);
+        assert!(
+            (found - share).abs() < 0.001,
+            "{n} entries: {found}, not {share}"
+        );
+    }
+    for (first, share) in table::FROM {
+        let behind = ids.iter().filter(|&&id| u64::from(id) >= first).count();
+        let found = behind as f64 / ids.len() as f64;
+        assert!(
+            (found - share).abs() < 0.001,
+            "from {first}: {found}, not {share}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use superstep_ir::graph::Module;
-use superstep_ir::program::{Program, Step};
+use superstep_ir::program::{Codelet, Program, Step, VertexGroup};
 use superstep_passes::plan::matmul::PlanStyle;
 use superstep_runtime::{Engine, EngineOptions, Schedule};
 use support::{
@@ -146,6 +146,32 @@ fn a_head_in_slices_trains_to_the_golden_weights() {
         let engine = train(&golden, "train", layers, tiles, 2, chunks);
         check_final_weights(&engine, &golden);
         train(&golden, "train_clipped", layers, tiles, 2, chunks);
+    }
+}
+
+/// Slices that lie on the same tiles get ids and gradient rows once, for all of them.
+#[test]
+fn slices_take_their_rows_together() {
+    let golden = Golden::load("tiny").in_slices(4, 1);
+    let module = golden.training_module(&golden.hyper(""), 1);
+    let program = compiled(module, &machine(1, 1472), &[2], 4).program;
+    let steps = || program.procedures.iter().flat_map(|p| &p.steps);
+    let into_tables = steps().filter_map(|step| match step {
+        Step::Compute(set) => Some(&set.groups),
+        _ => None,
+    });
+    let codelet = |group: &VertexGroup| match group.codelet {
+        Codelet::ScatterAdd { first } => Some(first),
+        _ => None,
+    };
+    let mut sets: Vec<Vec<u32>> = into_tables
+        .map(|groups| groups.iter().filter_map(codelet).collect())
+        .filter(|firsts: &Vec<u32>| !firsts.is_empty())
+        .collect();
+    sets.iter_mut().for_each(|firsts| firsts.sort_unstable());
+    assert!(!sets.is_empty());
+    for firsts in sets {
+        assert_eq!(firsts, [0, 128, 256, 384]);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use superstep::precision::{Precision, PrecisionSettings};
 use superstep::session::Session;
-use superstep_ir::program::Program;
+use superstep_ir::program::{Category, Program, Step};
 use superstep_ir::types::DType;
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
@@ -244,6 +244,31 @@ fn running_means_are_those_of_all_micro_batches_in_a_pipeline_too() {
             "{layers:?}: {median:e}, {worst:e}"
         );
     }
+}
+
+/// The new mean is made where the accumulator lies: it waits nowhere else for its assignment, and is not moved.
+#[test]
+fn running_means_are_made_in_their_accumulators() {
+    let golden = Golden::load("tiny").by_rows();
+    let hyper = golden.hyper("");
+    let program = program_on(&golden, settings(Precision::Recipe), &hyper, 64, &[0, 1, 1]);
+    let is_accumulator = |v| program.variable(v).category == Category::Accumulator;
+    let (mut maps, mut moved) = (0, Vec::new());
+    program.walk(&mut |step, times| match step {
+        Step::Exchange(exchange) if times > 1 => {
+            let into = exchange.moves.iter().map(|mv| mv.destination);
+            moved.extend(into.filter(|&v| is_accumulator(v)));
+        }
+        Step::Compute(set) if times > 1 => {
+            let results = set.groups.iter().flat_map(|group| &group.outputs);
+            maps += results.filter(|o| is_accumulator(o.variable)).count();
+        }
+        _ => {}
+    });
+    assert_eq!(moved, []);
+    let accumulators = program.variables.iter();
+    let accumulators = accumulators.filter(|v| v.category == Category::Accumulator);
+    assert!(maps >= accumulators.count(), "{maps}");
 }
 
 /// With a small learning rate a step is less than half of what lies between two halves: to nearest, large weights stay for ever.

@@ -77,6 +77,8 @@ fn tiny_trains_to_the_golden_weights_through_pipelines() {
         (&[0, 1, 1], Recompute::Nothing, 64),
         (&[1, 1], Recompute::Layers([1].into()), 101),
         (&[0, 2], Recompute::EveryLayer, 1472),
+        (&[0, 1, 1], Recompute::ButProducts([0, 1].into()), 96),
+        (&[1, 1], Recompute::ButProducts([1].into()), 1472),
     ] {
         let program = pipelined(&golden, layers, recompute, tiles);
         let engine = train(&golden, program, FAST, steps);
@@ -125,6 +127,22 @@ fn ring_depths(program: &Program) -> Vec<(String, usize)> {
 }
 
 #[test]
+fn kept_products_wait_and_scores_do_not() {
+    let golden = Golden::load("tiny").by_rows();
+    let recompute = Recompute::ButProducts([1].into());
+    let kept: Vec<String> = ring_depths(&pipelined(&golden, &[0, 1, 1], recompute, 64))
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    for product in ["attn.c_attn", "attn.context", "attn.c_proj", "mlp.c_fc"] {
+        let waits = |layer: u32| kept.contains(&format!("h.{layer}.{product}"));
+        assert!(waits(1) && !waits(0), "{product} of {kept:?}");
+    }
+    let square = |name: &String| name.contains("scores") || name.contains("probs");
+    assert!(!kept.iter().any(square), "{kept:?}");
+}
+
+#[test]
 fn rings_are_as_deep_as_their_stages_are_apart() {
     let golden = Golden::load("tiny").by_rows();
     // Five stages forward and back: embedding, layer 0, layer 1, head; then layer 1, layer 0, embedding.
@@ -137,7 +155,11 @@ fn rings_are_as_deep_as_their_stages_are_apart() {
     assert_eq!(depth("tokens"), Some(7));
     assert_eq!(depth(".on_1"), Some(5), "{:?}", ring_depths(&program));
     assert_eq!(depth(".on_2"), Some(3));
-    assert_eq!(ring_depths(&program).len(), 3);
+    // What leaves the last layer waits for the gradient of the final norm, and so do its statistics.
+    for statistic in ["ln_f.mean", "ln_f.rstd"] {
+        assert_eq!(depth(statistic), Some(3), "{:?}", ring_depths(&program));
+    }
+    assert_eq!(ring_depths(&program).len(), 6);
     // Micro-batches fill the stages, run through all of them, and leave them.
     let cycles: u64 = {
         let t = timeline(&program);
@@ -151,6 +173,27 @@ fn rings_are_as_deep_as_their_stages_are_apart() {
         of("micro_batch.fill") + of("micro_batch.main") + of("micro_batch.flush")
     };
     assert_eq!(cycles, 8 + 7 - 1);
+}
+
+/// The gradients of a residual stream are added up before they leave: one tensor crosses from a layer to the one in front, each way.
+#[test]
+fn one_gradient_crosses_to_the_layer_in_front() {
+    let golden = Golden::load("tiny").by_rows();
+    let program = pipelined(&golden, &[0, 1, 1], Recompute::EveryLayer, 64);
+    let hidden = golden.seq * golden.config.n_embd;
+    let mut crossing = Vec::new();
+    program.walk(&mut |step, _| {
+        if let Step::Exchange(exchange) = step
+            && exchange.name == "micro_batch.main.copies"
+        {
+            let ipu = |v| program.grid_of(v).ipu.0;
+            let size = |v| program.variable(v).ty.shape.elements();
+            let large = exchange.moves.iter().filter(|m| size(m.source) >= hidden);
+            crossing.extend(large.map(|m| (ipu(m.source), ipu(m.destination))));
+        }
+    });
+    crossing.sort_unstable();
+    assert_eq!(crossing, [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]);
 }
 
 /// Each layer takes longer than its share of the bytes: IPU 0, which has the embedding and the head, gets layers too.

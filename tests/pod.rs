@@ -3,7 +3,7 @@
 
 mod support;
 
-use superstep_ir::program::{Program, Step};
+use superstep_ir::program::{CollectiveKind, Program, RemoteDirection, Step};
 use superstep_passes::place::Recompute;
 use superstep_passes::{CompileOptions, compile};
 use superstep_runtime::{EngineOptions, Schedule};
@@ -147,6 +147,20 @@ fn every_combination_trains_as_a_single_ipu_does() {
     }
 }
 
+/// As the published plan of GPT-2 large has it: IPU 0 has a layer beside embedding and head.
+#[test]
+fn a_layer_beside_the_head_trains_as_a_single_ipu_does() {
+    let whole = golden();
+    let expected = train(&whole, program(&whole, single()), FAST);
+    let options = CompileOptions {
+        layers_per_ipu: Some(vec![1, 1]),
+        ..pod(true, true, true)
+    };
+    let golden = golden().in_slices(4, 2);
+    let trained = train(&golden, program(&golden, options), FAST);
+    assert_close(&trained, &expected, "[1, 1]");
+}
+
 #[test]
 fn streaming_memory_changes_no_bit() {
     let golden = golden();
@@ -196,4 +210,65 @@ fn remote_state_is_on_tiles_for_its_update_only() {
         let (first, last) = live.expect("it does not rest on tiles");
         assert!(last - first < steps / 4, "{first} to {last} of {steps}");
     }
+}
+
+/// The update goes weight by weight: on an IPU the moments of one are put back before those of the next are brought, and a replica's part of a
+/// weight is not made before.
+#[test]
+fn the_moments_of_one_weight_at_a_time_are_on_tiles() {
+    let golden = golden().with_vocabulary(509).in_slices(4, 2);
+    for options in [pod(true, true, true), pod(false, false, true)] {
+        let program = program(&golden, options);
+        let mut held: Vec<Vec<String>> = vec![Vec::new(); program.ipus as usize];
+        let mut parts = 0;
+        program.walk(&mut |step, _| match step {
+            Step::Remote {
+                state, direction, ..
+            } => {
+                let state = &program.states[*state as usize];
+                let weight = state.name.split_once('.').unwrap().1;
+                let held = &mut held[program.grid_of(state.variable).ipu.index()];
+                match direction {
+                    RemoteDirection::Load => held.push(weight.into()),
+                    RemoteDirection::Store => {
+                        let at = held.iter().position(|of| of == weight).unwrap();
+                        held.remove(at);
+                    }
+                }
+                assert!(held.iter().all(|of| of == weight), "{held:?}");
+            }
+            Step::Collective(c) if c.kind == CollectiveKind::Shard => {
+                let held = &held[program.grid_of(c.source).ipu.index()];
+                let own = |of: &String| c.name.starts_with(&format!("{of}.shard"));
+                assert!(held.iter().all(own), "{} beside {held:?}", c.name);
+                parts += 1;
+            }
+            _ => {}
+        });
+        assert!(held.iter().all(Vec::is_empty), "{held:?}");
+        assert_eq!(parts > 0, program.states.iter().any(|s| s.sharded));
+    }
+}
+
+/// Tensors of a layer lie on the same tiles as those of another layer of its IPU, large and small: so exchanges of layers share code.
+#[test]
+fn layers_of_an_ipu_lie_on_the_same_tiles() {
+    let golden = golden();
+    let program = program(&golden, single());
+    let grid = |name: String| {
+        let state = program.states.iter().find(|s| s.name == name);
+        let variable = state.unwrap_or_else(|| panic!("{name}")).variable;
+        program.variable(variable).grid
+    };
+    let (mut same, mut layer_0) = (0, 0);
+    for state in &program.states {
+        if let Some((prefix, rest)) = state.name.split_once("h.0.") {
+            layer_0 += 1;
+            let [here, there] =
+                ["h.0.", "h.1."].map(|layer| grid(format!("{prefix}{layer}{rest}")));
+            same += usize::from(here == there);
+        }
+    }
+    assert!(layer_0 > 30, "{layer_0}");
+    assert_eq!(same, layer_0);
 }

@@ -56,6 +56,8 @@ pub struct Machine {
     pub transpose_element_cycles: u64,
     /// Factor on the summed instruction costs of a fused elementwise vertex.
     pub map_factor: f64,
+    /// Factor on the share of ids that the fullest part of a table is asked for; 1 is typical text.
+    pub table_hit_factor: f64,
     /// Bytes a tile sends, and at the same time receives, per cycle.
     pub exchange_bytes_per_cycle: f64,
     /// Whether the two tiles of a pair that receive the same bytes do so at twice the rate.

@@ -61,30 +61,58 @@ impl<'p> Alive<'p> {
         Alive { program, residents }
     }
 
-    /// Whether it is more than the whole memory of some tile: smaller temporaries cannot help.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        let tile_memory = Bytes::from(self.program.machine.tile_memory);
-        let mut all = self.residents.iter().flatten();
-        all.any(|&(_, bytes)| bytes > tile_memory)
+    /// Most bytes on a tile of an IPU.
+    pub(crate) fn most(&self, ipu: IpuId) -> Bytes {
+        let residents = self.residents[ipu.index()].iter();
+        residents.map(|r| r.1).max().unwrap_or(0)
     }
 
-    /// For every op `share` of what it leaves free on the fullest tile; no op gets more than its IPU's limit.
-    pub(crate) fn budgets(&self, share: f64, limits: &Limits) -> Budgets {
-        let mut free: FxHashMap<String, Bytes> = FxHashMap::default();
-        for (ipu, residents) in (0..).map(IpuId).zip(&self.residents) {
+    /// Whether it leaves nothing on some tile: smaller temporaries cannot help.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let mut ipus = (0..self.program.ipus).map(IpuId);
+        ipus.any(|ipu| self.most(ipu) > available(self.program, ipu))
+    }
+
+    /// For every op the grant of its IPU; no op gets more than its IPU's limit.
+    pub(crate) fn budgets(&self, grants: &[Grant], limits: &Limits) -> Budgets {
+        let mut by_op: FxHashMap<String, Bytes> = FxHashMap::default();
+        for ((ipu, residents), grant) in (0..).map(IpuId).zip(&self.residents).zip(grants) {
             let available = available(self.program, ipu);
             for &(origin, resident) in residents {
-                let left = available.saturating_sub(resident) as f64 * share;
-                let left = (left as Bytes).min(limits.on(ipu)).max(LEAST);
+                let bytes = match *grant {
+                    Grant::OfFree(share) => available.saturating_sub(resident) as f64 * share,
+                    Grant::OfTile(share) => f64::from(self.program.machine.tile_memory) * share,
+                };
+                let bytes = (bytes as Bytes).min(limits.on(ipu)).max(LEAST);
                 let name = &self.program.origins[origin].name;
-                free.entry(name.clone())
-                    .and_modify(|known| *known = left.min(*known))
-                    .or_insert(left);
+                by_op
+                    .entry(name.clone())
+                    .and_modify(|known| *known = bytes.min(*known))
+                    .or_insert(bytes);
             }
         }
         Budgets {
             default: LEAST,
-            by_op: free,
+            by_op,
+        }
+    }
+}
+
+/// What every op of an IPU may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Grant {
+    /// This share of what it leaves free on the fullest tile.
+    OfFree(f64),
+    /// This share of a tile, whatever is free: slices that do not change with what is beside them are alike in all layers, and share code.
+    OfTile(f64),
+}
+
+impl Grant {
+    /// Whether it is less of the same.
+    pub(crate) fn is_less_than(self, other: Grant) -> bool {
+        match (self, other) {
+            (Grant::OfFree(a), Grant::OfFree(b)) | (Grant::OfTile(a), Grant::OfTile(b)) => a < b,
+            _ => false,
         }
     }
 }

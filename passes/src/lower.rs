@@ -280,6 +280,11 @@ impl<'m> Lowering<'m> {
     /// The default layout: evenly over as many tiles as are worth it; tensors that need few tiles begin as `Bases` says.
     fn spread(&mut self, ipu: IpuId, shape: &Shape) -> Layout {
         let parts = spread_parts(shape, self.tiles());
+        self.spread_in(ipu, &parts)
+    }
+
+    /// One part a tile, where the last tensor that needs few tiles ended.
+    fn spread_in(&mut self, ipu: IpuId, parts: &[usize]) -> Layout {
         let used: usize = parts.iter().product();
         let base = if used * 2 <= self.tiles() {
             self.bases
@@ -287,7 +292,7 @@ impl<'m> Lowering<'m> {
         } else {
             0
         };
-        self.layout_by_parts(ipu, base, &parts)
+        self.layout_by_parts(ipu, base, parts)
     }
 
     /// One grid axis for each dimension that is cut.
@@ -380,7 +385,10 @@ impl GraphLowering<'_, '_> {
         };
         lowering.localise();
         lowering.bring_remote();
-        lowering.dispatch()?;
+        // Unless an earlier op did its work with its own.
+        if !lowering.is_bound() {
+            lowering.dispatch()?;
+        }
         let made_steps = lowering.sets > 0;
         for result in 0..node.results().len() as u32 {
             let held = self.bindings.get(&Value { op: id, result });
@@ -435,6 +443,20 @@ struct OpLowering<'a, 'g, 'm> {
     local: FxHashMap<(VarId, Vec<View>, Layout), VarId>,
 }
 
+impl<'g, 'm> OpLowering<'_, 'g, 'm> {
+    /// Another op, lowered as a part of this one.
+    fn beside_this(&mut self, id: OpId) -> OpLowering<'_, 'g, 'm> {
+        OpLowering {
+            g: &mut *self.g,
+            id,
+            ipu: self.ipu,
+            origin: self.origin,
+            sets: self.sets,
+            local: FxHashMap::default(),
+        }
+    }
+}
+
 impl OpLowering<'_, '_, '_> {
     fn dispatch(&mut self) -> Result<(), LowerError> {
         let graph = self.g.graph;
@@ -470,7 +492,7 @@ impl OpLowering<'_, '_, '_> {
                 self.cross_entropy_grad(*first as u32, *padding as u32)
             }
             Op::Gather { first } => self.gather(first.unwrap_or(0) as u32),
-            Op::ScatterAdd { first } => self.scatter_add(first.unwrap_or(0) as u32),
+            Op::ScatterAdd { .. } => self.scatter_add(),
             Op::WriteRows => self.write_rows(),
             Op::Reduce { kind, leading, .. } => self.reduce(*kind, *leading),
             Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => self.view(),
@@ -485,6 +507,12 @@ impl OpLowering<'_, '_, '_> {
     /// Bytes that this op may use on a tile for operands and partials.
     fn budget(&self) -> Bytes {
         self.g.lw.budgets.of(self.name())
+    }
+
+    /// Whether the results are there.
+    fn is_bound(&self) -> bool {
+        let results = self.g.graph.node(self.id).results().len();
+        results > 0 && self.g.bindings.contains_key(&self.result(0))
     }
 
     fn name(&self) -> &str {
@@ -577,11 +605,16 @@ impl OpLowering<'_, '_, '_> {
             inputs: SmallVec::from_slice(inputs),
             outputs: SmallVec::from_slice(outputs),
         };
+        self.compute_groups(what, smallvec::smallvec![group]);
+    }
+
+    /// Vertices that run side by side, those of a tile one after the other.
+    fn compute_groups(&mut self, what: &str, groups: SmallVec<[VertexGroup; 1]>) {
         let name = format!("{}.{what}", self.name());
         let set = ComputeSet {
             name,
             origin: self.origin,
-            groups: smallvec::smallvec![group],
+            groups,
         };
         self.g.steps.push(Step::Compute(set));
         self.sets += 1;

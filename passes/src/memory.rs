@@ -44,12 +44,22 @@ pub struct Overflow {
     pub residents: Vec<Resident>,
 }
 
+/// One for each IPU with an overfull tile, in order of the IPUs.
+pub type Overflows = Vec<Overflow>;
+
+impl Overflow {
+    /// Bytes that are missing.
+    pub const fn excess(&self) -> u64 {
+        self.needed.saturating_sub(self.available)
+    }
+}
+
 /// Residents that the message names.
 const NAMED: usize = 6;
 
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let over = self.needed.saturating_sub(self.available);
+        let over = self.excess();
         write!(
             f,
             "{} of {} overflows by {over} bytes at step {} `{}`: ",
@@ -124,28 +134,57 @@ pub(crate) fn available(program: &Program, ipu: IpuId) -> u64 {
 /// Computes live ranges, counts the code, and gives every variable an address.
 ///
 /// # Errors
-/// Some tile's memory does not suffice.
-pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> {
+/// The memory of some tile does not suffice: of every such IPU the fullest tile, in order.
+pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Overflows> {
     let names = live_ranges(program);
     let contents = Contents::of_all(program, names.len() as u32);
     // To count exchange code takes a while; it is not needed to see that variables alone are too much.
     let tile_memory = u64::from(program.machine.tile_memory);
-    if let Some(full) = contents.iter().find(|c| c.peak().0 > tile_memory) {
-        return Err(full.overflow(program, &names, full.peak().0, None));
+    let too_much = contents.iter().filter(|c| c.peak().0 > tile_memory);
+    let hopeless: Overflows = too_much
+        .map(|full| full.overflow(program, &names, full.peak().0, None))
+        .collect();
+    if !hopeless.is_empty() {
+        return Err(hopeless);
     }
     let footprint = make_room_for_code(program);
+    assign_addresses(program, &names, contents, &footprint)
+}
+
+/// The same for a program whose code is counted and has its room.
+///
+/// # Errors
+/// Those of [`assign_memory`], each with the code of its IPU.
+pub(crate) fn assign_memory_beside(
+    program: &mut Program,
+    footprint: &Footprint,
+) -> Result<MemoryFit, Overflows> {
+    let names = live_ranges(program);
+    let contents = Contents::of_all(program, names.len() as u32);
+    assign_addresses(program, &names, contents, footprint)
+}
+
+fn assign_addresses(
+    program: &mut Program,
+    names: &[String],
+    contents: Vec<Contents>,
+    footprint: &Footprint,
+) -> Result<MemoryFit, Overflows> {
     let mut fit = MemoryFit::default();
+    let mut overflows = Overflows::new();
     for content in contents {
         let code = Some(*footprint.fullest(content.ipu));
         let room = available(program, content.ipu);
         let bound = content.peak().0;
         if bound > room {
-            return Err(content.overflow(program, &names, bound, code));
+            overflows.push(content.overflow(program, names, bound, code));
+            continue;
         }
         let alignment = u64::from(superstep_ir::program::Variable::ALIGNMENT);
         let Placement { offsets, top } = place(&content.items, alignment, bound);
         if top > room {
-            return Err(content.overflow(program, &names, top, code));
+            overflows.push(content.overflow(program, names, top, code));
+            continue;
         }
         fit = MemoryFit {
             top: fit.top.max(top),
@@ -156,7 +195,10 @@ pub fn assign_memory(program: &mut Program) -> Result<MemoryFit, Box<Overflow>> 
             program.variables[v.index()].address = offset as u32 + from;
         }
     }
-    Ok(fit)
+    if overflows.is_empty() {
+        return Ok(fit);
+    }
+    Err(overflows)
 }
 
 /// The variables of an IPU as blocks of memory.
@@ -203,13 +245,13 @@ impl Contents {
         names: &[String],
         needed: u64,
         code: Option<TileFootprint>,
-    ) -> Box<Overflow> {
+    ) -> Overflow {
         let (_, step, tile) = self.peak();
         let available = match code {
             Some(_) => available(program, self.ipu),
             None => program.machine.tile_memory.into(),
         };
-        Box::new(Overflow {
+        Overflow {
             ipu: self.ipu,
             tile,
             step,
@@ -219,7 +261,7 @@ impl Contents {
             available,
             code,
             residents: self.residents(program, tile, step),
-        })
+        }
     }
 
     /// What lies on a tile at a step, largest first.
@@ -264,9 +306,9 @@ fn op_of_step(program: &Program, number: u32) -> Option<String> {
     found.map(|origin| program.origins[origin.index()].name.clone())
 }
 
-/// Sets the live range of every variable that is not state. In one procedure alone, that is from the first to the last step that touches it;
-/// what passes from one procedure to another lives as long as the innermost procedure that runs them all, since parts of it may run again in
-/// between. Returns a name for each step.
+/// Sets the live range of every variable that is not state: from the first to the last step that touches it, in one procedure, or in several
+/// that run once each. What passes between procedures that may run again in between lives as long as the innermost procedure that runs
+/// them all. Returns a name for each step.
 pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
     let numbers = program.step_ranges();
     let callers = Callers::of(program);
@@ -278,8 +320,10 @@ pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
             Some(known) => {
                 known.last = at;
                 if known.within != procedure {
-                    known.within = callers.innermost(known.within, procedure);
-                    known.crosses = true;
+                    let within = callers.innermost(known.within, procedure);
+                    let in_order = [known.within, procedure].map(|p| callers.run_once(p, within));
+                    known.recurs |= in_order != [true; 2];
+                    known.within = within;
                 }
             }
             new => {
@@ -287,7 +331,7 @@ pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
                     first: at,
                     last: at,
                     within: procedure,
-                    crosses: false,
+                    recurs: false,
                 });
             }
         };
@@ -301,7 +345,7 @@ pub(crate) fn live_ranges(program: &mut Program) -> Vec<String> {
         if variable.live.is_some() {
             variable.live = Some(match touched {
                 None => (0, 0),
-                Some(t) if t.crosses => {
+                Some(t) if t.recurs => {
                     let range = numbers[t.within.index()]
                         .clone()
                         .unwrap_or(t.first..t.last + 1);
@@ -321,8 +365,8 @@ struct Touched {
     last: u32,
     /// Runs all of them.
     within: ProcId,
-    /// They are in more than one procedure.
-    crosses: bool,
+    /// They are in more than one procedure, and one of these may run again before the outermost has ended.
+    recurs: bool,
 }
 
 /// Calls `touch` for the variables of a step, and names it.
@@ -375,20 +419,38 @@ fn visit(program: &Program, step: &Step, touch: &mut impl FnMut(VarId)) -> Strin
 /// Which procedure every run of another one is inside of.
 struct Callers {
     dominators: Dominators<ProcId>,
+    /// By procedure that runs no others, who calls it if that is one step that runs it once.
+    only: Vec<Option<ProcId>>,
 }
 
 impl Callers {
     fn of(program: &Program) -> Callers {
         let mut calls: DiGraphMap<ProcId, ()> = DiGraphMap::new();
         calls.add_node(program.entry);
+        let mut only = vec![None; program.procedures.len()];
+        let mut runs = vec![0u64; program.procedures.len()];
         for (i, procedure) in program.procedures.iter().enumerate() {
-            for (body, _) in procedure.steps.iter().flat_map(Step::bodies) {
-                calls.add_edge(ProcId(i as u32), body, ());
+            for (body, times) in procedure.steps.iter().flat_map(Step::bodies) {
+                let caller = ProcId(i as u32);
+                calls.add_edge(caller, body, ());
+                let sum = &mut runs[body.index()];
+                *sum = sum.saturating_add(times);
+                only[body.index()] = (*sum == 1).then_some(caller);
             }
+        }
+        for (caller, procedure) in only.iter_mut().zip(&program.procedures) {
+            let mut bodies = procedure.steps.iter().flat_map(Step::bodies);
+            *caller = caller.filter(|_| bodies.next().is_none());
         }
         Callers {
             dominators: simple_fast(&calls, program.entry),
+            only,
         }
+    }
+
+    /// Whether `procedure` is `within`, or is called by it alone, once, and runs no others: then its steps come in the order of their numbers.
+    fn run_once(&self, procedure: ProcId, within: ProcId) -> bool {
+        procedure == within || self.only[procedure.index()] == Some(within)
     }
 
     /// The innermost procedure inside of which all runs of both are.

@@ -1,5 +1,7 @@
 //! Placement: layers to IPUs, ops to tiles, variables to addresses.
 
+mod search;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -17,14 +19,18 @@ use thiserror::Error;
 use crate::balance::LayerCycles;
 use crate::budget::{Alive, Budgets};
 use crate::lower::{Execution, LowerError, Lowered, MicroBatches, lower};
-use crate::memory::{MemoryFit, Overflow, assign_memory, live_ranges, make_room_for_code};
+use crate::memory::{
+    MemoryFit, Overflow, Overflows, assign_memory, assign_memory_beside, live_ranges,
+    make_room_for_code,
+};
 use crate::offload::offload;
 use crate::plan::book::{Choice, Key, PlanBook};
 use crate::plan::matmul::{MatmulPlans, PlanStyle, PlannedProduct};
-use crate::recompute::recompute;
+use crate::recompute::{Again, recompute};
 use crate::replicate::{Replication, replicate};
 use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
+use search::{FIRST_SHARE, Search};
 
 /// What the user decides about the placement of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,14 +71,20 @@ pub enum Recompute {
     Nothing,
     EveryLayer,
     Layers(BTreeSet<u32>),
+    /// Every layer; these keep what their products gave, other than scores.
+    ButProducts(BTreeSet<u32>),
 }
 
 impl Recompute {
-    fn takes(&self, layer: u32) -> bool {
+    /// What of a layer runs again.
+    pub fn of(&self, layer: u32) -> Again {
         match self {
-            Recompute::Nothing => false,
-            Recompute::EveryLayer => true,
-            Recompute::Layers(layers) => layers.contains(&layer),
+            Recompute::Nothing => Again::Nothing,
+            Recompute::EveryLayer => Again::Everything,
+            Recompute::Layers(layers) if layers.contains(&layer) => Again::Everything,
+            Recompute::Layers(_) => Again::Nothing,
+            Recompute::ButProducts(kept) if kept.contains(&layer) => Again::ButProducts,
+            Recompute::ButProducts(_) => Again::Everything,
         }
     }
 }
@@ -84,8 +96,8 @@ pub struct Placed {
     /// How the products are executed.
     pub products: Vec<PlannedProduct>,
     pub layers_per_ipu: LayersPerIpu,
-    /// The budget with which it fits, counted in the order in which budgets are tried.
-    pub budget: usize,
+    /// By IPU, the grant of memory for temporaries with which it fits, counted in the order in which grants are tried.
+    pub grants: Vec<usize>,
     pub fit: MemoryFit,
     /// Seconds spent in each step of placement, by name.
     pub seconds: Vec<(&'static str, f64)>,
@@ -123,17 +135,12 @@ pub enum PlacementError {
     #[error("{overflow}")]
     Overflow {
         overflow: Box<Overflow>,
+        /// It is at an op of a micro-batch that belongs to no layer: of embedding, head or loss.
+        outside_layers: bool,
         tried: u32,
         ipus: u32,
     },
 }
-
-/// Share of a tile that every op may use in the lowering that shows what is free.
-const FIRST_SHARE: f64 = 0.15;
-/// Shares of the free memory that ops may use. The rest is lost between blocks, and on what changes with the plans.
-const SHARES_OF_FREE: [f64; 4] = [0.9, 0.75, 0.55, 0.35];
-/// Shares of a tile for every op when that does not do.
-const THRIFTY: [f64; 2] = [0.07, 0.04];
 
 /// Assigns layers to IPUs, plans and lowers every op, and places every variable; a smaller share for temporaries, then more IPUs
 /// (when the assignment is free) are tried before giving up. Plans and outcome go into `book`, and are not searched for when it has them.
@@ -155,7 +162,7 @@ pub fn place(
     if let Ok(placed) = &placed {
         let choice = Choice {
             layers_per_ipu: placed.layers_per_ipu.clone(),
-            budget: placed.budget,
+            grants: placed.grants.clone(),
         };
         book.choose(key, choice);
     }
@@ -187,29 +194,29 @@ fn place_from(
     };
     let mut clock = Clock::default();
     let prepared = prepare(module, machine, options, &mut clock)?;
-    let mut place_with = |layers_per_ipu, first_budget| {
+    let mut place_with = |layers_per_ipu, grants| {
         let choice = Choice {
             layers_per_ipu,
-            budget: first_budget,
+            grants,
         };
         place_on(&prepared, machine, choice, options, plans, clock.clone())
     };
     if let Some(Choice {
         layers_per_ipu,
-        budget,
+        grants,
     }) = choice
         && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
-        && let Ok(placed) = place_with(known, budget)
+        && let Ok(placed) = place_with(known, grants)
     {
         return Ok(placed);
     }
-    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, 0);
+    let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, Vec::new());
     if let Some(given) = &options.layers_per_ipu {
         return place_on(stage::check(given, layers, &of_one)?);
     }
     let mut ipus = stage::least_ipus(module, &of_one);
     let even = loop {
-        match place_on(stage::balance(module, ipus)) {
+        match place_on(stage::balance(&prepared, ipus, options.pipelined)) {
             Err(PlacementError::Overflow { .. }) if ipus < of_one.ipus.min(layers + 1) => ipus += 1,
             outcome => break outcome?,
         }
@@ -254,7 +261,7 @@ fn prepare(
     let mut prepared = module.clone();
     let graphs = &mut prepared.graphs;
     if let Some(graph) = graphs.iter_mut().find(|g| g.name == "micro_batch") {
-        let again = || recompute(graph, |layer| options.recompute.takes(layer));
+        let again = || recompute(graph, |layer| options.recompute.of(layer));
         clock.time("recompute", again)?;
     }
     let replicas = options.replicas.max(1);
@@ -310,15 +317,7 @@ fn place_on(
     let mut staged = prepared.clone();
     clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
     let ipus = layers_per_ipu.len() as u32;
-    let execution = Execution {
-        ipus,
-        replicas: options.replicas.max(1),
-        order: micro_batches(prepared, options, &layers_per_ipu)?,
-        rounding: match options.stochastic_rounding {
-            true => Rounding::Stochastic,
-            false => Rounding::Nearest,
-        },
-    };
+    let execution = execution(prepared, options, &layers_per_ipu)?;
     let lowered = |budgets: &Budgets, clock: &mut Clock, plans: &mut MatmulPlans| {
         clock.time("lower", || {
             lower(&staged, machine, execution, budgets, plans)
@@ -327,58 +326,71 @@ fn place_on(
     let limits = Limits::of(options, machine);
     let even = Budgets::proportion(machine, FIRST_SHARE.min(limits.least));
     let mut first = lowered(&even, &mut clock, plans)?;
-    clock.time("memory", || {
+    let footprint = clock.time("memory", || {
         live_ranges(&mut first.program);
-        make_room_for_code(&mut first.program);
+        make_room_for_code(&mut first.program)
     });
     let alive = Alive::of(&first.program);
+    let refused = |overflow: Box<Overflow>| PlacementError::Overflow {
+        outside_layers: is_outside_layers(&overflow, prepared),
+        overflow,
+        tried: ipus,
+        ipus: machine.ipus,
+    };
+    let fullest = |overflows: Overflows| overflows.into_iter().max_by_key(Overflow::excess);
     if alive.is_hopeless()
-        && let Err(overflow) = clock.time("memory", || assign_memory(&mut first.program.clone()))
+        && let Err(overflows) = assign_memory_beside(&mut first.program.clone(), &footprint)
+        && let Some(overflow) = fullest(overflows)
     {
-        return Err(PlacementError::Overflow {
-            overflow,
-            tried: ipus,
-            ipus: machine.ipus,
-        });
+        return Err(refused(Box::new(overflow)));
     }
     let caps = caps(options, &first.products, plans)?;
-    let budgets = |number: usize| {
-        let budgets = match SHARES_OF_FREE.get(number) {
-            Some(&share) => alive.budgets(share, &limits),
-            None => {
-                let share = THRIFTY[number - SHARES_OF_FREE.len()];
-                Budgets::proportion(machine, share.min(limits.least))
-            }
-        };
-        budgets.capped(&caps)
-    };
-    let mut last = None;
-    let tried = SHARES_OF_FREE.len() + THRIFTY.len();
-    for budget in choice.budget.min(tried - 1)..tried {
+    let mut search = Search::new(&choice.grants, ipus);
+    loop {
+        let budgets = alive.budgets(&search.grants(), &limits).capped(&caps);
         let Lowered {
             mut program,
             products,
-        } = lowered(&budgets(budget), &mut clock, plans)?;
+        } = lowered(&budgets, &mut clock, plans)?;
         match clock.time("memory", || assign_memory(&mut program)) {
             Ok(fit) => {
                 return Ok(Placed {
                     program,
                     products,
                     layers_per_ipu,
-                    budget,
+                    grants: search.numbers,
                     fit,
                     seconds: clock.seconds,
                 });
             }
-            Err(overflow) => last = Some(overflow),
+            Err(overflows) => search
+                .next(overflows, |ipu| alive.most(ipu))
+                .map_err(refused)?,
         }
     }
-    let overflow = last.expect("at least one budget is tried");
-    Err(PlacementError::Overflow {
-        overflow,
-        tried: ipus,
-        ipus: machine.ipus,
+}
+
+fn execution(
+    module: &Module,
+    options: &PlacementOptions,
+    layers_per_ipu: &[u32],
+) -> Result<Execution, PlacementError> {
+    Ok(Execution {
+        ipus: layers_per_ipu.len() as u32,
+        replicas: options.replicas.max(1),
+        order: micro_batches(module, options, layers_per_ipu)?,
+        rounding: match options.stochastic_rounding {
+            true => Rounding::Stochastic,
+            false => Rounding::Nearest,
+        },
     })
+}
+
+fn is_outside_layers(overflow: &Overflow, module: &Module) -> bool {
+    let in_update = |graph: &Graph| graph.name == "update";
+    let graphs = module.graphs.iter().filter(|graph| !in_update(graph));
+    let mut ops = graphs.flat_map(|graph| graph.ops().map(|op| graph.node(op)));
+    ops.any(|node| Some(&node.name) == overflow.op.as_ref() && node.place.layer.is_none())
 }
 
 /// What the user's wish for slices leaves to products.

@@ -1,38 +1,64 @@
 //! Recomputation: the forward ops of a layer run again just before its backward pass, instead of keeping what they made.
 //!
 //! Precondition: layers are marked ([`Place::layer`]) and the backward ops are there; nothing that would join equal ops runs after this.
-//! Postcondition: between forward and backward pass of a chosen layer only what enters the layer is alive (its checkpoint). Values are the
-//! same to the bit: dropout masks are a function of seed, key and element, so that they come out again.
+//! Postcondition: between forward and backward pass of a chosen layer only what enters the layer is alive (its checkpoint), and what comes
+//! behind its last product: that would take all of the layer again. In GPT-2 this is what leaves the last layer, which the final norm
+//! reads. A layer may keep what its products gave as well ([`Again::ButProducts`]), other than scores, which grow with the square of the
+//! sequence: then attention and what is elementwise runs again, which is most of the memory for little of the work. Values are the same to the bit: dropout masks are a function of seed, key and element, so that they come out again.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use superstep_ir::graph::{Graph, Phase, Place, Use, Value};
 use superstep_ir::ids::OpId;
 use superstep_ir::op::infer::TypeError;
+use superstep_ir::op::{Op, StateKind};
 
-/// Recomputes in every layer that `chosen` accepts. Returns how many ops run twice.
+/// What of a layer runs again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    Nothing,
+    /// All but the products that are kept.
+    ButProducts,
+    Everything,
+}
+
+/// Recomputes of every layer what `chosen` says. Returns how many ops run twice.
 ///
 /// # Errors
 /// A copy of an op does not type, which is a bug.
-pub fn recompute(graph: &mut Graph, chosen: impl Fn(u32) -> bool) -> Result<usize, TypeError> {
-    let kept_ops: Vec<OpId> = graph.topological();
-    let mut again: FxHashMap<OpId, OpId> = FxHashMap::default();
-    for op in kept_ops {
-        let Some(layer) = forward_layer(graph, op).filter(|&l| chosen(l)) else {
+pub fn recompute(graph: &mut Graph, chosen: impl Fn(u32) -> Again) -> Result<usize, TypeError> {
+    let forward: Vec<OpId> = graph.topological();
+    let for_products = for_products(graph, &forward);
+    let kept: FxHashSet<OpId> = forward
+        .iter()
+        .copied()
+        .filter(|&op| match forward_layer(graph, op).map(&chosen) {
+            None | Some(Again::Nothing) => true,
+            Some(Again::ButProducts) => is_small_product(graph, op),
+            Some(Again::Everything) => false,
+        })
+        .collect();
+    let mut copies = Copies {
+        graph,
+        kept,
+        again: FxHashMap::default(),
+    };
+    for op in forward {
+        if copies.kept.contains(&op) || !for_products.contains(&op) {
             continue;
-        };
-        for result in 0..graph.node(op).results().len() as u32 {
-            let value = Value { op, result };
-            let users: Vec<Use> = graph.uses(value);
+        }
+        let layer = forward_layer(copies.graph, op);
+        for result in 0..copies.graph.node(op).results().len() as u32 {
+            let users: Vec<Use> = copies.graph.uses(Value { op, result });
             for user in users {
-                let place = graph.node(user.op).place;
-                if place.phase == Phase::Backward && place.layer == Some(layer) {
-                    let copy = run_again(graph, op, layer, &mut again)?;
-                    graph.set_operand(user, Value { op: copy, result });
+                let place = copies.graph.node(user.op).place;
+                if place.phase == Phase::Backward && place.layer == layer {
+                    let copy = copies.of(op)?;
+                    copies.graph.set_operand(user, Value { op: copy, result });
                 }
             }
         }
     }
-    Ok(again.len())
+    Ok(copies.again.len())
 }
 
 /// The layer of a forward op that computes something.
@@ -42,31 +68,75 @@ fn forward_layer(graph: &Graph, op: OpId) -> Option<u32> {
     node.place.layer.filter(|_| computes)
 }
 
-/// A copy of a forward op of `layer`, and of what it needs from the same layer.
-fn run_again(
-    graph: &mut Graph,
-    op: OpId,
-    layer: u32,
-    again: &mut FxHashMap<OpId, OpId>,
-) -> Result<OpId, TypeError> {
-    if let Some(&known) = again.get(&op) {
-        return Ok(known);
-    }
-    let mut operands = graph.node(op).operands().to_vec();
-    for v in &mut operands {
-        if forward_layer(graph, v.op) == Some(layer) {
-            v.op = run_again(graph, v.op, layer, again)?;
+/// Forward ops that a product of their own layer depends on.
+fn for_products(graph: &Graph, topological: &[OpId]) -> FxHashSet<OpId> {
+    let mut needed = FxHashSet::default();
+    for &op in topological.iter().rev() {
+        let Some(layer) = forward_layer(graph, op) else {
+            continue;
+        };
+        if !matches!(graph.op(op), Op::Matmul { .. }) && !needed.contains(&op) {
+            continue;
         }
+        let operands = graph.node(op).operands().iter().map(|v| v.op);
+        needed.extend(operands.filter(|&from| forward_layer(graph, from) == Some(layer)));
     }
+    needed
+}
+
+/// A product with a weight, or one whose result is no larger than what it reads: not the scores of attention.
+fn is_small_product(graph: &Graph, op: OpId) -> bool {
     let node = graph.node(op);
-    let place = Place {
-        phase: Phase::Recompute,
-        ..node.place
+    let (Op::Matmul { .. }, &[a, b, ..]) = (&node.op, node.operands()) else {
+        return false;
     };
-    let (kind, name) = (node.op.clone(), format!("{}.again", node.name));
-    let copy = graph.insert(kind, &operands, name, place)?;
-    again.insert(op, copy);
-    Ok(copy)
+    let elements = |v: Value| graph.ty(v).shape.elements();
+    let result = elements(Value { op, result: 0 });
+    is_weight(graph, b) || result <= elements(a).max(elements(b))
+}
+
+/// A weight, as it is or in another form.
+fn is_weight(graph: &Graph, value: Value) -> bool {
+    let node = graph.node(value.op);
+    match &node.op {
+        Op::Parameter { kind, .. } => *kind == StateKind::Weight,
+        Op::Cast { .. } | Op::Reshape { .. } | Op::Transpose { .. } => {
+            is_weight(graph, node.operands()[0])
+        }
+        _ => false,
+    }
+}
+
+/// Forward ops and their copies.
+struct Copies<'g> {
+    graph: &'g mut Graph,
+    kept: FxHashSet<OpId>,
+    again: FxHashMap<OpId, OpId>,
+}
+
+impl Copies<'_> {
+    /// A copy of a forward op, and of what it needs of its layer that is not kept.
+    fn of(&mut self, op: OpId) -> Result<OpId, TypeError> {
+        if let Some(&known) = self.again.get(&op) {
+            return Ok(known);
+        }
+        let layer = forward_layer(self.graph, op);
+        let mut operands = self.graph.node(op).operands().to_vec();
+        for v in &mut operands {
+            if forward_layer(self.graph, v.op) == layer && !self.kept.contains(&v.op) {
+                v.op = self.of(v.op)?;
+            }
+        }
+        let node = self.graph.node(op);
+        let place = Place {
+            phase: Phase::Recompute,
+            ..node.place
+        };
+        let (kind, name) = (node.op.clone(), format!("{}.again", node.name));
+        let copy = self.graph.insert(kind, &operands, name, place)?;
+        self.again.insert(op, copy);
+        Ok(copy)
+    }
 }
 
 #[cfg(test)]
@@ -75,14 +145,14 @@ mod tests {
 
     use superstep_ir::graph::build::Builder;
     use superstep_ir::interpret::{Tensor, run};
-    use superstep_ir::op::{Op, StateKind, UnaryOp};
+    use superstep_ir::op::{StateKind, UnaryOp};
     use superstep_ir::types::{DType, Real, TensorType};
 
     use super::*;
     use crate::testing::random_environment;
     use crate::training::{Optimiser, TrainingOptions, training_module};
 
-    /// Two layers of a product, dropout and tanh, and a sum as the loss.
+    /// Two layers of a product, dropout, tanh, another product and tanh, and a sum as the loss.
     fn micro_batch() -> Graph {
         let mut forward = Graph::new("forward");
         let mut b = Builder::new(&mut forward);
@@ -100,7 +170,18 @@ mod tests {
                 key: layer,
             };
             let y = b.op(&format!("drop.{layer}"), drop, &[y, seed]).unwrap();
-            x = b.unary(&format!("tanh.{layer}"), UnaryOp::Tanh, y).unwrap();
+            let y = b.unary(&format!("tanh.{layer}"), UnaryOp::Tanh, y).unwrap();
+            let v = b
+                .parameter(
+                    &format!("v.{layer}"),
+                    StateKind::Weight,
+                    TensorType::f32([5, 5]),
+                )
+                .unwrap();
+            let y = b
+                .matmul(&format!("out.{layer}"), y, v, false, false)
+                .unwrap();
+            x = b.unary(&format!("last.{layer}"), UnaryOp::Tanh, y).unwrap();
         }
         b.place.layer = None;
         let loss = b
@@ -121,38 +202,65 @@ mod tests {
         module.graph("micro_batch").unwrap().clone()
     }
 
+    /// Outputs and states after a run.
+    fn on_random_values(graph: &Graph) -> [BTreeMap<String, Tensor>; 2] {
+        let (mut states, inputs) = random_environment(graph, 3);
+        let outputs = run(graph, &mut states, &inputs).unwrap();
+        [outputs, states]
+    }
+
     #[test]
     fn nothing_changes_but_what_is_kept() {
         let before = micro_batch();
         let mut after = before.clone();
-        assert!(recompute(&mut after, |_| true).unwrap() > 0);
+        assert!(recompute(&mut after, |_| Again::Everything).unwrap() > 0);
         superstep_ir::verify::verify_graph(&after).unwrap();
-        let run_it = |graph: &Graph| -> (BTreeMap<String, Tensor>, BTreeMap<String, Tensor>) {
-            let (mut states, inputs) = random_environment(graph, 3);
-            let outputs = run(graph, &mut states, &inputs).unwrap();
-            (outputs, states)
-        };
-        assert_eq!(run_it(&before), run_it(&after));
-        // What a layer made reaches its own backward ops no more.
+        assert_eq!(on_random_values(&before), on_random_values(&after));
+        // What a layer made for its products reaches its own backward ops no more; what comes behind them does.
+        let mut kept = std::collections::BTreeSet::new();
         for op in after.ops() {
             let node = after.node(op);
             if node.place.phase != Phase::Backward {
                 continue;
             }
             for v in node.operands() {
-                assert!(
-                    forward_layer(&after, v.op).is_none_or(|l| node.place.layer != Some(l)),
-                    "{}",
-                    node.name
-                );
+                if forward_layer(&after, v.op).is_some_and(|l| node.place.layer == Some(l)) {
+                    kept.insert(after.node(v.op).name.as_str());
+                }
             }
         }
+        assert_eq!(kept.into_iter().collect::<Vec<_>>(), ["last.0", "last.1"]);
+    }
+
+    #[test]
+    fn products_may_be_kept() {
+        let before = micro_batch();
+        let mut after = before.clone();
+        recompute(&mut after, |_| Again::ButProducts).unwrap();
+        superstep_ir::verify::verify_graph(&after).unwrap();
+        assert_eq!(on_random_values(&before), on_random_values(&after));
+        let again: Vec<&str> = after
+            .ops()
+            .filter(|&op| after.node(op).place.phase == Phase::Recompute)
+            .map(|op| after.node(op).name.as_str())
+            .collect();
+        assert!(!again.is_empty());
+        assert!(
+            again
+                .iter()
+                .all(|name| name.starts_with("drop.") || name.starts_with("tanh.")),
+            "{again:?}"
+        );
     }
 
     #[test]
     fn layers_are_chosen_one_by_one() {
         let mut graph = micro_batch();
-        recompute(&mut graph, |layer| layer == 1).unwrap();
+        let one = |layer| match layer {
+            1 => Again::Everything,
+            _ => Again::Nothing,
+        };
+        recompute(&mut graph, one).unwrap();
         let again: Vec<u32> = graph
             .ops()
             .filter(|&op| graph.node(op).place.phase == Phase::Recompute)

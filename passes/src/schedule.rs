@@ -1,5 +1,5 @@
 //! The order in which the ops of a graph run: operands first, stage by stage, and among the ready ops the one that leaves the least alive.
-//! What is recomputed waits for the gradient that enters its layer.
+//! What is recomputed waits for the gradient that enters its layer. An update brings its states up to date one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,15 @@ use superstep_ir::op::Op;
 
 /// A topological order of `graph` that keeps little alive: greedy by bytes made minus bytes no longer needed, ties by age.
 /// Assignments come last, so that state keeps its old value as long as anybody may read it; in an update, and where state is remote, they come as
-/// soon as all have read it, so that new values need not wait beside old ones.
+/// soon as all have read it, so that new values need not wait beside old ones. Of an update all that the first assignment waits for comes first,
+/// then what the next one does: the states of one weight after those of the other, each brought, used and put back.
 pub fn schedule(graph: &Graph) -> Vec<OpId> {
     let early = assigned_early(graph);
     let mut state = Scheduler::new(graph);
     state.hold_back_assigns(&early);
+    if is_update(graph) {
+        state.one_assign_after_the_other();
+    }
     let mut order = Vec::with_capacity(graph.len());
     let mut assigns = Vec::new();
     while let Some(op) = state.next() {
@@ -33,9 +37,7 @@ pub fn schedule(graph: &Graph) -> Vec<OpId> {
 
 /// The `parameter` op of every state that need not keep its old value to the end.
 fn assigned_early(graph: &Graph) -> FxHashMap<&str, OpId> {
-    let is_update = graph
-        .ops()
-        .all(|op| graph.node(op).place.phase == Phase::Update);
+    let is_update = is_update(graph);
     let of = |op: OpId| match graph.op(op) {
         Op::Parameter { state, remote, .. } if *remote || is_update => Some((state.as_str(), op)),
         _ => None,
@@ -43,11 +45,20 @@ fn assigned_early(graph: &Graph) -> FxHashMap<&str, OpId> {
     graph.ops().filter_map(of).collect()
 }
 
+fn is_update(graph: &Graph) -> bool {
+    let mut ops = graph.ops();
+    ops.all(|op| graph.node(op).place.phase == Phase::Update)
+}
+
 struct Scheduler<'g> {
     graph: &'g Graph,
     missing: FxHashMap<OpId, usize>,
     /// Ops that wait for an op though they do not use it.
     waiting: FxHashMap<OpId, Vec<OpId>>,
+    /// The readers that an assignment waits for.
+    held_by: FxHashMap<OpId, Vec<OpId>>,
+    /// The first assignment that waits for an op, of an update; what none waits for is not in it, and need not wait itself.
+    wanted_by: FxHashMap<OpId, OpId>,
     /// Uses still to come of every storage (views share the storage of their source).
     uses: FxHashMap<Value, usize>,
     ready: BTreeMap<OpId, ()>,
@@ -59,6 +70,8 @@ impl<'g> Scheduler<'g> {
             graph,
             missing: FxHashMap::default(),
             waiting: FxHashMap::default(),
+            held_by: FxHashMap::default(),
+            wanted_by: FxHashMap::default(),
             uses: FxHashMap::default(),
             ready: BTreeMap::new(),
         };
@@ -95,10 +108,28 @@ impl<'g> Scheduler<'g> {
                     self.ready.remove(&op);
                     *self.missing.entry(op).or_default() += 1;
                     self.waiting.entry(reader.op).or_default().push(op);
+                    self.held_by.entry(op).or_default().push(reader.op);
                     if graph.op(reader.op).is_view() {
                         seen.push(graph.value(reader.op));
                     }
                 }
+            }
+        }
+    }
+
+    fn one_assign_after_the_other(&mut self) {
+        let is_assign = |op: &OpId| matches!(self.graph.op(*op), Op::Assign { .. });
+        let mut assigns: Vec<OpId> = self.graph.ops().filter(is_assign).collect();
+        assigns.sort_unstable();
+        for assign in assigns {
+            let mut needed = vec![assign];
+            while let Some(op) = needed.pop() {
+                if self.wanted_by.contains_key(&op) {
+                    continue;
+                }
+                self.wanted_by.insert(op, assign);
+                needed.extend(self.graph.node(op).operands().iter().map(|v| v.op));
+                needed.extend(self.held_by.get(&op).into_iter().flatten());
             }
         }
     }
@@ -173,7 +204,8 @@ impl<'g> Scheduler<'g> {
         let rank = |op: OpId| {
             let growth = self.growth(op);
             let age = if growth > 0 { u32::MAX - op.0 } else { op.0 };
-            (self.graph.node(op).place.stage, growth, age)
+            let stage = self.graph.node(op).place.stage;
+            (stage, self.wanted_by.get(&op), growth, age)
         };
         self.ready.keys().copied().min_by_key(|&op| rank(op))
     }

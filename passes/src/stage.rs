@@ -1,13 +1,13 @@
 //! Assignment of ops to IPUs: whole decoder layers, in order; what belongs to no layer (embedding, head, loss) goes to IPU 0.
 
 use rustc_hash::FxHashMap;
-use superstep_ir::graph::{Graph, Module, Phase};
-use superstep_ir::ids::{IpuId, StageId};
+use superstep_ir::graph::{Graph, Module, Phase, Value};
+use superstep_ir::ids::{IpuId, OpId, StageId};
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use thiserror::Error;
 
-use crate::solve::stage_split::stage_split;
+use crate::solve::stage_split::stage_split_by;
 
 /// Why layers cannot be assigned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -60,13 +60,10 @@ pub fn check(given: &[u32], layers: u32, machine: &Machine) -> Result<LayersPerI
 }
 
 /// The assignment to `ipus` IPUs whose fullest IPU, by estimated bytes, is least full.
-pub fn balance(module: &Module, ipus: u32) -> LayersPerIpu {
-    let layers = layer_count(module);
-    let (per_layer, rest) = estimated_bytes(module, layers);
-    stage_split(&per_layer, ipus as usize, rest)
-        .into_iter()
-        .map(|n| n as u32)
-        .collect()
+pub fn balance(module: &Module, ipus: u32, pipelined: bool) -> LayersPerIpu {
+    let estimate = Estimate::of(module);
+    let lengths = estimate.split(ipus, pipelined);
+    lengths.into_iter().map(|n| n as u32).collect()
 }
 
 /// Bytes of a tile for code, as long as there is none that could be counted: a little less than an IPU with a layer or two has.
@@ -74,63 +71,92 @@ const CODE: u32 = 64 << 10;
 
 /// Fewest IPUs whose fullest would hold the estimated bytes.
 pub fn least_ipus(module: &Module, machine: &Machine) -> u32 {
-    let layers = layer_count(module);
-    let (per_layer, rest) = estimated_bytes(module, layers);
+    let estimate = Estimate::of(module);
     let for_variables = machine.usable_tile_memory().saturating_sub(CODE);
     let capacity = u64::from(machine.tiles_per_ipu) * u64::from(for_variables);
     (1..machine.ipus)
-        .find(|&n| {
+        .find(|&ipus| {
             let mut at = 0;
-            stage_split(&per_layer, n as usize, rest)
-                .into_iter()
-                .enumerate()
-                .all(|(i, count)| {
-                    let sum: u64 = per_layer[at..at + count].iter().sum::<u64>()
-                        + if i == 0 { rest } else { 0 };
-                    at += count;
-                    sum <= capacity / 10 * 9
-                })
+            let lengths = estimate.split(ipus, false);
+            lengths.into_iter().enumerate().all(|(ipu, count)| {
+                let bytes = estimate.bytes(ipu, at..at + count, 1);
+                at += count;
+                bytes <= capacity / 10 * 9
+            })
         })
         .unwrap_or(machine.ipus)
 }
 
-/// Bytes that each layer, and everything outside layers, keeps: state, and forward values that backward ops read. Outside layers only the largest
-/// such value counts: the head works through its row blocks one by one.
-fn estimated_bytes(module: &Module, layers: u32) -> (Vec<u64>, u64) {
-    let mut per_layer = vec![0u64; layers as usize];
-    let (mut rest, mut largest) = (0u64, 0u64);
-    let mut states = std::collections::BTreeSet::new();
-    for graph in &module.graphs {
-        for op in graph.ops() {
-            let node = graph.node(op);
-            let bytes: u64 = match &node.op {
-                Op::Parameter { state, ty, .. } => {
-                    if states.insert(state.clone()) {
-                        ty.bytes() as u64
-                    } else {
-                        0
+/// Estimated bytes of a module.
+struct Estimate {
+    /// By layer, bytes of state, and of forward values that its backward ops, or those that run again for them, read.
+    layers: Vec<[u64; 2]>,
+    /// What belongs to no layer and keeps all the while. Of what it stashes only the largest counts: the head works through its row blocks one by
+    /// one.
+    rest: u64,
+}
+
+impl Estimate {
+    fn of(module: &Module) -> Estimate {
+        let mut layers = vec![[0u64; 2]; layer_count(module) as usize];
+        let (mut rest, mut largest) = (0u64, 0u64);
+        let mut states = std::collections::BTreeSet::new();
+        for graph in &module.graphs {
+            for op in graph.ops() {
+                let node = graph.node(op);
+                let (kind, bytes) = match &node.op {
+                    Op::Parameter { remote: true, .. } => continue,
+                    Op::Parameter { state, ty, .. } => {
+                        let is_new = states.insert(state.clone());
+                        (0, if is_new { ty.bytes() as u64 } else { 0 })
                     }
+                    _ => (1, stashed_bytes(graph, op)),
+                };
+                match node.place.layer {
+                    Some(layer) => layers[layer as usize][kind] += bytes,
+                    None if kind == 0 => rest += bytes,
+                    None => largest = largest.max(bytes),
                 }
-                op_kind if op_kind.is_view() || node.place.phase != Phase::Forward => 0,
-                _ => (0..node.results().len() as u32)
-                    .map(|result| superstep_ir::graph::Value { op, result })
-                    .filter(|&v| {
-                        graph
-                            .uses(v)
-                            .iter()
-                            .any(|u| graph.node(u.op).place.phase == Phase::Backward)
-                    })
-                    .map(|v| graph.ty(v).bytes() as u64)
-                    .sum(),
-            };
-            match node.place.layer {
-                Some(layer) => per_layer[layer as usize] += bytes,
-                None if matches!(node.op, Op::Parameter { .. }) => rest += bytes,
-                None => largest = largest.max(bytes),
             }
         }
+        Estimate {
+            layers,
+            rest: rest + largest,
+        }
     }
-    (per_layer, rest + largest)
+
+    /// On an IPU with these layers, where `waiting` micro-batches wait for their backward pass.
+    fn bytes(&self, ipu: usize, layers: std::ops::Range<usize>, waiting: u64) -> u64 {
+        let of_layer = |[state, stash]: &[u64; 2]| state + stash * waiting;
+        let layers: u64 = self.layers[layers].iter().map(of_layer).sum();
+        layers + if ipu == 0 { self.rest } else { 0 }
+    }
+
+    /// Layers on each of `ipus` IPUs. In a pipeline more micro-batches wait the earlier a stage is.
+    fn split(&self, ipus: u32, pipelined: bool) -> Vec<usize> {
+        let waiting = |ipu: usize| match pipelined && ipus > 1 {
+            true => 2 * (u64::from(ipus) - ipu as u64) + 1,
+            false => 1,
+        };
+        stage_split_by(self.layers.len(), ipus as usize, |ipu, layers| {
+            self.bytes(ipu, layers, waiting(ipu))
+        })
+    }
+}
+
+/// Bytes of the results of a forward op that backward ops, or ops that run again for them, read.
+fn stashed_bytes(graph: &Graph, op: OpId) -> u64 {
+    let node = graph.node(op);
+    if node.op.is_view() || node.place.phase != Phase::Forward {
+        return 0;
+    }
+    let later = |phase| matches!(phase, Phase::Backward | Phase::Recompute);
+    let results = (0..node.results().len() as u32).map(|result| Value { op, result });
+    let stashed = results.filter(|&v| {
+        let users = graph.uses(v);
+        users.iter().any(|u| later(graph.node(u.op).place.phase))
+    });
+    stashed.map(|v| graph.ty(v).bytes() as u64).sum()
 }
 
 /// Writes IPU and stage into every op.
@@ -197,7 +223,7 @@ pub fn forward_stage_count(layers_per_ipu: &[u32]) -> u32 {
     Stages::of(layers_per_ipu).forward
 }
 
-/// Ops outside of layers come before them, if they need nothing of a layer, or else after.
+/// Ops outside of layers come before them, if they need nothing of a layer, or else after. Sums are made where their terms are.
 fn pipeline(graph: &mut Graph, stages: &Stages) {
     let last = stages.forward - 1;
     let order = graph.topological();
@@ -241,10 +267,38 @@ fn pipeline(graph: &mut Graph, stages: &Stages) {
         for v in graph.node(op).operands() {
             stage = stage.max(graph.node(v.op).place.stage.map_or(0, |s| s.0));
         }
+        let here = (IpuId(stages.ipu(layer)), StageId(stage));
+        let (ipu, stage) = place_of_terms(graph, op, here).unwrap_or(here);
         let place = graph.place_mut(op);
-        place.ipu = Some(IpuId(stages.ipu(layer)));
-        place.stage = Some(StageId(stage));
+        place.ipu = Some(ipu);
+        place.stage = Some(stage);
     }
+}
+
+/// IPU and stage of the terms of an elementwise op, if all of them are whole tensors of one place that is not `here`: one value crosses the
+/// links then, not each term. So the gradients of a residual stream are added up before they leave for the layer in front.
+fn place_of_terms(graph: &Graph, op: OpId, here: (IpuId, StageId)) -> Option<(IpuId, StageId)> {
+    if !matches!(graph.op(op), Op::Binary(_) | Op::Map(_)) {
+        return None;
+    }
+    let elements = graph.ty(graph.value(op)).shape.elements();
+    let mut terms = graph.node(op).operands().to_vec();
+    terms.sort_unstable();
+    terms.dedup();
+    terms.retain(|v| !matches!(graph.op(v.op), Op::Constant { .. }));
+    let place = |&term: &Value| {
+        let mut source = term.op;
+        while graph.op(source).is_view() {
+            source = graph.node(source).operands()[0].op;
+        }
+        let node = graph.node(source);
+        let whole = graph.ty(term).shape.elements() == elements && !node.operands().is_empty();
+        whole.then_some(node.place.ipu.zip(node.place.stage))?
+    };
+    let places: Option<Vec<_>> = terms.iter().map(place).collect();
+    let places = places.filter(|places| places.len() > 1)?;
+    let there = places[0];
+    (there.0 != here.0 && places.iter().all(|&p| p == there)).then_some(there)
 }
 
 fn level(graph: &mut Graph, stages: &Stages) {
@@ -287,10 +341,12 @@ fn assign_after_reads(graph: &mut Graph) {
     }
 }
 
-/// Sources and views go where they are used first, if that is one place: constants never cross a link, and input comes when it is needed.
+/// Sources, views and a replica's own parts of weights go where they are used first, if that is one place: constants never cross a link, input
+/// comes when it is needed, and no part of a weight waits beside it.
 fn follow_users(graph: &mut Graph) {
     for op in graph.topological().into_iter().rev() {
-        if !graph.node(op).operands().is_empty() && !graph.op(op).is_view() {
+        let follows = graph.op(op).is_view() || matches!(graph.op(op), Op::Shard);
+        if !graph.node(op).operands().is_empty() && !follows {
             continue;
         }
         let users = graph.uses(graph.value(op));
@@ -307,5 +363,22 @@ fn follow_users(graph: &mut Graph) {
             place.ipu = ipu;
             place.stage = stage;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_ipus_of_a_pipeline_get_fewer_layers() {
+        let estimate = Estimate {
+            layers: vec![[100, 10]; 12],
+            rest: 400,
+        };
+        assert_eq!(estimate.split(4, false), [0, 4, 4, 4]);
+        // Seven, five and three micro-batches wait on IPUs 1, 2 and 3.
+        assert_eq!(estimate.split(4, true), [1, 3, 4, 4]);
+        assert_eq!(estimate.bytes(1, 1..4, 7), 3 * 170);
     }
 }

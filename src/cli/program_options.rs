@@ -41,8 +41,9 @@ pub(super) struct ProgramOptions {
     /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
     #[arg(long = "pipeline", value_name = "true|false")]
     pub(super) pipeline: Option<bool>,
-    /// Layers that run forward again before their backward pass: all, none, or a list such as "[0 3]" [default: none].
-    #[arg(long = "recompute", value_name = "all|none|LIST", value_parser = parse_recompute)]
+    /// Layers that run forward again before their backward pass: all, none, or a list such as "[0 3]"; "all keep [2 3]": all, but these keep
+    /// what their products gave, other than scores [default: none].
+    #[arg(long = "recompute", value_name = "all|none|LIST|all keep LIST", value_parser = parse_recompute)]
     pub(super) recompute: Option<Recompute>,
     /// Copies of the model, each with its own IPUs and micro-batches [default: 1].
     #[arg(long = "replication_factor", value_name = "N", value_parser = at_least_one::<u32>)]
@@ -292,10 +293,20 @@ fn parse_recompute(text: &str) -> Result<Recompute, String> {
     match text {
         "all" => Ok(Recompute::EveryLayer),
         "none" => Ok(Recompute::Nothing),
-        list => match parse_layers(list) {
-            Ok(LayerList(layers)) => Ok(Recompute::Layers(layers.into_iter().collect())),
-            Err(_) => Err("must be all, none, or layer numbers as in \"[0 3]\"".into()),
-        },
+        list => {
+            let (kept, list) = match list.strip_prefix("all keep ") {
+                Some(list) => (true, list),
+                None => (false, list),
+            };
+            let LayerList(layers) = parse_layers(list).map_err(
+                |_| "must be all, none, layer numbers as in \"[0 3]\", or as in \"all keep [2 3]\"",
+            )?;
+            let layers = layers.into_iter().collect();
+            Ok(match kept {
+                true => Recompute::ButProducts(layers),
+                false => Recompute::Layers(layers),
+            })
+        }
     }
 }
 

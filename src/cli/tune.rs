@@ -19,7 +19,9 @@ use crate::precision::Precision;
 use crate::report::format::three_digits;
 use crate::report::published::{published_beats, published_plan};
 use crate::settings::TrainingSettings;
-use crate::tune::{Outcome, Plan, Progress, Tuner, Tuning, comparison, rejections, winners};
+use crate::tune::{
+    Outcome, Plan, Progress, Tuner, Tuning, ceiling, comparison, rejections, winners,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -27,7 +29,7 @@ pub(super) struct Options {
     #[arg(long = "global_batch", value_name = "N", value_parser = at_least_one::<usize>)]
     global_batch: Option<usize>,
     /// Seconds after which no further plan is compiled.
-    #[arg(long = "time_limit", value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long = "time_limit", value_name = "SECONDS", default_value_t = 300)]
     time_limit: u64,
     /// How many of the best plans to list.
     #[arg(long = "plans", value_name = "N", default_value_t = 10)]
@@ -112,6 +114,9 @@ impl Options {
         say(format_args!("\n{}", rejections(tuning)));
         if let Some(reference) = &tuning.reference {
             say(format_args!("\n{}", comparison(reference, best)));
+            if let Some(ceiling) = ceiling(tuning) {
+                say(ceiling);
+            }
             for beat in published_beats(config, base, &reference.plan) {
                 let rate = reference.rate_with_beat(beat.cycles, base);
                 say(format_args!(
@@ -172,6 +177,7 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
         batch_size: base.batch_size,
         accumulation: (global_batch / samples) as u32,
         recompute: base.recompute.clone(),
+        head_slices: base.head_slices,
         loss_chunks: base.loss_chunks,
         offchip: base.offchip,
     }))
@@ -183,7 +189,7 @@ fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
     let precision = base.precision.precision;
     json!({
         "device_iterations": 1,
-        "embedding_serialization_factor": base.head_slices,
+        "embedding_serialization_factor": plan.head_slices,
         "enable_half_first_order_momentum": precision == Precision::Recipe,
         "enable_half_partials": precision.has_half_partials(),
         "optimizer_state_offchip": plan.offchip,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use superstep_ir::class_name::class_name;
 use superstep_ir::machine::Machine;
 use superstep_passes::memory::Overflow;
 use superstep_passes::place::Recompute;
@@ -11,10 +12,9 @@ use superstep_runtime::timeline::timeline;
 
 use super::{IrSink, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
-use crate::report::format::{bytes, three_digits};
+use crate::report::format::{bytes, number_list, three_digits};
 use crate::report::memory::MemoryReport;
 use crate::settings::TrainingSettings;
-use superstep_ir::class_name::class_name;
 
 /// A change with which the model fits.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,7 @@ struct Change {
     is_same_work: bool,
 }
 
-/// What is tried, from the smallest change on; of those in one list the first that fits is enough.
+/// What is tried; of the changes in one list the first that fits is enough.
 struct Changes<'a> {
     given: &'a TrainingSettings,
     lists: Vec<Vec<Change>>,
@@ -66,6 +66,7 @@ impl Changes<'_> {
             options,
             is_same_work: settings.machine == self.given.machine
                 && settings.layers_per_ipu == self.given.layers_per_ipu
+                && settings.replicas == self.given.replicas
                 && settings.batch_size == self.given.batch_size
                 && settings.block_size == self.given.block_size,
             settings,
@@ -108,8 +109,7 @@ impl Changes<'_> {
         counts.dedup();
         let again = counts.into_iter().map(|count| {
             let layers: Vec<u32> = (first..first + count).collect();
-            let list: Vec<String> = layers.iter().map(u32::to_string).collect();
-            self.change(format!("--recompute \"[{}]\"", list.join(" ")), |s| {
+            self.change(format!("--recompute \"{}\"", number_list(&layers)), |s| {
                 s.recompute = Recompute::Layers(layers.iter().copied().collect());
             })
         });
@@ -147,6 +147,36 @@ impl Changes<'_> {
         }
     }
 
+    /// Half as many replicas, on twice as many IPUs each; with half the block if that is not enough.
+    fn longer(&mut self) {
+        let given = self.given;
+        let replicas = given.replicas / 2;
+        if replicas == 0 {
+            return;
+        }
+        let of_layers = given.layers_per_ipu.as_ref().map(|l| l.len() as u32);
+        let ipus = given.ipus_per_replica.or(of_layers).map(|ipus| 2 * ipus);
+        let each = ipus.map_or_else(String::new, |ipus| format!(",ipus_per_replica={ipus}"));
+        let options = format!(
+            "--ipu_config_overrides \"replication_factor={replicas},layers_per_ipu=[-1]{each}\""
+        );
+        let lengthen = |s: &mut TrainingSettings| {
+            s.replicas = replicas;
+            s.layers_per_ipu = None;
+            s.ipus_per_replica = ipus;
+        };
+        let half = given.block_size / 2;
+        let mut list = vec![self.change(options.clone(), lengthen)];
+        if half > 0 {
+            let options = format!("{options} --block_size {half}");
+            list.push(self.change(options, |s| {
+                lengthen(s);
+                s.block_size = half;
+            }));
+        }
+        self.lists.push(list);
+    }
+
     /// The next larger pod of the user's chip.
     fn larger(&mut self) {
         let ipus = self.given.machine.ipus;
@@ -181,8 +211,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Numbers of slices that are tried.
 const SLICES: [u32; 3] = [2, 4, 8];
 
-/// Compiles with one change after another: slices of the op at the fullest point, layers that run forward again, more loss chunks, layers placed by
-/// the compiler, half the batch or the block, the next larger pod.
+/// Compiles with one change after another: fewer replicas on more IPUs each, slices of the op at the fullest point, layers that run forward again,
+/// more loss chunks, layers placed by the compiler, half the batch or the block, the next larger pod.
 pub fn remedies(
     config: &Gpt2Config,
     settings: &TrainingSettings,
@@ -193,20 +223,28 @@ pub fn remedies(
         given: settings,
         lists: Vec::new(),
     };
+    changes.longer();
     changes.serialise(overflow);
     changes.recompute(overflow);
     changes.coarse();
     changes.larger();
     let until = Instant::now() + PATIENCE;
-    let unlimited = unlimited_cycles(config, settings);
     let lists = changes.lists.into_par_iter();
     let tried = lists.filter_map(|list| {
         let in_time = list.into_iter().take_while(|_| Instant::now() < until);
         in_time
-            .filter_map(|change| remedy(config, change, unlimited, plans))
+            .filter_map(|change| remedy(config, change, plans))
             .next()
     });
-    tried.collect()
+    let mut fitting: Vec<(Remedy, Option<u64>)> = tried.collect();
+    if fitting.iter().any(|(_, same_work)| same_work.is_some())
+        && let Some(least) = unlimited_cycles(config, settings)
+    {
+        for (remedy, same_work) in &mut fitting {
+            remedy.slowdown = same_work.map(|cycles| cycles as f64 / least as f64);
+        }
+    }
+    fitting.into_iter().map(|(remedy, _)| remedy).collect()
 }
 
 /// Cycles of a step on tiles with several times the memory.
@@ -222,25 +260,22 @@ fn unlimited_cycles(config: &Gpt2Config, settings: &TrainingSettings) -> Option<
     Some(timeline(&compiled.program).cycles.total())
 }
 
-fn remedy(
-    config: &Gpt2Config,
-    change: Change,
-    unlimited: Option<u64>,
-    plans: &PlanCache,
-) -> Option<Remedy> {
+/// The remedy that a change is, and the cycles of a step where it does the same work.
+fn remedy(config: &Gpt2Config, change: Change, plans: &PlanCache) -> Option<(Remedy, Option<u64>)> {
     let settings = &change.settings;
     let compiled = compile_training("remedy", config, settings, plans, &mut Quiet).ok()?;
     let samples =
         settings.batch_size as f64 * f64::from(settings.accumulation * settings.replicas.max(1));
     let time = timeline(&compiled.program);
-    let slowdown = unlimited.map(|least| time.cycles.total() as f64 / least as f64);
-    Some(Remedy {
+    let remedy = Remedy {
         options: change.options,
-        slowdown: slowdown.filter(|_| change.is_same_work),
+        slowdown: None,
         samples_per_second: samples / time.seconds(),
-        ipus: compiled.program.ipus,
+        ipus: compiled.program.ipus * settings.replicas.max(1),
         fullest_tile: MemoryReport::new(&compiled.program).max_tile_bytes(),
-    })
+    };
+    let cycles = change.is_same_work.then(|| time.cycles.total());
+    Some((remedy, cycles))
 }
 
 /// Shows no graph.

@@ -1,5 +1,6 @@
 //! Explanations as text.
 
+use superstep_ir::class_name::class_name;
 use superstep_ir::machine::Machine;
 use superstep_ir::types::DType;
 use superstep_passes::plan::matmul::{
@@ -10,7 +11,6 @@ use super::shapes::{DEFAULT_PROPORTION, Shape, geometric_mean};
 use super::{Candidate, ProductExplanation, parts};
 use crate::report::format::{bytes, grouped, share};
 use crate::report::terminal::table;
-use superstep_ir::class_name::class_name;
 
 /// Everything about one product.
 pub fn product(e: &ProductExplanation) -> String {

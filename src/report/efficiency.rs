@@ -2,12 +2,12 @@
 
 use indexmap::IndexMap;
 use serde::Serialize;
+use superstep_ir::class_name::class_name;
 use superstep_ir::ids::IpuId;
 use superstep_ir::program::Program;
 use superstep_runtime::timeline::{Cause, Kind, Timeline};
 
 use super::classes::{ByCause, by_cause};
-use superstep_ir::class_name::class_name;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EfficiencyReport {

@@ -70,6 +70,12 @@ pub fn share(part: u64, whole: u64) -> String {
     }
 }
 
+/// `[0 4 4 4]`: a list of numbers as options take it.
+pub fn number_list<'n>(numbers: impl IntoIterator<Item = &'n u32>) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(u32::to_string).collect();
+    format!("[{}]", numbers.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -151,6 +151,7 @@ pub fn published_plan(
             batch_size: 1,
             accumulation: (global_batch / replicas as usize) as u32,
             recompute: Recompute::EveryLayer,
+            head_slices: base.head_slices,
             loss_chunks: None,
             offchip: true,
             layers_per_ipu: plan.layers_per_ipu,

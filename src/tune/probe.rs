@@ -1,8 +1,9 @@
 //! What a layer, and all that is outside of layers, takes and needs: read off a compiled model of one layer.
 
+use superstep_ir::graph::Phase;
 use superstep_ir::ids::IpuId;
 use superstep_ir::op::StateKind;
-use superstep_ir::program::{Category, Program};
+use superstep_ir::program::{Category, Origin, Program};
 use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::timeline;
 
@@ -20,6 +21,8 @@ pub(super) struct Probe {
     pub(super) layer: f64,
     /// Of running it forward again.
     pub(super) again: f64,
+    /// Of that, the products that a layer may keep: all but scores.
+    pub(super) products_again: f64,
     /// Of embedding, head and loss.
     pub(super) outer: f64,
     /// Between IPUs, in a beat.
@@ -76,17 +79,23 @@ impl Probe {
             let ledger = steady.and_then(|b| b.ipus.get(ipu));
             ledger.map_or(0.0, |l| l.total() as f64)
         };
-        let origins = compiled.program.origins.iter().zip(&time.origins);
-        let again: u64 = origins
-            .filter(|(o, _)| o.phase == superstep_ir::graph::Phase::Recompute)
-            .map(|(_, account)| account.cycles.total())
-            .sum();
-        let again = again as f64 / f64::from(STAGES);
+        let again = |counts: &dyn Fn(&Origin) -> bool| {
+            let origins = compiled.program.origins.iter().zip(&time.origins);
+            let cycles: u64 = origins
+                .filter(|(o, _)| o.phase == Phase::Recompute && counts(o))
+                .map(|(_, account)| account.cycles.total())
+                .sum();
+            cycles as f64 / f64::from(STAGES)
+        };
+        let products_again =
+            again(&|o| o.kind == "matmul" && !o.name.ends_with("attn.scores.again"));
+        let again = again(&|_| true);
         let bytes = |ipu: u32| Bytes::of(&compiled.program, ipu);
         let (outer, layer) = (bytes(0), bytes(1));
         Ok(Probe {
             layer: busy(1) - again,
             again,
+            products_again,
             outer: busy(0),
             shared: steady.map_or(0.0, |b| b.shared_cycles() as f64),
             update: time.cycles.total() as f64

@@ -1,11 +1,12 @@
 //! The search: estimate all, compile the best, look around the winner, until nothing promises more or time is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use serde::Serialize;
 use superstep_passes::place::Recompute;
+use superstep_passes::recompute::Again;
 
 use super::probe::{Probe, Silent};
 use super::space::{Candidate, Task};
@@ -53,12 +54,24 @@ pub struct Tuning {
     /// Why other kinds of plans lost, by kind.
     pub rejected: IndexMap<String, String>,
     pub estimated: usize,
+    /// What the ops allow at most, with the best size of micro-batch.
+    pub ceiling: Option<Ceiling>,
     pub seconds: f64,
     /// Time was up before all was tried that promised more.
     pub cut_short: bool,
     /// The best plan's program.
     #[serde(skip)]
     pub winner: Option<Compiled>,
+}
+
+/// The rate of a pod whose IPUs all work all the time, and run nothing forward again: with tiles of any size and no pipeline to fill, no
+/// links, no updates, this is what the ops as they are compiled leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ceiling {
+    pub batch_size: usize,
+    /// Of one IPU that does everything.
+    pub cycles_per_sample: f64,
+    pub samples_per_second: f64,
 }
 
 impl Tuner<'_> {
@@ -101,8 +114,10 @@ struct Search<'a> {
 
 /// A plan is compiled if its estimate is at least this part of the best rate so far: estimates are off by that much.
 const MARGIN: f64 = 0.85;
-/// Kinds of plans whose best is refined.
-const KINDS_REFINED: usize = 2;
+/// Shapes of plans whose best is refined.
+const SHAPES_REFINED: usize = 3;
+/// Replicas, and samples of a micro-batch.
+type Shape = (u32, usize);
 /// An IPU may seem so much fuller than it is.
 const FULL: f64 = 1.1;
 
@@ -150,10 +165,25 @@ impl Search<'_> {
             outcomes: std::mem::take(&mut self.outcomes),
             rejected: std::mem::take(&mut self.rejected),
             estimated,
+            ceiling: self.ceiling(),
             seconds: self.start.elapsed().as_secs_f64(),
             cut_short: self.cut_short,
             winner: self.winner.take(),
         })
+    }
+
+    fn ceiling(&self) -> Option<Ceiling> {
+        let machine = self.task.machine();
+        let layers = self.tuner.config.n_layer as f64;
+        let ceilings = self.probes.iter().map(|(&batch_size, probe)| {
+            let cycles_per_sample = (probe.outer + layers * probe.layer) / batch_size as f64;
+            Ceiling {
+                batch_size,
+                cycles_per_sample,
+                samples_per_second: f64::from(machine.ipus) * machine.clock_hz / cycles_per_sample,
+            }
+        });
+        ceilings.max_by(|a, b| a.samples_per_second.total_cmp(&b.samples_per_second))
     }
 
     fn is_late(&self) -> bool {
@@ -251,6 +281,11 @@ impl Search<'_> {
             Err(error) => return Err(error),
         };
         let outcome = Outcome::of(plan.clone(), &compiled);
+        // The same plan with what the compiler found is the same program.
+        self.tried.push(Plan {
+            loss_chunks: Some(outcome.loss_chunks),
+            ..plan.clone()
+        });
         let is_best = outcome.samples_per_second > self.best();
         progress.compiled(&outcome, is_best);
         if is_best {
@@ -260,60 +295,69 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Small changes of the best plans of the two best kinds, until none is better: a layer to a neighbour, a layer that is not run forward
-    /// again, other row blocks.
+    /// Small changes of the best plan of each of the best shapes, until none is better: a layer to a neighbour, a layer that is not run forward
+    /// again, other slices and row blocks of the head.
     fn look_around(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
-        let mut kinds: Vec<(String, f64)> = Vec::new();
+        let mut shapes: Vec<(Shape, f64)> = Vec::new();
         for outcome in &self.outcomes {
-            let kind = kind(&outcome.plan);
-            let rate = outcome.samples_per_second;
-            match kinds.iter_mut().find(|known| known.0 == kind) {
+            let (shape, rate) = (shape(&outcome.plan), outcome.samples_per_second);
+            match shapes.iter_mut().find(|known| known.0 == shape) {
                 Some(known) => known.1 = known.1.max(rate),
-                None => kinds.push((kind, rate)),
+                None => shapes.push((shape, rate)),
             }
         }
-        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
-        for (kind, _) in kinds.into_iter().take(KINDS_REFINED) {
-            self.refine(&kind, progress)?;
+        shapes.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (shape, _) in shapes.into_iter().take(SHAPES_REFINED) {
+            self.refine(shape, progress)?;
         }
         Ok(())
     }
 
-    /// Follows the best plan of a kind from neighbour to neighbour.
-    fn refine(&mut self, of: &str, progress: &mut dyn Progress) -> Result<(), Error> {
+    /// Follows the best plan of a shape from neighbour to neighbour.
+    fn refine(&mut self, of: Shape, progress: &mut dyn Progress) -> Result<(), Error> {
         let mut at: Option<f64> = None;
         loop {
-            let plans = self.outcomes.iter().filter(|o| kind(&o.plan) == of);
+            let plans = self.outcomes.iter().filter(|o| shape(&o.plan) == of);
             let best = plans.max_by(|a, b| a.samples_per_second.total_cmp(&b.samples_per_second));
             let Some(best) = best.filter(|b| at.is_none_or(|at| b.samples_per_second > at)) else {
                 return Ok(());
             };
             at = Some(best.samples_per_second);
             let (plan, chunks) = (best.plan.clone(), best.loss_chunks);
-            for neighbour in self.neighbours(&plan, chunks) {
+            for neighbour in self.promising_neighbours(&plan, chunks) {
                 if self.is_late() {
                     self.cut_short = true;
                     return Ok(());
                 }
-                let promises = self.probes.get(&plan.batch_size).is_none_or(|probe| {
-                    let [new, own] = [&neighbour, &plan]
-                        .map(|p| self.task.estimate(p.clone(), probe).samples_per_second);
-                    new >= own
-                });
-                if promises {
-                    self.compile(&neighbour, progress)?;
-                }
+                self.compile(&neighbour, progress)?;
             }
         }
+    }
+
+    /// Neighbours that are no worse by estimate, those that promise most first.
+    fn promising_neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
+        let mut neighbours = self.neighbours(plan, chunks);
+        if let Some(probe) = self.probes.get(&plan.batch_size) {
+            let rate = |plan: &Plan| self.task.estimate(plan.clone(), probe).samples_per_second;
+            let own = rate(plan);
+            neighbours.retain(|neighbour| rate(neighbour) >= own);
+            neighbours.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+        }
+        neighbours
     }
 
     fn neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
         let mut found = Vec::new();
         let rows = plan.batch_size * self.tuner.base.block_size;
-        let others = [chunks / 2, chunks * 2];
-        for chunks in others.into_iter().filter(|c| (1..=rows).contains(c)) {
+        for chunks in half_and_double(chunks, rows) {
             found.push(Plan {
                 loss_chunks: Some(chunks),
+                ..plan.clone()
+            });
+        }
+        for head_slices in half_and_double(plan.head_slices, self.tuner.config.vocab_size) {
+            found.push(Plan {
+                head_slices,
                 ..plan.clone()
             });
         }
@@ -336,21 +380,64 @@ impl Search<'_> {
                 }
             }
         }
-        // Layers at the end of the pipeline wait least for their backward pass, and are kept at the least price.
+        found.extend(self.kept_more(plan).into_iter().map(|recompute| Plan {
+            recompute,
+            ..plan.clone()
+        }));
+        found
+    }
+
+    /// More kept of a layer, of the layers of an IPU, or of one layer of every IPU. Layers at the end of the pipeline wait least for their backward pass, and are kept
+    /// at the least price.
+    fn kept_more(&self, plan: &Plan) -> Vec<Recompute> {
         let layers = self.tuner.config.n_layer as u32;
-        let again: Vec<u32> = match &plan.recompute {
-            Recompute::EveryLayer => (0..layers).collect(),
-            Recompute::Layers(layers) => layers.iter().copied().collect(),
-            Recompute::Nothing => vec![],
+        let mut found = Vec::new();
+        if let Recompute::EveryLayer | Recompute::Layers(_) = plan.recompute {
+            let again = (0..layers).filter(|&l| plan.recompute.of(l) == Again::Everything);
+            let again: Vec<u32> = again.collect();
+            if let Some((_, rest)) = again.split_last() {
+                found.push(Recompute::Layers(rest.iter().copied().collect()));
+            }
+        }
+        let kept = match &plan.recompute {
+            Recompute::EveryLayer => BTreeSet::new(),
+            Recompute::ButProducts(kept) => kept.clone(),
+            Recompute::Nothing | Recompute::Layers(_) => return found,
         };
-        if let Some((_, rest)) = again.split_last() {
-            found.push(Plan {
-                recompute: Recompute::Layers(rest.iter().copied().collect()),
-                ..plan.clone()
-            });
+        let mut first = 0;
+        let of_ipus: Vec<Vec<u32>> = plan
+            .layers_per_ipu
+            .iter()
+            .map(|&count| {
+                first += count;
+                let layers = (first - count..first).rev();
+                layers.filter(|l| !kept.contains(l)).collect()
+            })
+            .collect();
+        // The slowest IPU sets the beat, so what one gains may show only when all do.
+        let mut more = vec![of_ipus.iter().filter_map(|l| l.first().copied()).collect()];
+        for layers in of_ipus.into_iter().filter(|l| !l.is_empty()) {
+            more.push(vec![layers[0]]);
+            more.push(layers);
+        }
+        for layers in more {
+            let with = Recompute::ButProducts(kept.iter().copied().chain(layers).collect());
+            if with != plan.recompute && !found.contains(&with) {
+                found.push(with);
+            }
         }
         found
     }
+}
+
+fn half_and_double(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    [n / 2, n * 2]
+        .into_iter()
+        .filter(move |n| (1..=most).contains(n))
+}
+
+fn shape(plan: &Plan) -> Shape {
+    (plan.replicas, plan.batch_size)
 }
 
 /// What plans of a kind share.
@@ -359,6 +446,7 @@ pub(super) fn kind(plan: &Plan) -> String {
         Recompute::Nothing => "nothing again",
         Recompute::EveryLayer => "all layers again",
         Recompute::Layers(_) => "some layers again",
+        Recompute::ButProducts(_) => "all again, some without products",
     };
     format!(
         "{} × {} IPUs, micro-batches of {}, {again}{}",

@@ -3,6 +3,7 @@
 use superstep_ir::machine::Machine;
 use superstep_ir::machine::link_cost::{ReplicaRing, streaming_cycles};
 use superstep_passes::place::Recompute;
+use superstep_passes::recompute::Again;
 use superstep_passes::solve::stage_split::stage_split;
 use superstep_passes::stage::stage_count;
 
@@ -77,6 +78,7 @@ impl Task<'_> {
                         batch_size,
                         accumulation: (self.global_batch / samples) as u32,
                         recompute: recompute.clone(),
+                        head_slices: self.base.head_slices,
                         loss_chunks: Some(probe.loss_chunks),
                         offchip,
                     };
@@ -117,11 +119,6 @@ impl Task<'_> {
 
     /// What a plan would take and need.
     pub(super) fn estimate(&self, plan: Plan, probe: &Probe) -> Candidate {
-        let again = |layer: u32| match &plan.recompute {
-            Recompute::Nothing => false,
-            Recompute::EveryLayer => true,
-            Recompute::Layers(layers) => layers.contains(&layer),
-        };
         let stages = self.stages(&plan);
         let forward = stages.div_ceil(2);
         let replicas = f64::from(plan.replicas);
@@ -149,9 +146,15 @@ impl Task<'_> {
                 _ => 2 * (forward - 1 - stage) + 1,
             };
             for layer in first..first + count {
-                cycles += probe.layer + if again(layer) { probe.again } else { 0.0 };
+                let again = plan.recompute.of(layer);
+                cycles += probe.layer
+                    + match again {
+                        Again::Nothing => 0.0,
+                        Again::ButProducts => probe.again - probe.products_again,
+                        Again::Everything => probe.again,
+                    };
                 bytes += shared_out(probe.layer_state);
-                bytes += f64::from(waiting) * self.kept(plan.batch_size, again(layer));
+                bytes += f64::from(waiting) * self.kept(plan.batch_size, again);
                 weights += probe.layer_state[0];
                 visits += probe.layer_state[1];
             }
@@ -187,18 +190,23 @@ impl Task<'_> {
         }
     }
 
-    /// Bytes of a tile that a layer keeps of a micro-batch from its forward to its backward pass: its input; or besides, all that its
-    /// gradients read: three times the scores, and about seven activations and two of the MLP.
-    fn kept(&self, batch_size: usize, again: bool) -> f64 {
+    /// Bytes of a tile that a layer keeps of a micro-batch from its forward to its backward pass: its input; or besides, what its products gave;
+    /// or all that its gradients read: three times the scores, and about seven activations and two of the MLP.
+    fn kept(&self, batch_size: usize, again: Again) -> f64 {
         let config = self.config;
         let rows = (batch_size * self.base.block_size) as f64;
         let input = config.n_embd as f64;
+        let products = 6.0 * input + config.n_inner as f64;
         let all = 3.0 * (config.n_head * self.base.block_size) as f64
             + 7.0 * input
             + 2.0 * config.n_inner as f64;
         let width = self.base.precision.precision.elements().bytes() as f64;
-        let elements = rows * if again { input } else { all };
-        elements * width / f64::from(self.machine().tiles_per_ipu)
+        let elements = match again {
+            Again::Nothing => all,
+            Again::ButProducts => products,
+            Again::Everything => input,
+        };
+        rows * elements * width / f64::from(self.machine().tiles_per_ipu)
     }
 
     /// Bytes of a tile for variables and code.

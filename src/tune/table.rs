@@ -18,7 +18,7 @@ pub fn winners(tuning: &Tuning, machine: &Machine, limit: usize) -> String {
             plan.batch_size.to_string(),
             plan.accumulation.to_string(),
             recompute(outcome),
-            outcome.loss_chunks.to_string(),
+            format!("{} × {}", plan.head_slices, outcome.loss_chunks),
             if plan.offchip { "off chip" } else { "tiles" }.to_owned(),
             seconds(machine.seconds(outcome.beat_cycles)),
             grouped(factors.work as u64),
@@ -34,7 +34,7 @@ pub fn winners(tuning: &Tuning, machine: &Machine, limit: usize) -> String {
         "micro-batch",
         "accumulation",
         "again",
-        "row blocks",
+        "head",
         "state",
         "beat",
         "cycles a sample",
@@ -51,6 +51,7 @@ fn recompute(outcome: &Outcome) -> String {
         Recompute::Nothing => "none".into(),
         Recompute::EveryLayer => "all".into(),
         Recompute::Layers(layers) => format!("{} layers", layers.len()),
+        Recompute::ButProducts(kept) => format!("all, {} without products", kept.len()),
     }
 }
 
@@ -61,6 +62,18 @@ pub fn rejections(tuning: &Tuning) -> String {
         .iter()
         .map(|(kind, reason)| vec![kind.clone(), reason.clone()]);
     table(&["kind of plan", "why not"], rows, 2)
+}
+
+/// How far any plan could get.
+pub fn ceiling(tuning: &Tuning) -> Option<String> {
+    let (ceiling, best) = (tuning.ceiling?, tuning.outcomes.first()?);
+    Some(format!(
+        "if all IPUs worked all the time and ran nothing again: {} samples/s with micro-batches of {} ({} cycles a sample); the best has {:.0} % of that",
+        three_digits(ceiling.samples_per_second),
+        ceiling.batch_size,
+        grouped(ceiling.cycles_per_sample as u64),
+        100.0 * best.samples_per_second / ceiling.samples_per_second,
+    ))
 }
 
 /// Where the gain over the reference comes from: factors whose product it is.

@@ -46,7 +46,7 @@ impl BlockShape {
     }
 
     /// Rows and columns: the last extent is the columns, the rest rows.
-    fn rows_and_columns(&self) -> (u64, u64) {
+    pub(crate) fn rows_and_columns(&self) -> (u64, u64) {
         let columns = self.shape.last() as u64;
         (self.elements().checked_div(columns).unwrap_or(0), columns)
     }
@@ -79,7 +79,7 @@ pub fn vertex_account(
         (Codelet::Matmul { .. }, [a, ..], [out, ..]) => matmul::account(machine, codelet, a, out),
         _ => {
             let spent = vector_codelet(machine, codelet, inputs, outputs);
-            let flops = vertex_flops(codelet, inputs, outputs);
+            let flops = vertex_flops(machine, codelet, inputs, outputs);
             let dtype = outputs.first().map_or(DType::F32, |out| out.dtype);
             VertexAccount::vector(spent, flops as f64 / vector_flops(dtype) as f64)
         }
@@ -147,29 +147,34 @@ fn row_codelet(
 ) -> Spent {
     let x = &inputs[0];
     let (rows, columns) = x.rows_and_columns();
-    let share = Share::of(machine, x.dtype, rows, columns);
+    let by_rows =
+        |cost: &dyn Fn(&Share) -> Spent| Share::least(machine, x.dtype, rows, columns, cost);
     match codelet {
-        Codelet::LayerNorm { .. } => norm::layer_norm(machine, &share),
-        Codelet::LayerNormGrad => norm::layer_norm_grad(machine, &share),
+        Codelet::LayerNorm { .. } => by_rows(&|share| norm::layer_norm(machine, share)),
+        Codelet::LayerNormGrad => by_rows(&|share| norm::layer_norm_grad(machine, share)),
         Codelet::LayerNormParamGrad => norm::layer_norm_param_grad(machine, x.dtype, rows, columns),
-        Codelet::Softmax { .. } => softmax::softmax(machine, &share),
-        Codelet::SoftmaxGrad { .. } => softmax::softmax_grad(machine, &share),
+        Codelet::Softmax { .. } => by_rows(&|share| softmax::softmax(machine, share)),
+        Codelet::SoftmaxGrad { .. } => by_rows(&|share| softmax::softmax_grad(machine, share)),
         Codelet::CausalMask | Codelet::MaskBeyond => data::mask(machine, x.dtype, x.elements()),
-        Codelet::RowMaxSum { .. } => softmax::row_max_sum(machine, &share),
-        Codelet::CrossEntropyGrad { .. } => loss::cross_entropy_grad(machine, rows, &share),
+        Codelet::RowMaxSum { .. } => by_rows(&|share| softmax::row_max_sum(machine, share)),
+        Codelet::CrossEntropyGrad { .. } => {
+            by_rows(&|share| loss::cross_entropy_grad(machine, rows, share))
+        }
         Codelet::JoinLogSumExp => {
             let parts = x.elements() / out.elements();
             loss::join_logsumexp(machine, x.dtype, parts, out.elements())
         }
         Codelet::PickLabel { .. } => loss::pick_label(machine, rows),
         Codelet::RowLoss => loss::row_loss(machine, x.elements() / out.elements(), out.elements()),
-        Codelet::Gather { .. } => {
+        Codelet::Gather { first } => {
             let ids = inputs.get(1).map_or(0, BlockShape::elements);
-            table::gather(machine, ids, columns)
+            let hits = table::hits(machine, ids, rows, u64::from(*first));
+            table::gather(machine, x.dtype, ids, hits, columns)
         }
-        Codelet::ScatterAdd { .. } => {
-            let columns = inputs.get(1).map_or(0, |u| u.shape.last() as u64);
-            table::scatter_add(machine, out.dtype, x.elements(), columns)
+        Codelet::ScatterAdd { first } => {
+            let (ids, (entries, columns)) = (x.elements(), out.rows_and_columns());
+            let hits = table::hits(machine, ids, entries, u64::from(*first));
+            table::scatter_add(machine, out.dtype, ids, hits, columns)
         }
         _ => Spent::default(),
     }

@@ -151,9 +151,10 @@ impl Machine {
     }
 
     fn check_rates(&self) -> Result<(), MachineError> {
-        let rates: [(&'static str, f64, f64); 8] = [
+        let rates: [(&'static str, f64, f64); 9] = [
             ("clock_hz", self.clock_hz, 1e12),
             ("map_factor", self.map_factor, 1e3),
+            ("table_hit_factor", self.table_hit_factor, 1e6),
             ("copy_bytes_per_cycle", self.copy_bytes_per_cycle, 1e6),
             (
                 "exchange_bytes_per_cycle",

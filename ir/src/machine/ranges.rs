@@ -29,7 +29,7 @@ const fn range(
 }
 
 /// One row for every number that is estimated, measured by others on other chips, or documented only as a limit.
-pub const RANGES: [Range; 20] = [
+pub const RANGES: [Range; 21] = [
     range(
         "clock_hz",
         "1.0e9",
@@ -83,6 +83,12 @@ pub const RANGES: [Range; 20] = [
         "0.7",
         "1.5",
         "fused elementwise vertices against the sum of their parts",
+    ),
+    range(
+        "table_hit_factor",
+        "0.5",
+        "1000.0",
+        "ids of the fullest part of a table: half of a novel's, or all of them, in every slice",
     ),
     range(
         "exchange_bytes_per_cycle",

@@ -106,8 +106,8 @@ impl OpLowering<'_, '_, '_> {
         (Codelet::Map(expr), kept)
     }
 
-    /// The cheapest of: the layout of any full-size operand, or the default layout. Where more is to be added to a state, perhaps in a later
-    /// stage of a pipeline, nothing may be added elsewhere: it is the state's layout then.
+    /// The cheapest of: the layout of any full-size operand, or the default layout. What becomes a state is made in the state's layout, though:
+    /// elsewhere it would have to wait for its assignment and then go there.
     fn best_site(&mut self, codelet: &Codelet, operands: &[usize]) -> Site {
         let result = self.result_ty(0);
         let running_sum = operands.iter().find(|&&i| self.is_running_sum(i));
@@ -138,17 +138,12 @@ impl OpLowering<'_, '_, '_> {
         }
     }
 
-    /// True when operand `i` is state that result 0 becomes after more ops.
+    /// True when operand `i` is state that result 0 becomes, at once or after more ops.
     fn is_running_sum(&self, i: usize) -> bool {
-        let graph = self.g.graph;
         let Some(Binding::Held { variable, views }) = self.g.bindings.get(&self.operand(i)) else {
             return false;
         };
-        let uses = graph.uses(self.result(0));
-        let is_assign = |op| matches!(graph.op(op), Op::Assign { .. });
-        views.is_empty()
-            && uses.iter().all(|u| !is_assign(u.op))
-            && self.becomes_state(*variable, 0)
+        views.is_empty() && self.becomes_state(*variable, 0)
     }
 
     /// Operand `i`'s own layout, if the op can run in it: all its elements in order, nothing copied, and the smaller operands are trailing

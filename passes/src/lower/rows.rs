@@ -1,13 +1,15 @@
 //! Ops on rows: layer norm, softmax and masks. Rows are spread over the tiles, each whole on one tile where the op needs it.
 
 use superstep_ir::ids::VarId;
+use superstep_ir::machine::codelet_cost::norm;
 use superstep_ir::op::{Op, ReduceKind};
-use superstep_ir::program::{Category, Codelet, Operand};
+use superstep_ir::program::{Category, Codelet, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
 use super::reduce::partial_dtype;
 use super::{Binding, LowerError, OpLowering};
 use crate::plan::Layout;
+use crate::plan::column_sums::Columns;
 use crate::plan::layout::row_parts;
 
 impl OpLowering<'_, '_, '_> {
@@ -109,17 +111,20 @@ impl OpLowering<'_, '_, '_> {
 
     pub(super) fn layer_norm_param_grad(&mut self) -> Result<(), LowerError> {
         let ty = self.ty(0);
-        let layout = self.row_layout(0, &ty.shape);
+        let rows = ty.shape.elements() / ty.shape.last();
+        let flat = [View::Reshape([rows, ty.shape.last()].into())];
+        let layout = self.param_grad_layout(rows, &ty);
         let statistics = Self::statistics(&layout);
         let mut moves = Vec::new();
-        let g = self.demand(0, &[], &layout, "g", &mut moves);
-        let x = self.demand(1, &[], &layout, "x", &mut moves);
-        let mean = self.demand(2, &[], &statistics, "mean", &mut moves);
-        let rstd = self.demand(3, &[], &statistics, "rstd", &mut moves);
+        let g = self.demand(0, &flat, &layout, "g", &mut moves);
+        let x = self.demand(1, &flat, &layout, "x", &mut moves);
+        let row = [View::Reshape([rows].into())];
+        let mean = self.demand(2, &row, &statistics, "mean", &mut moves);
+        let rstd = self.demand(3, &row, &statistics, "rstd", &mut moves);
         self.exchange("operands", moves);
-        let grid = self.g.lw.grid_ref(layout.grid).clone();
-        let parts: usize = layout.cuts.iter().map(|c| c.parts(&grid)).product();
-        let partial_layout = self.one_part_a_tile(&layout, &statistics, 1);
+        let parts = layout.cuts[0].parts(self.g.lw.grid_ref(layout.grid));
+        let mut partial_layout = self.one_part_a_tile(&layout, &statistics, 0);
+        partial_layout.cuts.push(layout.cuts[1].clone());
         let partials = ["dscale", "dshift"].map(|name| {
             let dtype = partial_dtype(ReduceKind::Sum, parts, ty.dtype);
             let ty = TensorType::new(dtype, [parts, ty.shape.last()]);
@@ -133,11 +138,29 @@ impl OpLowering<'_, '_, '_> {
             &inputs,
             &Self::operands(&partials),
         );
-        for (r, partial) in partials.into_iter().enumerate() {
-            let sum = self.sum_leading(partial, ty.dtype);
+        let sums = self.reduce_all_leading(ReduceKind::Sum, partials, ty.dtype);
+        for (r, sum) in sums.into_iter().enumerate() {
             self.bind_reshaped(r as u32, sum);
         }
         Ok(())
+    }
+
+    /// Layout of `[rows, columns]` for the gradients of scale and shift, which need no whole rows.
+    fn param_grad_layout(&mut self, rows: usize, ty: &TensorType) -> Layout {
+        let machine = self.g.lw.machine;
+        let own = |rows: usize, columns: usize| {
+            let (rows, columns) = (rows as u64, columns as u64);
+            norm::layer_norm_param_grad(machine, ty.dtype, rows, columns).cycles
+        };
+        let sums = Columns {
+            rows,
+            columns: ty.shape.last(),
+            bytes: 2 * ty.dtype.bytes(),
+            sums: 2,
+            own: &own,
+        };
+        let blocks = sums.in_blocks(machine);
+        self.block_layout(&blocks)
     }
 
     /// Where `x` lies, whatever its cuts: a mask needs no whole rows.

@@ -1,8 +1,9 @@
 //! Lookups and scattered sums run where the table lies: every tile sees all ids and serves those that fall into its entries.
 
-use superstep_ir::ids::VarId;
+use smallvec::smallvec;
+use superstep_ir::ids::{OpId, VarId};
 use superstep_ir::op::Op;
-use superstep_ir::program::{Category, Codelet, Cut, Operand, View};
+use superstep_ir::program::{Category, Codelet, Cut, Operand, VertexGroup, View};
 use superstep_ir::types::{DType, TensorType};
 
 use super::{Binding, LowerError, OpLowering};
@@ -10,6 +11,13 @@ use crate::plan::Layout;
 
 /// Bytes of a row that a tile keeps at least when a table is spread by columns.
 const BYTES_PER_RUN: usize = 32;
+
+/// A table that rows are added to, and the op that does it.
+#[derive(Clone, Copy)]
+struct Table {
+    op: OpId,
+    base: VarId,
+}
 
 impl OpLowering<'_, '_, '_> {
     /// The table, whole: in place, or brought into a layout with fewer entry parts when that costs less than summing a result for every
@@ -151,13 +159,59 @@ impl OpLowering<'_, '_, '_> {
         self.sum_leading_to(found, dtype, target)
     }
 
-    pub(super) fn scatter_add(&mut self, first: u32) -> Result<(), LowerError> {
-        let base = self.scatter_base();
-        let layout = self.g.lw.layout_of(base);
+    pub(super) fn scatter_add(&mut self) -> Result<(), LowerError> {
+        let mut left = Vec::new();
+        for op in self.same_updates() {
+            let mut lowering = self.beside_this(op);
+            lowering.localise();
+            lowering.bring_remote();
+            let table = Table {
+                op,
+                base: lowering.scatter_base(),
+            };
+            self.sets = lowering.sets;
+            left.push(table);
+        }
+        while let Some(&Table { base, .. }) = left.first() {
+            let layout = self.g.lw.layout_of(base);
+            let beside = |table: &mut Table| {
+                let other = self.g.lw.layout_of(table.base);
+                other.grid == layout.grid && other.cuts[1] == layout.cuts[1]
+            };
+            let tables: Vec<Table> = left.extract_if(.., beside).collect();
+            self.scatter_into(&tables, &layout);
+        }
+        Ok(())
+    }
+
+    /// This op, and the others that add the same rows under the same ids to other tables, which lie ready: slices of one vocabulary. Ids and
+    /// rows are then brought once for all of them.
+    fn same_updates(&self) -> Vec<OpId> {
+        let (graph, node) = (self.g.graph, self.g.graph.node(self.id));
+        let (staged, rows) = (node.place, &node.operands()[1..]);
+        let others = graph.uses(rows[1]).into_iter().map(|u| u.op).filter(|&op| {
+            let other = graph.node(op);
+            matches!(other.op, Op::ScatterAdd { .. })
+                && op != self.id
+                && other.operands()[1..] == *rows
+                && other.place.stage == staged.stage
+                && other.place.ipu == staged.ipu
+                && self.g.bindings.contains_key(&other.operands()[0])
+                && !self.g.bindings.contains_key(&graph.value(op))
+        });
+        let mut all: Vec<OpId> = others.chain([self.id]).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Adds the rows into tables that lie on the same tiles, their columns cut alike.
+    fn scatter_into(&mut self, tables: &[Table], layout: &Layout) {
         let grid = self.g.lw.grid_ref(layout.grid).clone();
         let ty = self.ty(2);
         let n = ty.shape[0];
-        let columns = layout.largest_block(&grid, &self.g.lw.shape_of(base))[1];
+        let shape = self.g.lw.shape_of(tables[0].base);
+        let columns = layout.largest_block(&grid, &shape)[1];
         let slices = self.id_slices(n, columns * ty.dtype.bytes());
         let rows = n / slices;
         let updates_layout = Layout::new(layout.grid, [Cut::none(), layout.cuts[1].clone()]);
@@ -173,17 +227,28 @@ impl OpLowering<'_, '_, '_> {
             );
             let updates = self.demand(2, &views, &updates_layout, "updates", &mut moves);
             self.exchange("operands", moves);
-            let inputs = [Operand::whole(ids), Operand::whole(updates)];
-            self.compute(
-                "scatter",
-                Codelet::ScatterAdd { first },
-                layout.grid,
-                &inputs,
-                &[Operand::whole(base)],
-            );
+            let groups = tables.iter().map(|table| VertexGroup {
+                codelet: Codelet::ScatterAdd {
+                    first: self.first_entry(table.op),
+                },
+                grid: layout.grid,
+                inputs: smallvec![Operand::whole(ids), Operand::whole(updates)],
+                outputs: smallvec![Operand::whole(table.base)],
+            });
+            let groups = groups.collect();
+            self.compute_groups("scatter", groups);
         }
-        self.bind_whole(0, base);
-        Ok(())
+        for table in tables {
+            let mut lowering = self.beside_this(table.op);
+            lowering.bind_whole(0, table.base);
+        }
+    }
+
+    fn first_entry(&self, op: OpId) -> u32 {
+        match *self.g.graph.op(op) {
+            Op::ScatterAdd { first } => first.unwrap_or(0) as u32,
+            _ => 0,
+        }
     }
 
     /// The variable that takes the sums: the base's own if it is free, else a copy of it.

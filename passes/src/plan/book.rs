@@ -37,8 +37,8 @@ pub struct PlanBook {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
     pub layers_per_ipu: LayersPerIpu,
-    /// The budget with which all fits, counted in the order in which budgets are tried.
-    pub budget: usize,
+    /// By IPU, the grant with which all fits, counted in the order in which grants are tried.
+    pub grants: Vec<usize>,
 }
 
 impl PlanBook {

@@ -50,8 +50,13 @@ const ELEMENTS_PER_TILE: usize = 32;
 
 /// Parts per dimension that spread a tensor over at most `tiles` tiles, outer dimensions first, so that blocks stay contiguous.
 pub fn spread_parts(shape: &Shape, tiles: usize) -> SmallVec<[usize; 4]> {
+    spread_by(shape, tiles, ELEMENTS_PER_TILE)
+}
+
+/// The same with another number of elements that is worth a tile.
+pub fn spread_by(shape: &Shape, tiles: usize, elements_per_tile: usize) -> SmallVec<[usize; 4]> {
     let mut left = tiles
-        .min(shape.elements().div_ceil(ELEMENTS_PER_TILE))
+        .min(shape.elements().div_ceil(elements_per_tile))
         .max(1);
     let mut parts: SmallVec<[usize; 4]> = SmallVec::new();
     for &extent in shape.dims() {

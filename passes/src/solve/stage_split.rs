@@ -2,19 +2,29 @@
 //!
 //! Dynamic program over (items, stages): `O(items² · stages)`.
 
+use std::ops::Range;
+
 /// Splits `costs` into `stages` consecutive runs, the first of which already carries `base`; returns the run lengths (some may be 0).
 /// Minimises the largest sum.
 pub fn stage_split(costs: &[u64], stages: usize, base: u64) -> Vec<usize> {
-    let n = costs.len();
     let prefix: Vec<u64> = std::iter::once(0)
         .chain(costs.iter().scan(0, |sum, c| {
             *sum += c;
             Some(*sum)
         }))
         .collect();
-    let run = |stage: usize, from: usize, to: usize| {
-        prefix[to] - prefix[from] + if stage == 0 { base } else { 0 }
-    };
+    stage_split_by(costs.len(), stages, |stage, items| {
+        prefix[items.end] - prefix[items.start] + if stage == 0 { base } else { 0 }
+    })
+}
+
+/// The same for `n` items where what a run costs depends on the stage as well.
+pub fn stage_split_by(
+    n: usize,
+    stages: usize,
+    cost: impl Fn(usize, Range<usize>) -> u64,
+) -> Vec<usize> {
+    let run = |stage: usize, from: usize, to: usize| cost(stage, from..to);
     // best[stage][to]: smallest possible maximum of the first stage + 1 runs over the first `to` items (then the sum of squares, so that the
     // other runs are even too), and where the last run starts.
     type Best = (u64, u128, usize);

@@ -158,7 +158,8 @@ fn a_choice_is_where_the_search_starts() {
     compiled(folder.path(), &settings()).unwrap();
     let choose = |layers: &[u32], budget: u64| {
         edit(folder.path(), |book| {
-            book["choices"][0][1] = json!({"layers_per_ipu": layers, "budget": budget});
+            book["choices"][0][1] =
+                json!({"layers_per_ipu": layers, "grants": vec![budget; layers.len()]});
         });
     };
     assert_eq!(cold.manifest.layers_per_ipu, [3]);

@@ -1,12 +1,18 @@
 //! Arithmetic of a vertex: what would be left of its cycles if its unit always worked at its peak.
 
-use super::BlockShape;
+use super::super::Machine;
+use super::{BlockShape, table};
 use crate::op::MapNode;
 use crate::program::Codelet;
 
 /// Floating-point operations of one vertex; a multiply-add counts 2, a function 1. Rows of layer norm, softmax and the gradient of the loss
-/// count 5 an element, as graph ops do.
-pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockShape]) -> u64 {
+/// count 5 an element, as graph ops do. Of the rows that are added to a table, those that typical text has for the fullest tile.
+pub fn vertex_flops(
+    machine: &Machine,
+    codelet: &Codelet,
+    inputs: &[BlockShape],
+    outputs: &[BlockShape],
+) -> u64 {
     let (Some(x), Some(out)) = (inputs.first(), outputs.first()) else {
         return 0;
     };
@@ -36,7 +42,10 @@ pub fn vertex_flops(codelet: &Codelet, inputs: &[BlockShape], outputs: &[BlockSh
             4 * x.elements()
         }
         Codelet::RowLoss => x.elements() + out.elements(),
-        Codelet::ScatterAdd { .. } => inputs.get(1).map_or(0, BlockShape::elements),
+        Codelet::ScatterAdd { first } => {
+            let (entries, columns) = out.rows_and_columns();
+            columns * table::hits(machine, x.elements(), entries, u64::from(*first))
+        }
         Codelet::Dropout { .. } | Codelet::Cast => out.elements(),
         Codelet::Fill { .. }
         | Codelet::CausalMask

@@ -22,11 +22,12 @@ pub fn layer_norm_grad(machine: &Machine, share: &Share) -> Spent {
 /// Cycles of the gradients to scale and shift: normalise again (two broadcasts), the product with `g`, and two sums over the rows,
 /// each worker taking a part of the columns: `16 + ⌈outs/V⌉·(12 + 3 + (m − 1))` wc for each sum (PopLibs strided reduction, §3.8).
 pub fn layer_norm_param_grad(machine: &Machine, dtype: DType, rows: u64, columns: u64) -> Spent {
-    let share = Share::of(machine, dtype, rows, columns);
     let Vectors { busiest, even } = Vectors::of_vectors(machine, vector(dtype), columns);
     let column_sum = Work::units(16, busiest, even, 12 + 3 + rows.saturating_sub(1));
-    let work = 2 * share.broadcast() + share.binary() + 2 * column_sum;
-    work.vertex(machine, 5 * 11)
+    Share::least(machine, dtype, rows, columns, |share| {
+        let work = 2 * share.broadcast() + share.binary() + 2 * column_sum;
+        work.vertex(machine, 5 * 11)
+    })
 }
 
 #[cfg(test)]
@@ -65,8 +66,14 @@ mod tests {
             layer_norm_param_grad(&mk2, DType::F32, 4, 8).cycles,
             6 * (2 * 30 + 34 + 2 * 34) + 55
         );
-        // One row of 768 is shared by all six workers: 128 elements, 64 vectors each.
-        let one = Share::of(&mk2, DType::F32, 1, 768);
+        // One row of 768 is shared by all six workers: 128 elements, 64 vectors each; six numbers of a row are joined twice.
+        let one = Share::in_pieces(&mk2, DType::F32, 1, 768, 6);
         assert_eq!((one.rows, one.vectors), (1, 64));
+        let least = Share::least(&mk2, DType::F32, 1, 768, |s| layer_norm(&mk2, s));
+        assert_eq!(least, layer_norm(&mk2, &one));
+        assert_eq!(
+            least.cycles,
+            6 * (2 * (17 + 12 + 64) + 2 * (19 + 12 + 6) + 15 + 4 * (15 + 7 + 128)) + 77
+        );
     }
 }

@@ -102,8 +102,9 @@ pub fn to_few(machine: &Machine, [from, to]: [DType; 2], outputs: u64, partials:
 
 /// Cycles to reduce each of `rows` contiguous runs of `columns` to one number: `W·(17 + R·(12 + ⌈m/V⌉))` (mk2.md §3.8).
 pub fn rows(machine: &Machine, dtype: DType, rows: u64, columns: u64) -> Spent {
-    let share = super::Share::of(machine, dtype, rows, columns);
-    share.reduce_rows().vertex(machine, 0)
+    super::Share::least(machine, dtype, rows, columns, |share| {
+        share.reduce_rows().vertex(machine, 0)
+    })
 }
 
 #[cfg(test)]

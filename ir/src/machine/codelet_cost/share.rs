@@ -1,7 +1,7 @@
 //! How the elements or rows of a block are shared out over the workers of a tile.
 
 use super::super::Machine;
-use super::Work;
+use super::{Spent, Work};
 use crate::types::DType;
 
 /// Elements of a 64-bit vector: 4 of 16 bits, 2 of 32.
@@ -37,12 +37,21 @@ impl Vectors {
     }
 }
 
-/// What the busiest worker gets of a block of rows: whole rows when there are enough, else a part of one row.
+/// What the busiest worker gets of a block of rows: whole rows, or pieces of rows where that leaves less to the busiest worker.
+///
+/// Nine rows for six workers are two each; in halves they are three each, which is one and a half. A number for each row is then
+/// joined from those of its pieces, in the order of the columns. Values do not show it: the runtime's sums over a row are f64 and rounded once,
+/// so they depend on no number of this model.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     pub dtype: DType,
+    /// Rows, for what is done once a row.
     pub rows: u64,
-    /// 64-bit vectors of each row.
+    /// Pieces that each row is cut into.
+    pub pieces: u64,
+    /// Pieces of all rows.
+    runs: u64,
+    /// 64-bit vectors of each piece.
     pub vectors: u64,
     /// Rows of a worker on average.
     even_rows: f64,
@@ -51,39 +60,67 @@ pub struct Share {
 }
 
 impl Share {
+    /// Whole rows.
     pub fn of(machine: &Machine, dtype: DType, rows: u64, columns: u64) -> Share {
+        Share::in_pieces(machine, dtype, rows, columns, 1)
+    }
+
+    /// Every row in so many pieces of whole vectors.
+    pub fn in_pieces(
+        machine: &Machine,
+        dtype: DType,
+        rows: u64,
+        columns: u64,
+        pieces: u64,
+    ) -> Share {
         let workers = u64::from(machine.workers);
-        let part = if rows < workers {
-            columns.div_ceil(workers / rows.max(1))
-        } else {
-            columns
-        };
         Share {
             dtype,
             rows: rows.div_ceil(workers),
-            vectors: part.div_ceil(vector(dtype)),
+            pieces,
+            runs: (rows * pieces).div_ceil(workers),
+            vectors: columns.div_ceil(vector(dtype)).div_ceil(pieces),
             even_rows: rows as f64 / workers as f64,
             even_vectors: columns as f64 / vector(dtype) as f64,
         }
     }
 
-    /// Loops over all rows, `row` cycles a row and `each` a vector of it.
-    fn loops(&self, fixed: u64, row: u64, each: u64) -> Work {
+    /// What `cost` takes with the number of pieces that makes it least.
+    pub fn least(
+        machine: &Machine,
+        dtype: DType,
+        rows: u64,
+        columns: u64,
+        cost: impl Fn(&Share) -> Spent,
+    ) -> Spent {
+        let vectors = columns.div_ceil(vector(dtype));
+        let most = u64::from(machine.workers).min(vectors).max(1);
+        let spent = |pieces| cost(&Share::in_pieces(machine, dtype, rows, columns, pieces));
+        (2..=most).map(spent).fold(spent(1), Spent::less)
+    }
+
+    /// Loops over all pieces, `piece` cycles for each and `each` for a vector of it.
+    fn loops(&self, fixed: u64, piece: u64, each: u64) -> Work {
         Work {
             fixed,
-            busiest: self.rows * (row + self.vectors * each),
-            even: self.even_rows * (row as f64 + self.even_vectors * each as f64),
+            busiest: self.runs * (piece + self.vectors * each),
+            even: self.even_rows * (piece as f64 + self.even_vectors * each as f64),
         }
     }
 
     /// Worker cycles of something done once a row.
     pub(super) fn per_row(&self, fixed: u64, row: u64) -> Work {
-        self.loops(fixed, row, 0)
+        Work::units(fixed, self.rows, self.even_rows, row)
     }
 
-    /// Worker cycles to reduce each row to one number: `17 + R·(12 + ⌈m/V⌉)` (PopLibs, continuous reduction; mk2.md §3.8).
+    /// Worker cycles to reduce each row to one number: `17 + R·(12 + ⌈m/V⌉)` (PopLibs, continuous reduction; mk2.md §3.8), and where rows are
+    /// in pieces the same once more for the numbers of each row's pieces, with the supervisor's start of it.
     pub(super) fn reduce_rows(&self) -> Work {
-        self.loops(17, 12, 1)
+        let pieces = self.loops(17, 12, 1);
+        if self.pieces == 1 {
+            return pieces;
+        }
+        pieces + self.per_row(17 + 2, 12 + self.pieces)
     }
 
     /// Worker cycles of one elementwise op between the rows and a vector or a number for each row: `15 + R·(7 + 2·⌈C/V⌉)`

@@ -66,4 +66,26 @@ mod tests {
         assert_eq!(softmax_grad(&mk2, &share).cycles, 6 * (33 + 102) + 44);
         assert_eq!(row_max_sum(&mk2, &share).cycles, 6 * (66 + 34 + 57) + 44);
     }
+    #[test]
+    fn nine_rows_for_six_workers_are_halved() {
+        let mk2 = Machine::mk2();
+        let spent = |pieces| softmax(&mk2, &Share::in_pieces(&mk2, DType::F16, 9, 1024, pieces));
+        // Three halves of 128 vectors for a worker, of every pass; two rows' numbers joined, twice.
+        let vectors = 3 * 128 * (2 + 2 * 3 + 4);
+        let pieces = 3 * (2 * 12 + 2 * 7);
+        let passes = 2 * 17 + 2 * 15 + 33 + (17 + 2 * 3);
+        let joins = 2 * (19 + 2 * (12 + 2));
+        assert_eq!(
+            spent(2).cycles,
+            6 * (vectors + pieces + passes + joins) + 77
+        );
+        let least = Share::least(&mk2, DType::F16, 9, 1024, |s| softmax(&mk2, s));
+        assert_eq!(least, spent(2));
+        // Twelve rows are two each already.
+        let twelve = |share: &Share| softmax(&mk2, share);
+        assert_eq!(
+            Share::least(&mk2, DType::F16, 12, 1024, twelve),
+            twelve(&Share::of(&mk2, DType::F16, 12, 1024))
+        );
+    }
 }

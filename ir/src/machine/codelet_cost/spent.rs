@@ -19,6 +19,17 @@ pub struct Spent {
     pub even: f64,
 }
 
+impl Spent {
+    /// The one that takes less; this one if both take the same.
+    pub(super) fn less(self, other: Spent) -> Spent {
+        if other.cycles < self.cycles {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// Worker cycles of a part of a codelet.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Work {

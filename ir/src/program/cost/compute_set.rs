@@ -4,8 +4,9 @@ use smallvec::SmallVec;
 
 use super::classes::{TileClass, TileClasses, tile_classes};
 use crate::ids::{IpuId, TileId};
+use crate::machine::Machine;
 use crate::machine::codelet_cost::{
-    BlockShape, Causes, VertexAccount, vertex_account, vertex_cycles,
+    BlockShape, Causes, VertexAccount, table, vertex_account, vertex_cycles,
 };
 use crate::program::{Codelet, ComputeSet, Program, VertexGroup};
 
@@ -96,7 +97,10 @@ pub fn account(
                 &class.outputs,
             );
             cycles.push(account.cycles);
-            sum.add(group, class, &account, useful, serves);
+            sum.add(class, &account, useful, serves);
+            let (read, written) = touched(&program.machine, &group.codelet, class);
+            sum.read += u64::from(class.tiles) * read;
+            sum.written += u64::from(class.tiles) * written;
         }
         tiles.add(program, set, group, &classes, &cycles);
         let grid = program.grid(group.grid);
@@ -111,18 +115,8 @@ pub fn account(
 }
 
 impl SetAccount {
-    fn add(
-        &mut self,
-        group: &VertexGroup,
-        class: &TileClass,
-        account: &VertexAccount,
-        useful: f64,
-        serves: Serves,
-    ) {
+    fn add(&mut self, class: &TileClass, account: &VertexAccount, useful: f64, serves: Serves) {
         let tiles = u64::from(class.tiles);
-        let (read, written) = touched(&group.codelet, class);
-        self.read += tiles * read;
-        self.written += tiles * written;
         self.busy += tiles * account.cycles;
         let all = (tiles * account.cycles) as f64;
         self.redundant += all * (1.0 - useful);
@@ -134,8 +128,9 @@ impl SetAccount {
     }
 }
 
-/// Bytes that a vertex loads and stores, each operand once; of a table, the rows that are looked up.
-fn touched(codelet: &Codelet, class: &TileClass) -> (u64, u64) {
+/// Bytes that a vertex loads and stores, each operand once; of a table, the rows that are looked up, or added to by
+/// typical text.
+fn touched(machine: &Machine, codelet: &Codelet, class: &TileClass) -> (u64, u64) {
     let bytes = |blocks: &[BlockShape]| blocks.iter().map(BlockShape::bytes).sum::<u64>();
     let (read, written) = (bytes(&class.inputs), bytes(&class.outputs));
     match codelet {
@@ -143,9 +138,18 @@ fn touched(codelet: &Codelet, class: &TileClass) -> (u64, u64) {
             let table = class.inputs.first().map_or(0, BlockShape::bytes);
             (read - table + written, written)
         }
-        Codelet::ScatterAdd { .. } => {
-            let updates = class.inputs.get(1).map_or(0, BlockShape::bytes);
-            (read + updates, updates)
+        Codelet::ScatterAdd { first } => {
+            let block = |blocks: &[BlockShape], i: usize| {
+                let block = blocks.get(i);
+                block.map_or((0, 0), |b| (b.shape.elements() as u64, b.bytes()))
+            };
+            let ((ids, id_bytes), (_, updates)) =
+                (block(&class.inputs, 0), block(&class.inputs, 1));
+            let table = class.outputs.first();
+            let (entries, _) = table.map_or((0, 0), BlockShape::rows_and_columns);
+            let hits = table::hits(machine, ids, entries, u64::from(*first));
+            let added = (updates * hits).checked_div(ids).unwrap_or(0);
+            (id_bytes + 2 * added, added)
         }
         Codelet::WriteRows => {
             let rows = class.inputs.get(1).map_or(0, BlockShape::bytes);

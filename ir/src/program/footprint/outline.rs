@@ -143,7 +143,11 @@ impl<'a> Search<'a> {
         }
         let table = self.table(from, at, length);
         let here: u32 = self.lines[at..at + length].iter().map(|l| l.bytes).sum();
-        let called = CALL + TABLE_ENTRY * table + self.cost_of_function(from, length);
+        let of_function = match self.functions.contains(&(from, length)) {
+            true => 0,
+            false => self.own_call(from, length) + self.bases(from, length),
+        };
+        let called = CALL + TABLE_ENTRY * table + of_function;
         (called < here).then_some(Found {
             from,
             length,
@@ -176,27 +180,22 @@ impl<'a> Search<'a> {
         pairs.len() as u32 + constants
     }
 
-    /// Bytes that it takes to make a function of these lines: they are called where they stood, with a table, set base addresses from
-    /// it, and pass some on.
-    fn cost_of_function(&self, from: usize, length: usize) -> u32 {
-        if self.functions.contains(&(from, length)) {
-            return 0;
-        }
-        let mut bytes = CALL + TABLE_ENTRY * self.table(from, from, length) + CALL;
-        let mut at = from;
-        while at < from + length {
-            if let Some(&call) = self.calls_at.get(&at) {
-                let call = &self.outline.calls[call];
-                bytes += PASSED_ADDRESS * (call.bytes.saturating_sub(CALL) / TABLE_ENTRY);
-                at += call.length;
-                continue;
-            }
-            if self.outline.places[at] == Place::Here {
-                bytes += self.lines[at].saved_if_first;
-            }
-            at += 1;
-        }
-        bytes
+    /// Bytes that it takes to call a function where its lines stood: there and back, with a table, and with addresses to pass on to calls in it.
+    fn own_call(&self, from: usize, length: usize) -> u32 {
+        let calls = (from..from + length).filter_map(|at| self.calls_at.get(&at));
+        let entries = calls.map(|&call| (self.outline.calls[call].bytes - CALL) / TABLE_ENTRY);
+        let passed: u32 = entries.sum();
+        2 * CALL + TABLE_ENTRY * self.table(from, from, length) + PASSED_ADDRESS * passed
+    }
+
+    /// Bytes that lines with addresses in their code take more as those of a function.
+    fn bases(&self, from: usize, length: usize) -> u32 {
+        let lines = self.lines[from..][..length].iter();
+        lines
+            .zip(&self.outline.places[from..])
+            .filter(|(_, place)| **place == Place::Here)
+            .map(|(line, _)| line.saved_if_first)
+            .sum()
     }
 
     fn call(&mut self, at: usize, found: Found) {
@@ -216,18 +215,15 @@ impl<'a> Search<'a> {
         self.calls_at.insert(at, self.outline.calls.len() - 1);
     }
 
-    /// The lines stay where they are, with one more call and its table; addresses that calls in it need are passed on.
+    /// The lines stay where they are, and are called there.
     fn make_function(&mut self, from: usize, length: usize) {
-        let lines = self.cost_of_function(from, length);
-        let mut in_lines = 0;
-        for at in from..from + length {
-            if self.outline.places[at] == Place::Here {
-                in_lines += self.lines[at].saved_if_first;
-                self.outline.places[at] = Place::InFunction;
+        self.push(from, length, self.own_call(from, length));
+        for place in &mut self.outline.places[from..][..length] {
+            if *place == Place::Here {
+                *place = Place::InFunction;
             }
         }
         self.functions.insert((from, length));
-        self.push(from, length, lines - in_lines);
     }
 
     fn push(&mut self, start: usize, length: usize, bytes: u32) {

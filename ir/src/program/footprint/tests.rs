@@ -4,9 +4,12 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::graph::Phase;
-use crate::ids::{OriginId, ProcId, VarId};
+use crate::ids::{GridId, OriginId, ProcId, VarId};
 use crate::op::{BinaryOp, MapExpr};
-use crate::program::{Category, Cut, Grid, Move, Operand, Origin, Procedure};
+use crate::program::{
+    Category, Codelet, ComputeSet, Cut, Exchange, Grid, Move, Operand, Origin, Procedure, Step,
+    VertexGroup,
+};
 use crate::types::{Shape, TensorType};
 
 /// `x`, `y` [24, 8] in rows on tiles 0..8, `x2` and `y2` the same on tiles 8..16; `all` with a copy on each of tiles 0..8.

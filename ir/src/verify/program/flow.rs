@@ -62,6 +62,8 @@ struct Summary<'p> {
     /// Reads of what the procedure has not written before, by variable.
     carried: BTreeMap<VarId, Vec<Read<'p>>>,
     written: BTreeMap<VarId, Coverage>,
+    /// Number of the step of the procedure itself that first wrote a variable.
+    first: BTreeMap<VarId, u32>,
 }
 
 /// A read that something outside of the procedure must have made possible.
@@ -83,10 +85,18 @@ struct Frame<'p> {
     index: usize,
     number: u32,
     summary: Summary<'p>,
-    /// Index of the step that first wrote a variable.
-    first_write: FxHashMap<VarId, usize>,
+    /// The step that first wrote a variable.
+    first_write: FxHashMap<VarId, FirstWrite>,
     /// Indices of the steps so far that run other procedures, and the numbers of all that they run.
     calls: Vec<(usize, Range<u32>)>,
+}
+
+/// Where the value of a variable begins in a procedure.
+#[derive(Clone, Copy)]
+struct FirstWrite {
+    index: usize,
+    /// Nothing that the step runs comes before this number and after the write.
+    number: u32,
 }
 
 struct Flow<'p> {
@@ -237,7 +247,11 @@ impl<'p> Flow<'p> {
             for (id, reads) in summary.carried {
                 for read in reads {
                     if times > 1 {
-                        self.lives_through(frame, id, frame.index, read.at);
+                        let all = FirstWrite {
+                            index: frame.index,
+                            number: 0,
+                        };
+                        self.lives_through(frame, id, all, read.at);
                     } else if is_leaf && let Some(call) = frame.calls.last_mut() {
                         // Nothing comes round again after the read.
                         call.1 = span.start..read.number + 1;
@@ -249,7 +263,13 @@ impl<'p> Flow<'p> {
                 }
             }
             for (id, coverage) in summary.written {
-                frame.first_write.entry(id).or_insert(frame.index);
+                // What runs beside it runs on other IPUs.
+                let runs_once = is_leaf && times == 1;
+                let number = summary.first.get(&id).filter(|_| runs_once);
+                frame.first_write.entry(id).or_insert(FirstWrite {
+                    index: frame.index,
+                    number: number.copied().unwrap_or(0),
+                });
                 frame.summary.written.entry(id).or_default().join(coverage);
             }
         }
@@ -262,7 +282,11 @@ impl<'p> Flow<'p> {
             known.join(written.clone());
         }
         if self.is_covered(id, &read, &known) {
-            let from = frame.first_write.get(&id).copied().unwrap_or(frame.index);
+            let here = FirstWrite {
+                index: frame.index,
+                number: 0,
+            };
+            let from = frame.first_write.get(&id).copied().unwrap_or(here);
             self.lives_through(frame, id, from, read.at);
         } else {
             let carried = frame.summary.carried.entry(id).or_default();
@@ -283,16 +307,24 @@ impl<'p> Flow<'p> {
 
     /// A value that is made at step `from` of the frame, or in a procedure that it runs, and is needed at its current step, must be alive in
     /// everything that runs between: another variable in its bytes would destroy it.
-    fn lives_through(&mut self, frame: &Frame<'p>, id: VarId, from: usize, at: (ProcId, usize)) {
+    fn lives_through(
+        &mut self,
+        frame: &Frame<'p>,
+        id: VarId,
+        from: FirstWrite,
+        at: (ProcId, usize),
+    ) {
         let variable = self.program.variable(id);
         let Some((first, last)) = variable.live else {
             return;
         };
-        let between = frame
-            .calls
-            .iter()
-            .filter(|(index, range)| *index >= from && !range.is_empty());
-        let hull = between.fold(None, |hull: Option<(u32, u32)>, (_, r)| match hull {
+        let between = frame.calls.iter().filter(|(index, _)| *index >= from.index);
+        let after_write = between.map(|(index, range)| match *index == from.index {
+            true => range.start.max(from.number)..range.end,
+            false => range.clone(),
+        });
+        let ranges = after_write.filter(|range| !range.is_empty());
+        let hull = ranges.fold(None, |hull: Option<(u32, u32)>, r| match hull {
             None => Some((r.start, r.end - 1)),
             Some((a, b)) => Some((a.min(r.start), b.max(r.end - 1))),
         });
@@ -356,7 +388,10 @@ impl<'p> Flow<'p> {
 
     fn write(&mut self, frame: &mut Frame<'p>, id: VarId, region: Region) {
         self.used(frame, id);
-        frame.first_write.entry(id).or_insert(frame.index);
+        let (index, number) = (frame.index, frame.number);
+        let first = FirstWrite { index, number };
+        frame.first_write.entry(id).or_insert(first);
+        frame.summary.first.entry(id).or_insert(number);
         frame.summary.written.entry(id).or_default().add(region);
     }
 

@@ -198,6 +198,24 @@ fn what_a_loop_carries_is_alive_in_all_of_it() {
 }
 
 #[test]
+fn what_one_run_of_a_procedure_leaves_lives_from_its_write_on() {
+    // act is made in the last step of the body, and added in main.
+    let added_after = |run: Step| {
+        let mut p = sound();
+        let add = p.procedures[BODY].steps.pop().unwrap();
+        p.procedures[MAIN].steps[1] = run;
+        p.procedures[MAIN].steps.insert(2, add);
+        assert_eq!(p.variables[ACT.index()].live, Some((6, 7)));
+        verify_program(&p).map_err(|e| e.0.into_iter().map(|e| e.kind).collect::<Vec<_>>())
+    };
+    let body = ProcId(BODY as u32);
+    assert_eq!(added_after(Step::Call(body)), Ok(()));
+    // In a loop what is made in one round lies there in the next.
+    let kinds = added_after(Step::Repeat { count: 3, body }).unwrap_err();
+    assert_kinds!(kinds, [ProgramErrorKind::NotLiveInLoop { .. }]);
+}
+
+#[test]
 fn accumulating_reads_the_output() {
     let accumulate = Codelet::Matmul {
         transpose_a: false,
