@@ -135,12 +135,16 @@ pub(crate) struct Slots<'a> {
 /// Which tile has which slot.
 #[derive(Debug, Default)]
 pub(crate) struct SlotPlan {
-    /// By tile number.
+    /// By tile number, [`SlotPlan::NO_SLOT`] for those without.
     pub(crate) slots: Vec<u32>,
     /// Bytes of a slot.
     pub(crate) stride: usize,
     /// Bytes of all slots.
     pub(crate) bytes: usize,
+}
+
+impl SlotPlan {
+    pub(crate) const NO_SLOT: u32 = u32::MAX;
 }
 
 impl<'a> Slots<'a> {
@@ -151,7 +155,8 @@ impl<'a> Slots<'a> {
 
     fn start(self, tile: usize) -> *mut u8 {
         let offset = self.plan.map_or(0, |plan| {
-            let slot = plan.slots.get(tile).copied().unwrap_or(0);
+            let slot = plan.slots[tile];
+            assert_ne!(slot, SlotPlan::NO_SLOT, "tile {tile} has no slot");
             slot as usize * plan.stride
         });
         self.start.wrapping_add(offset)

@@ -51,7 +51,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     /// the outputs, which are on the tile itself, or in its slot.
     pub(crate) unsafe fn new(
         (tile, stride): (*mut u8, usize),
-            vertex: &'a Vertex<'v>,
+        vertex: &'a Vertex<'v>,
         at_random: Option<AtRandom>,
     ) -> VertexMemory<'a, 'v> {
         VertexMemory {

@@ -7,6 +7,7 @@ use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
 use crate::phase::{NANOSECONDS_A_SHARE, Tile};
 use crate::superstep::Action;
+use crate::tile_memory::SlotPlan;
 
 /// No cluster may be more than such a part of its phase: threads would wait for the one that runs it.
 const LARGEST_CLUSTER: f64 = 1.0 / 12.0;
@@ -135,7 +136,7 @@ impl Clusters {
 
     /// By tile number: its place in its cluster.
     pub(super) fn slots(&self, tiles: &[Tile], starts: &[u32]) -> Vec<u32> {
-        let mut slots = vec![0; self.parent.len()];
+        let mut slots = vec![SlotPlan::NO_SLOT; self.parent.len()];
         for ends in starts.windows(2) {
             for (slot, &tile) in (0..).zip(&tiles[ends[0] as usize..ends[1] as usize]) {
                 slots[self.number(tile) as usize] = slot;
@@ -171,7 +172,8 @@ mod tests {
         assert_eq!(starts, [0, 1, 4, 5, 6, 7]);
         assert_eq!(shares, [0..2, 2..4, 4..5]);
         let slots = clusters.slots(&tiles, &starts);
-        assert_eq!(slots, [0, 0, 0, 1, 0, 0, 2, 0]);
+        const NO: u32 = SlotPlan::NO_SLOT;
+        assert_eq!(slots, [0, 0, 0, 1, 0, NO, 2, 0]);
     }
 
     #[test]

@@ -248,20 +248,25 @@ impl<'a> Open<'a> {
         (ahead, self.settle(arena_stride, shelf), back)
     }
 
-    /// The slots of those tiles that receive something ahead.
+    /// The slots of those tiles that receive something on the shelf, ahead or, as other parts of the same variable, in the phase.
     fn shelf(&self, ahead: &Superstep, stride: usize) -> SlotPlan {
         let mut plan = SlotPlan::default();
         if stride == 0 {
             return plan;
         }
-        let tiles = ahead.actions.iter().flat_map(|action| {
-            let (ipu, tiles) = action.tiles();
-            tiles.iter().map(move |&tile| (ipu, tile))
-        });
+        let own = self.supersteps.iter().flat_map(|s| &s.actions);
+        let on_shelf = |action: &&Action| matches!(action, Action::Receive(mv) if mv.destination.store == Store::Shelf);
+        let tiles = own
+            .chain(&ahead.actions)
+            .filter(on_shelf)
+            .flat_map(|action| {
+                let (ipu, tiles) = action.tiles();
+                tiles.iter().map(move |&tile| (ipu, tile))
+            });
         let mut tiles: Vec<u32> = tiles.map(|tile| self.clusters.number(tile)).collect();
         tiles.sort_unstable();
         tiles.dedup();
-        plan.slots = vec![0; tiles.last().map_or(0, |&last| last as usize + 1)];
+        plan.slots = vec![SlotPlan::NO_SLOT; tiles.last().map_or(0, |&last| last as usize + 1)];
         for (slot, &tile) in tiles.iter().enumerate() {
             plan.slots[tile as usize] = slot as u32;
         }
