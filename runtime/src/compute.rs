@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use superstep_ir::ids::VarId;
 
 use crate::codelets::{Kernel, Operand, Vertex};
@@ -40,13 +41,20 @@ pub(crate) struct GroupOperand {
 impl Group {
     /// The vertex at a grid point; `slot` says where the slot of a tile begins.
     pub(crate) fn vertex(&self, point: usize, slot: impl Fn(Store, u32) -> *mut u8) -> Vertex<'_> {
-        let operand = |o| self.operand(o, point, &slot);
-        Vertex {
-            inputs: self.inputs.iter().map(operand).collect(),
-            outputs: self.outputs.iter().map(operand).collect(),
+        let mut vertex = Vertex {
+            inputs: SmallVec::new(),
+            outputs: SmallVec::new(),
+        };
+        for input in &self.inputs {
+            vertex.inputs.push(self.operand(input, point, &slot));
         }
+        for output in &self.outputs {
+            vertex.outputs.push(self.operand(output, point, &slot));
+        }
+        vertex
     }
 
+    #[inline]
     fn operand<'a>(
         &self,
         operand: &'a GroupOperand,

@@ -22,6 +22,8 @@ const MAX_TENSOR_BYTES: u64 = 1 << 40;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     rank: u8,
+    /// A tensor may have more than 2³² of them, all on one tile of a program that is refused.
+    elements: usize,
     start: [u32; MAX_RANK],
     extent: [u32; MAX_RANK],
 }
@@ -30,6 +32,7 @@ impl Block {
     pub(crate) fn new(start: &[usize], extent: &[usize]) -> Block {
         let mut block = Block {
             rank: extent.len() as u8,
+            elements: extent.iter().product(),
             ..Block::default()
         };
         for d in 0..extent.len() {
@@ -49,7 +52,7 @@ impl Block {
     }
 
     pub(crate) fn elements(&self) -> usize {
-        self.extent().iter().map(|&e| e as usize).product()
+        self.elements
     }
 }
 

@@ -108,7 +108,10 @@ impl<'a> Operand<'a> {
     }
 
     pub(crate) fn elements(&self) -> usize {
-        self.dims().iter().map(|&e| e as usize).product()
+        match self.dropped {
+            0 => self.block.elements(),
+            _ => self.dims().iter().map(|&e| e as usize).product(),
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -6,7 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::LoadedMove;
-use super::expansion::{Loops, Pattern};
+use super::expansion::{Copy, Loops, Pattern};
+use super::pieces::{AHEAD, prefetch};
 use crate::tile_memory::SharedTiles;
 
 impl LoadedMove {
@@ -26,12 +27,36 @@ impl LoadedMove {
     pub(crate) unsafe fn receive(&self, i: usize, memory: SharedTiles<'_>) {
         let expansion = &*self.expansion;
         let own = memory.at(self.destination, expansion.tiles[i]);
-        for copy in expansion.received(i) {
-            let from = memory.at(self.source, copy.source_tile);
-            let from = from.wrapping_add(copy.source_offset as usize);
-            let to = own.wrapping_add(copy.destination_offset as usize);
-            // SAFETY: the contract of this function.
-            unsafe { copy_region(from, to, &expansion.patterns[copy.pattern as usize]) }
+        let copies = expansion.received(i);
+        let pattern = |copy: &Copy| &expansion.patterns[copy.pattern as usize];
+        let source = |copy: &Copy, tile: u32| {
+            let block = memory.at(self.source, tile);
+            block.wrapping_add(copy.source_offset as usize)
+        };
+        for (c, copy) in copies.iter().enumerate() {
+            let own_pattern = pattern(copy);
+            let across = own_pattern.across;
+            if let Some(next) = copies.get(c + 1) {
+                prefetch(
+                    source(next, next.source_tile),
+                    pattern(next).run_bytes as usize,
+                );
+            }
+            for region in 0..across.tiles {
+                let (tile, offset) = copy.region(across, region);
+                if region + AHEAD < across.tiles {
+                    let (later, _) = copy.region(across, region + AHEAD);
+                    prefetch(source(copy, later), own_pattern.run_bytes as usize);
+                }
+                // SAFETY: the contract of this function.
+                unsafe {
+                    copy_region(
+                        source(copy, tile),
+                        own.wrapping_add(offset as usize),
+                        own_pattern,
+                    )
+                }
+            }
         }
     }
 }

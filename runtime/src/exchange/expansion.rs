@@ -6,9 +6,10 @@ use superstep_ir::program::exchange::{Expanded, Loop, RegionCopy};
 
 use crate::layout::{GridTiles, Layout};
 
-/// One region that one tile receives; offsets are relative to the variables' addresses.
+/// What one tile receives in equal regions from one or more tiles at equal distances; offsets are relative to the variables' addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copy {
+    /// The first one.
     pub(crate) source_tile: u32,
     pub(crate) source_offset: u32,
     pub(crate) destination_offset: u32,
@@ -16,12 +17,23 @@ pub(crate) struct Copy {
     pub(crate) pattern: u32,
 }
 
-/// The extents of a region, shared by all copies of that form.
+/// The extents of a region, and the source tiles that have one; shared by all copies of that form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pattern {
+    pub(crate) across: Across,
     /// Loops with more than one turn, outermost first.
     pub(crate) loops: SmallVec<[Loops; 3]>,
     pub(crate) run_bytes: u32,
+}
+
+/// The same region on several tiles, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Across {
+    pub(crate) tiles: u32,
+    /// From a source tile to the next.
+    pub(crate) tile_step: i32,
+    /// From a region to the next at the destination, bytes.
+    pub(crate) destination_step: u32,
 }
 
 /// One loop; strides in bytes.
@@ -79,6 +91,34 @@ impl End<'_> {
     }
 }
 
+impl Across {
+    const ONE: Across = Across {
+        tiles: 1,
+        tile_step: 0,
+        destination_step: 0,
+    };
+}
+
+impl Copy {
+    /// Source tile and destination offset of region `i`.
+    pub(crate) fn region(&self, across: Across, i: u32) -> (u32, u32) {
+        let tile = self
+            .source_tile
+            .wrapping_add_signed(i as i32 * across.tile_step);
+        (tile, self.destination_offset + i * across.destination_step)
+    }
+
+    /// What region `i` has beyond the first one, if it could be of one copy with it.
+    fn step_to(&self, other: &Copy) -> Option<Across> {
+        let alike = (self.pattern, self.source_offset) == (other.pattern, other.source_offset);
+        alike.then(|| Across {
+            tiles: 2,
+            tile_step: other.source_tile.wrapping_sub(self.source_tile) as i32,
+            destination_step: other.destination_offset - self.destination_offset,
+        })
+    }
+}
+
 impl Loops {
     /// One turn.
     pub(crate) const ONCE: Loops = Loops {
@@ -104,12 +144,13 @@ impl Pattern {
                 destination_stride: l.destination_stride,
             });
         Some(Pattern {
+            across: Across::ONE,
             loops: loops.collect(),
             run_bytes: copy.run_bytes,
         })
     }
 
-    /// Bytes from the first to behind the last one read, and written.
+    /// Bytes from the first to behind the last one of a region, read and written.
     pub(crate) fn spans(&self) -> (u64, u64) {
         let run = u64::from(self.run_bytes);
         self.loops
@@ -123,7 +164,7 @@ impl Pattern {
             })
     }
 
-    /// Bytes moved.
+    /// Bytes moved of a region.
     fn bytes(&self) -> u64 {
         self.loops
             .iter()
@@ -140,8 +181,7 @@ impl Expansion {
         source: End<'_>,
         destination: End<'_>,
     ) -> Result<Expansion, u32> {
-        let mut numbers: FxHashMap<Pattern, u32> = FxHashMap::default();
-        let mut patterns: Vec<Pattern> = Vec::new();
+        let mut patterns = Patterns::default();
         let mut received: Vec<(u32, Copy)> = Vec::new();
         let mut bytes = 0;
         for region in &expanded.copies {
@@ -152,10 +192,7 @@ impl Expansion {
             source.check_inside(region.source_tile, region.source_offset, read)?;
             let source_tile = source.home(region.source_tile)?;
             let each = pattern.bytes();
-            let number = *numbers.entry(pattern).or_insert_with_key(|pattern| {
-                patterns.push(pattern.clone());
-                patterns.len() as u32 - 1
-            });
+            let number = patterns.number(pattern);
             for &tile in &region.destination_tiles {
                 destination.check_inside(tile, region.destination_offset, written)?;
                 if destination.home(tile)? != tile {
@@ -176,18 +213,19 @@ impl Expansion {
             tiles: Vec::new(),
             numbers: Vec::new(),
             starts: Vec::new(),
-            copies: Vec::with_capacity(received.len()),
-            patterns,
+            copies: Vec::new(),
+            patterns: Vec::new(),
             bytes,
         };
-        for (tile, copy) in received {
-            if expansion.tiles.last() != Some(&tile) {
-                expansion.tiles.push(tile);
-                expansion.starts.push(expansion.copies.len() as u32);
-            }
-            expansion.copies.push(copy);
+        for of_tile in received.chunk_by(|a, b| a.0 == b.0) {
+            expansion.tiles.push(of_tile[0].0);
+            expansion.starts.push(expansion.copies.len() as u32);
+            let copies = of_tile.iter().map(|&(_, copy)| copy);
+            patterns.join(copies, &mut expansion.copies);
         }
         expansion.starts.push(expansion.copies.len() as u32);
+        expansion.copies.shrink_to_fit();
+        expansion.patterns = patterns.patterns;
         expansion.number_tiles();
         Ok(expansion)
     }
@@ -218,5 +256,48 @@ impl Expansion {
     /// The copies that `tiles[i]` receives.
     pub(crate) fn received(&self, i: usize) -> &[Copy] {
         &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize]
+    }
+}
+
+/// Distinct patterns, numbered in the order of first use.
+#[derive(Default)]
+struct Patterns {
+    numbers: FxHashMap<Pattern, u32>,
+    patterns: Vec<Pattern>,
+}
+
+impl Patterns {
+    fn number(&mut self, pattern: Pattern) -> u32 {
+        *self.numbers.entry(pattern).or_insert_with_key(|pattern| {
+            self.patterns.push(pattern.clone());
+            self.patterns.len() as u32 - 1
+        })
+    }
+
+    /// Appends the copies of a tile to `joined`, those of equal regions at equal distances as one. Their order stays.
+    fn join(&mut self, copies: impl Iterator<Item = Copy>, joined: &mut Vec<Copy>) {
+        let mut copies = copies.peekable();
+        while let Some(first) = copies.next() {
+            let mut across = Across::ONE;
+            let mut last = first;
+            while let Some(step) = copies.peek().and_then(|next| last.step_to(next)) {
+                let fits = across.tiles == 1
+                    || Across {
+                        tiles: across.tiles,
+                        ..step
+                    } == across;
+                if !fits {
+                    break;
+                }
+                across = Across {
+                    tiles: across.tiles + 1,
+                    ..step
+                };
+                last = copies.next().unwrap_or(last);
+            }
+            let region = self.patterns[first.pattern as usize].clone();
+            let pattern = self.number(Pattern { across, ..region });
+            joined.push(Copy { pattern, ..first });
+        }
     }
 }

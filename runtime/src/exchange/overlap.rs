@@ -73,34 +73,31 @@ fn collect(mv: &LoadedMove, reads: bool, writes: bool, runs: &mut Vec<Run>) {
     for (i, &tile) in expansion.tiles.iter().enumerate() {
         for copy in expansion.received(i) {
             let pattern = &expansion.patterns[copy.pattern as usize];
-            let source = u64::from(mv.source.address) + u64::from(copy.source_offset);
-            let destination =
-                u64::from(mv.destination.address) + u64::from(copy.destination_offset);
-            for (from, to) in starts(pattern) {
-                let run = |start: u64| start..start + u64::from(pattern.run_bytes);
-                if reads {
-                    let (ipu, tile) = (mv.source.ipu, copy.source_tile);
-                    runs.push(Run {
-                        ipu,
-                        tile,
-                        bytes: run(source + from),
-                        written: false,
-                    });
-                }
-                if writes {
-                    runs.push(Run {
-                        ipu: mv.destination.ipu,
-                        tile,
-                        bytes: run(destination + to),
-                        written: true,
-                    });
+            let starts = starts(pattern);
+            for region in 0..pattern.across.tiles {
+                let (source_tile, offset) = copy.region(pattern.across, region);
+                let source = u64::from(mv.source.address) + u64::from(copy.source_offset);
+                let destination = u64::from(mv.destination.address) + u64::from(offset);
+                let run = |ipu: u32, tile: u32, start: u64, written: bool| Run {
+                    ipu,
+                    tile,
+                    bytes: start..start + u64::from(pattern.run_bytes),
+                    written,
+                };
+                for (from, to) in &starts {
+                    if reads {
+                        runs.push(run(mv.source.ipu, source_tile, source + from, false));
+                    }
+                    if writes {
+                        runs.push(run(mv.destination.ipu, tile, destination + to, true));
+                    }
                 }
             }
         }
     }
 }
 
-/// Offsets of all runs of a pattern, source and destination.
+/// Offsets of all runs of a region, source and destination.
 fn starts(pattern: &Pattern) -> Vec<(u64, u64)> {
     let mut starts = vec![(0, 0)];
     for l in &pattern.loops {

@@ -11,7 +11,7 @@ use crate::codelets::{Isa, widen};
 use crate::tile_memory::SharedTiles;
 
 /// How many copies ahead are asked for.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: u32 = 4;
 const MOST_PREFETCHED: usize = 1024;
 const CACHE_LINE: usize = 64;
 
@@ -47,26 +47,37 @@ impl<'a> Pieces<'a> {
     pub(crate) fn each(&self, isa: Isa, work: &mut Vec<f32>, each: &mut impl FnMut(&Runs<'_>)) {
         let (mv, expansion) = (self.mv, &*self.mv.expansion);
         let copies = self.receiver.map_or(&[][..], |i| expansion.received(i));
-        let start = |copy: &Copy| {
-            let block = self.memory.at(mv.source, copy.source_tile);
+        let start = |copy: &Copy, tile: u32| {
+            let block = self.memory.at(mv.source, tile);
             block.wrapping_add(copy.source_offset as usize)
         };
-        for (i, copy) in copies.iter().enumerate() {
-            // Pieces are short and far apart, so nobody but us can know what comes next.
-            if let Some(later) = copies.get(i + AHEAD) {
-                let run = expansion.patterns[later.pattern as usize].run_bytes as usize;
-                prefetch(start(later), run);
-            }
+        let regions = |copy: &Copy| expansion.patterns[copy.pattern as usize].across.tiles;
+        for (c, copy) in copies.iter().enumerate() {
             let pattern = &expansion.patterns[copy.pattern as usize];
             let (outer, inner) = match &pattern.loops[..] {
                 [outer @ .., inner] => (outer, *inner),
                 [] => (&[][..], Loops::ONCE),
             };
             let run = pattern.run_bytes as usize;
-            let first = copy.destination_offset as usize;
-            runs(start(copy), first, outer, &mut |from, at| {
-                self.each_run(isa, work, (from, at, run), inner, each);
-            });
+            for region in 0..pattern.across.tiles {
+                // Pieces are short and far apart, so nobody but us can know what comes next.
+                let later = if region + AHEAD < pattern.across.tiles {
+                    Some((copy, region + AHEAD))
+                } else {
+                    let ahead = region + AHEAD - pattern.across.tiles;
+                    let next = copies.get(c + 1);
+                    next.map(|next| (next, ahead.min(regions(next) - 1)))
+                };
+                if let Some((later, region)) = later {
+                    let pattern = &expansion.patterns[later.pattern as usize];
+                    let tile = later.region(pattern.across, region).0;
+                    prefetch(start(later, tile), pattern.run_bytes as usize);
+                }
+                let (tile, first) = copy.region(pattern.across, region);
+                runs(start(copy, tile), first as usize, outer, &mut |from, at| {
+                    self.each_run(isa, work, (from, at, run), inner, each);
+                });
+            }
         }
     }
 
@@ -131,7 +142,7 @@ pub(crate) struct Runs<'a> {
 }
 
 /// Asks for the first bytes of a piece.
-fn prefetch(from: *const u8, bytes: usize) {
+pub(super) fn prefetch(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes.min(MOST_PREFETCHED)).step_by(CACHE_LINE) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -170,15 +181,18 @@ pub(crate) fn in_row_order(
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for copy in expansion.received(receiver) {
         let pattern = &expansion.patterns[copy.pattern as usize];
-        let (run, first) = (pattern.run_bytes as usize, copy.destination_offset as usize);
-        let last = first + pattern.spans().1 as usize - 1;
-        // Copies are sorted by their first byte, so one row is complete before the next begins.
-        if first / row_bytes != last / row_bytes || !run.is_multiple_of(element_bytes) {
-            return false;
+        let run = pattern.run_bytes as usize;
+        for region in 0..pattern.across.tiles {
+            let first = copy.region(pattern.across, region).1 as usize;
+            let last = first + pattern.spans().1 as usize - 1;
+            // Copies are sorted by their first byte, so one row is complete before the next begins.
+            if first / row_bytes != last / row_bytes || !run.is_multiple_of(element_bytes) {
+                return false;
+            }
+            runs(std::ptr::null(), first, &pattern.loops, &mut |_, at| {
+                parts.push((at, run))
+            });
         }
-        runs(std::ptr::null(), first, &pattern.loops, &mut |_, at| {
-            parts.push((at, run))
-        });
     }
     parts.sort_unstable();
     let end = parts
