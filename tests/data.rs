@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use program::{fixture, superstep, tiny_with_tokenizer, words};
@@ -201,9 +202,12 @@ fn a_row_of_any_length_takes_little_memory() {
     let novel = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let words = novel.replace('\n', " ").repeat(16);
     let document = json!({ "text": words }).to_string();
+    let beside = json!({ "text": words, "scan": "0".repeat(160 << 20) }).to_string();
     for (path, is_cut) in [
         (file("line.txt", words), false),
         (file("document.jsonl", document), false),
+        // As a whole in memory it would take twice its length.
+        (file("beside.jsonl", beside), false),
         // Nowhere to cut: as one piece it would take 1.5 GB.
         (file("letters.txt", "acgt".repeat(2 << 20)), true),
     ] {
@@ -280,6 +284,24 @@ fn data_sets_train_and_evaluate_by_split() {
     assert!(run.err.contains("first 10 %"), "{}", run.err);
 }
 
+/// The file with a first page that says so: what it takes in memory shows only in its header. The column `id` comes before the texts, so
+/// these lie where the file says their first page is.
+fn with_page_of_300_mib(bytes: &[u8]) -> Vec<u8> {
+    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).unwrap();
+    let column = reader.metadata().row_group(0).column(1).clone();
+    let start = column.dictionary_page_offset();
+    let start = start.unwrap_or(column.data_page_offset()) as usize;
+    // Kind of page, then its size: two fields of the header, each behind its mark.
+    assert_eq!((bytes[start], bytes[start + 2]), (0x15, 0x15));
+    let size = bytes[start + 3..]
+        .iter()
+        .position(|byte| byte & 0x80 == 0)
+        .unwrap()
+        + 1;
+    let (header, rest) = bytes.split_at(start + 3);
+    [header, &[0x80, 0x80, 0x80, 0xac, 0x02], &rest[size..]].concat()
+}
+
 #[test]
 fn what_is_wrong_with_data_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -338,6 +360,23 @@ fn what_is_wrong_with_data_is_said() {
             "no usable Parquet file",
         ),
         (file("no.parquet", b"no"), "", "no usable Parquet file"),
+        (
+            file("page.parquet", &with_page_of_300_mib(&bytes)),
+            "",
+            "is in a page of 300 MiB; up to 256 MiB are read",
+        ),
+        (file("a.gz.txt", b"\x1f\x8b\x08"), "", "compressed by gzip"),
+        (
+            file("a.zst.jsonl", b"\x28\xb5\x2f\xfd"),
+            "",
+            "compressed by zstd",
+        ),
+        (file("wide.txt", b"\xff\xfea\0"), "", "not text but UTF-16"),
+        (
+            file("sound.txt", &b"word ".repeat(99)),
+            "--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --replication_factor 4",
+            "needs 24: 3 per micro-batch × 2 accumulation steps × 4 replicas",
+        ),
         (
             file(
                 "later.txt",

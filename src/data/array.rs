@@ -17,8 +17,8 @@ pub struct TokenArray {
     pub ids: Vec<u32>,
 }
 
-/// Samples of `block_size` tokens each, every id checked against a vocabulary.
-#[derive(Debug)]
+/// Samples of `block_size` tokens each, every id checked against a vocabulary. Clones share the ids.
+#[derive(Clone, Debug)]
 pub struct TokenBlocks {
     path: PathBuf,
     block_size: usize,

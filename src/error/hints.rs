@@ -63,6 +63,12 @@ fn data(error: &DataError) -> Option<String> {
         DataError::Parquet { .. } => {
             "it must have a column of texts without nulls (--text_column), in pages that are not compressed or by snappy, zstd or gzip"
         }
+        DataError::PageTooLarge { .. } => {
+            "write it with smaller pages, its longest rows as several rows, or as JSON lines, which may be of any length"
+        }
+        DataError::OtherFormat { .. } => {
+            "unpack or convert it; files of text, .jsonl and .parquet are read"
+        }
         DataError::NoDataset { name, .. } => {
             return Some(format!(
                 "give a folder with its files as --dataset_name, or download {name} into the Hugging Face cache on a machine that is connected"
