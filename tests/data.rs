@@ -202,7 +202,7 @@ fn a_row_of_any_length_takes_little_memory() {
     let novel = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let words = novel.replace('\n', " ").repeat(16);
     let document = json!({ "text": words }).to_string();
-    let beside = json!({ "text": words, "scan": "0".repeat(160 << 20) }).to_string();
+    let beside = json!({ "text": novel, "scan": "0".repeat(100 << 20) }).to_string();
     for (path, is_cut) in [
         (file("line.txt", words), false),
         (file("document.jsonl", document), false),
@@ -374,8 +374,8 @@ fn what_is_wrong_with_data_is_said() {
         (file("wide.txt", b"\xff\xfea\0"), "", "not text but UTF-16"),
         (
             file("sound.txt", &b"word ".repeat(99)),
-            "--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --replication_factor 4",
-            "needs 24: 3 per micro-batch × 2 accumulation steps × 4 replicas",
+            "--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --device_iterations 4",
+            "needs 24: 3 per micro-batch × 2 accumulation steps × 4 device iterations",
         ),
         (
             file(

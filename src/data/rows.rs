@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::DataError;
 use super::corpus::Kind;
+use super::file::open as open_file;
 
 /// What came of asking for the next row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +74,4 @@ impl Rows for AllRows<'_> {
             self.open = Some(self.open(path)?);
         }
     }
-}
-
-/// Opens a file for reading; a folder is refused by name.
-fn open_file(path: &Path) -> Result<std::fs::File, DataError> {
-    if path.is_dir() {
-        return Err(DataError::Directory {
-            path: path.to_path_buf(),
-        });
-    }
-    std::fs::File::open(path).map_err(|source| DataError::Read {
-        path: path.to_path_buf(),
-        source,
-    })
 }
