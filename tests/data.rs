@@ -277,7 +277,7 @@ fn data_sets_train_and_evaluate_by_split() {
     assert!(run.out.contains("over 3 samples"), "{}", run.out);
     // Without a validation split, the first rows are held out.
     std::fs::remove_file(set.join("validation-00000-of-00001.parquet")).unwrap();
-    let line = format!("{line} --validation_split_percentage 10");
+    let line = format!("{line} --validation_split_percentage 10 --overwrite_output_dir");
     let run = superstep(&words(&line, &[&model, set.parent().unwrap(), &out])).ok();
     assert!(run.out.contains("training    180 rows"), "{}", run.out);
     assert!(run.out.contains("validation  20 rows"), "{}", run.out);
@@ -286,7 +286,7 @@ fn data_sets_train_and_evaluate_by_split() {
 
 /// The file with a first page that says so: what it takes in memory shows only in its header. The column `id` comes before the texts, so
 /// these lie where the file says their first page is.
-fn with_page_of_300_mib(bytes: &[u8]) -> Vec<u8> {
+fn with_page_of_900_mib(bytes: &[u8]) -> Vec<u8> {
     let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).unwrap();
     let column = reader.metadata().row_group(0).column(1).clone();
     let start = column.dictionary_page_offset();
@@ -299,7 +299,7 @@ fn with_page_of_300_mib(bytes: &[u8]) -> Vec<u8> {
         .unwrap()
         + 1;
     let (header, rest) = bytes.split_at(start + 3);
-    [header, &[0x80, 0x80, 0x80, 0xac, 0x02], &rest[size..]].concat()
+    [header, &[0x80, 0x80, 0x80, 0x84, 0x07], &rest[size..]].concat()
 }
 
 #[test]
@@ -361,9 +361,9 @@ fn what_is_wrong_with_data_is_said() {
         ),
         (file("no.parquet", b"no"), "", "no usable Parquet file"),
         (
-            file("page.parquet", &with_page_of_300_mib(&bytes)),
+            file("page.parquet", &with_page_of_900_mib(&bytes)),
             "",
-            "is in a page of 300 MiB; up to 256 MiB are read",
+            "is in a page that takes 900 MiB of memory",
         ),
         (file("a.gz.txt", b"\x1f\x8b\x08"), "", "compressed by gzip"),
         (

@@ -33,7 +33,7 @@ pub enum DataError {
     #[error("{} is no usable Parquet file: {reason}", path.display())]
     Parquet { path: PathBuf, reason: String },
     /// The decoder would hold all of it.
-    #[error("row {row} of {} is in a page of {mib} MiB; up to {mib_max} MiB are read", path.display())]
+    #[error("row {row} of {} is in a page that takes {mib} MiB of memory; up to {mib_max} MiB are allowed", path.display())]
     PageTooLarge {
         path: PathBuf,
         row: usize,

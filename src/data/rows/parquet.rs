@@ -47,7 +47,7 @@ impl ParquetRows {
             path: path.to_path_buf(),
             reason,
         };
-        let file = Pages(open_file(path)?);
+        let file = Pages::of(open_file(path)?);
         let file = guarded(|| SerializedFileReader::new(file)).map_err(|e| bad(e.to_string()))?;
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         let names: Vec<String> = schema.columns().iter().map(|c| c.path().string()).collect();
