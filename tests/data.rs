@@ -385,6 +385,11 @@ fn what_is_wrong_with_data_is_said() {
             "",
             "offset 45000",
         ),
+        (
+            file("line.txt", &b"word ".repeat(99)),
+            "--do_eval --validation_split_percentage 10",
+            "too few rows to split: one side has none",
+        ),
         (empty, "", "has no files of text"),
         (mixed, "", "files of different kinds"),
         (folder.path().join("absent.txt"), "", "absent.txt"),

@@ -278,7 +278,7 @@ fn a_run_that_gains_no_more_ends_and_a_broken_one_says_where() {
     let more = "--do_eval --validation_file {} --max_steps 9 --learning_rate 0 --eval_steps 1 --early_stopping_patience 2";
     let run = superstep(&[start.clone(), words(more, &[&held_out])].concat()).ok();
     assert!(run.err.contains("stopped after step 3"), "{}", run.err);
-    let more = "--max_steps 9 --learning_rate 1e30 --lr_scheduler_type constant --save_steps 1";
+    let more = "--max_steps 9 --learning_rate 1e30 --lr_scheduler_type constant --save_steps 1 --overwrite_output_dir";
     superstep(&[start, words(more, &[])].concat()).fails(1, "at step 1");
     superstep::train::checkpoint::Checkpoint::open(&out.join("checkpoint-1")).unwrap();
     assert!(!out.join("checkpoint-2").exists());
@@ -295,7 +295,7 @@ fn a_second_run_finds_its_programs_compiled() {
     let run = |out: &Path, more: &str| {
         let line = format!(
             "train --model_name_or_path {{}} --train_tokens {{}} --do_eval --validation_file {{}} --max_steps 1 --machine ipu \
-             --executable_cache_dir {{}} --output_dir {{}} {more}"
+             --executable_cache_dir {{}} --output_dir {{}} --overwrite_output_dir {more}"
         );
         superstep(&words(&line, &[&tiny, &held_out, &held_out, &kept, out])).ok()
     };

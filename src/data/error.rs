@@ -93,6 +93,9 @@ pub enum DataError {
     OtherFormat { path: PathBuf, format: &'static str },
     #[error("{} holds no text", path.display())]
     EmptyText { path: PathBuf },
+    /// One side of a split.
+    #[error("{} has too few rows to split: one side has none", path.display())]
+    EmptySide { path: PathBuf },
     /// The tokenizer knows nothing of it.
     #[error("the tokenizer makes no tokens of {}: its vocabulary has none of the text", path.display())]
     NoTokens { path: PathBuf },

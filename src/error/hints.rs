@@ -54,6 +54,12 @@ fn data(error: &DataError) -> Option<String> {
     let hint = match error {
         DataError::TooShort { .. } => "give more text or a smaller --block_size",
         DataError::EmptyText { .. } => "give a file that has text in it",
+        DataError::EmptySide { .. } => {
+            "give a --validation_file or another --validation_split_percentage"
+        }
+        DataError::NotAnId { .. } => {
+            "token files hold whole numbers; texts come as .txt, .parquet or .jsonl, an object a line"
+        }
         DataError::NotUtf8 { .. } => "convert it, such as with `iconv -f ISO-8859-1 -t UTF-8`",
         DataError::TooFewSamples { .. } => {
             "give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps"
