@@ -301,3 +301,79 @@ impl Patterns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copies(joined: &[Copy], patterns: &Patterns) -> Vec<(u32, u32, u32)> {
+        let regions = joined.iter().flat_map(|copy| {
+            let across = patterns.patterns[copy.pattern as usize].across;
+            (0..across.tiles).map(move |i| {
+                let (tile, to) = copy.region(across, i);
+                (tile, copy.source_offset, to)
+            })
+        });
+        regions.collect()
+    }
+
+    /// Copies of one pattern: source tile, offset there and at the destination.
+    fn join(regions: &[(u32, u32, u32)]) -> (Vec<Copy>, Patterns) {
+        let mut patterns = Patterns::default();
+        let pattern = patterns.number(Pattern {
+            across: Across::ONE,
+            loops: SmallVec::new(),
+            run_bytes: 64,
+        });
+        let copy = |&(source_tile, source_offset, destination_offset): &_| Copy {
+            source_tile,
+            source_offset,
+            destination_offset,
+            pattern,
+        };
+        let mut joined = Vec::new();
+        patterns.join(regions.iter().map(copy), &mut joined);
+        (joined, patterns)
+    }
+
+    #[test]
+    fn regions_at_equal_distances_are_one_copy_and_keep_their_order() {
+        // Tiles downwards; another distance; another offset; one alone.
+        let regions = [
+            (9, 0, 0),
+            (7, 0, 64),
+            (5, 0, 128),
+            (6, 0, 192),
+            (7, 0, 256),
+            (8, 32, 320),
+            (8, 32, 448),
+            (8, 32, 512),
+        ];
+        let (joined, patterns) = join(&regions);
+        assert_eq!(copies(&joined, &patterns), regions);
+        let counts = joined
+            .iter()
+            .map(|c| patterns.patterns[c.pattern as usize].across.tiles);
+        assert_eq!(counts.collect::<Vec<_>>(), [3, 2, 2, 1]);
+    }
+
+    #[test]
+    fn every_sequence_of_regions_stays_as_it_was() {
+        let mut state = 7_u32;
+        let mut next = |n: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % n
+        };
+        for _ in 0..200 {
+            let mut at = 0;
+            let regions: Vec<(u32, u32, u32)> = (0..next(30))
+                .map(|_| {
+                    at += 64 * (1 + next(2));
+                    (next(4), 16 * next(2), at)
+                })
+                .collect();
+            let (joined, patterns) = join(&regions);
+            assert_eq!(copies(&joined, &patterns), regions);
+        }
+    }
+}

@@ -242,28 +242,33 @@ impl<'a> Open<'a> {
             arena::settle(action, Store::Shelf, &on_shelf);
             arena::settle(action, Store::Arena, &in_arena);
         }
-        let shelf = Arc::new(self.shelf(&ahead, shelf_stride));
+        let shelf = Arc::new(self.shelf(&early, shelf_stride));
         let ahead = (!ahead.actions.is_empty())
             .then(|| Open::new(self.context, ahead).settle(0, shelf.clone()));
         (ahead, self.settle(arena_stride, shelf), back)
     }
 
-    /// The slots of those tiles that receive something on the shelf, ahead or, as other parts of the same variable, in the phase.
-    fn shelf(&self, ahead: &Superstep, stride: usize) -> SlotPlan {
+    /// Slots for the tiles of all that is on the shelf, whether they have a part of it or not.
+    fn shelf(&self, on_shelf: &[&Life], stride: usize) -> SlotPlan {
         let mut plan = SlotPlan::default();
-        if stride == 0 {
-            return plan;
+        let mut tiles: Vec<u32> = Vec::new();
+        for variable in on_shelf.iter().map(|life| life.variable()) {
+            let Context {
+                program,
+                layouts,
+                shared,
+                ..
+            } = self.context;
+            let (grid, layout) = (layouts.grid(program, variable), layouts.layout(variable));
+            let number = |&tile: &u32| self.clusters.number((grid.ipu.0, tile));
+            match shared[variable.index()] {
+                true => {
+                    let homes = layout.first_copies.iter().map(|&p| &grid.tiles[p as usize]);
+                    tiles.extend(homes.map(number));
+                }
+                false => tiles.extend(grid.tiles.iter().map(number)),
+            }
         }
-        let own = self.supersteps.iter().flat_map(|s| &s.actions);
-        let on_shelf = |action: &&Action| matches!(action, Action::Receive(mv) if mv.destination.store == Store::Shelf);
-        let tiles = own
-            .chain(&ahead.actions)
-            .filter(on_shelf)
-            .flat_map(|action| {
-                let (ipu, tiles) = action.tiles();
-                tiles.iter().map(move |&tile| (ipu, tile))
-            });
-        let mut tiles: Vec<u32> = tiles.map(|tile| self.clusters.number(tile)).collect();
         tiles.sort_unstable();
         tiles.dedup();
         plan.slots = vec![SlotPlan::NO_SLOT; tiles.last().map_or(0, |&last| last as usize + 1)];
