@@ -116,7 +116,11 @@ fn absorbs(graph: &Graph, sum: &Node, acc: Value, product: Value) -> bool {
         Op::ScatterAdd { .. } => splat(graph, node.operands()[0]) == Some(0.0),
         _ => false,
     };
+    // What another IPU of the group makes comes later, and no product waits for it.
+    let is_here = |v: Value| graph.node(v.op).place.member == node.place.member;
     let together = node.place.ipu == sum.place.ipu
+        && node.place.member == sum.place.member
+        && is_here(acc)
         && node.place.phase == sum.place.phase
         && (node.place.layer == sum.place.layer || is_accumulator(graph, acc));
     adds_nothing_yet && together && graph.use_count(product.op) == 1

@@ -41,6 +41,8 @@ pub struct PlacementOptions {
     pub gradient_accumulation_steps: u32,
     /// Which styles of execution products may choose from.
     pub matmul_plan: PlanStyle,
+    /// IPUs over which a layer is divided; 0 counts as 1. Then every entry of `layers_per_ipu` is a group of so many.
+    pub tensor_parallel: u32,
     /// All IPUs work at the same time, each on another micro-batch; else one after the other on the same.
     pub pipelined: bool,
     pub recompute: Recompute,
@@ -75,7 +77,22 @@ pub enum Recompute {
     ButProducts(BTreeSet<u32>),
 }
 
+impl PlacementOptions {
+    /// IPUs of a group.
+    pub fn members(&self) -> u32 {
+        self.tensor_parallel.max(1)
+    }
+}
+
 impl Recompute {
+    /// The last layer that is named.
+    fn last_named(&self) -> Option<u32> {
+        match self {
+            Recompute::Nothing | Recompute::EveryLayer => None,
+            Recompute::Layers(layers) | Recompute::ButProducts(layers) => layers.last().copied(),
+        }
+    }
+
     /// What of a layer runs again.
     pub fn of(&self, layer: u32) -> Again {
         match self {
@@ -178,6 +195,8 @@ fn place_from(
     plans: &mut MatmulPlans,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
+    check_options(options, layers)?;
+    let members = options.members();
     let replicas = options.replicas.max(1);
     if replicas > machine.ipus {
         let (machine, ipus) = (machine.name.clone(), machine.ipus);
@@ -205,14 +224,14 @@ fn place_from(
         layers_per_ipu,
         grants,
     }) = choice
-        && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
+        && let Ok(known) = stage::check(&layers_per_ipu, members, layers, &of_one)
         && let Ok(placed) = place_with(known, grants)
     {
         return Ok(placed);
     }
     let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, Vec::new());
     if let Some(given) = &options.layers_per_ipu {
-        return place_on(stage::check(given, layers, &of_one)?);
+        return place_on(stage::check(given, members, layers, &of_one)?);
     }
     let mut ipus = stage::least_ipus(module, &of_one);
     let even = loop {
@@ -225,6 +244,21 @@ fn place_from(
         return busiest_relieved(even, &prepared, place_on);
     }
     Ok(even)
+}
+
+/// Refuses what contradicts itself or the module.
+fn check_options(options: &PlacementOptions, layers: u32) -> Result<(), StageError> {
+    let members = options.members();
+    if members > 1 && options.layers_per_ipu.is_none() {
+        return Err(StageError::GroupsWithoutLayers { members });
+    }
+    if members > 1 && !options.pipelined {
+        return Err(StageError::GroupsWithoutPipeline { members });
+    }
+    match options.recompute.last_named() {
+        Some(named) if named >= layers => Err(StageError::NoSuchLayer { named, layers }),
+        _ => Ok(()),
+    }
 }
 
 /// A pipeline whose busiest IPU has least to do, if that fits; else `even`, which spreads bytes.
@@ -315,8 +349,10 @@ fn place_on(
 ) -> Result<Placed, PlacementError> {
     let layers_per_ipu = choice.layers_per_ipu;
     let mut staged = prepared.clone();
-    clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
-    let ipus = layers_per_ipu.len() as u32;
+    clock.time("stage", || {
+        stage::assign(&mut staged, &layers_per_ipu, options.members());
+    });
+    let ipus = layers_per_ipu.len() as u32 * options.members();
     let execution = execution(prepared, options, &layers_per_ipu)?;
     let lowered = |budgets: &Budgets, clock: &mut Clock, plans: &mut MatmulPlans| {
         clock.time("lower", || {
@@ -376,7 +412,8 @@ fn execution(
     layers_per_ipu: &[u32],
 ) -> Result<Execution, PlacementError> {
     Ok(Execution {
-        ipus: layers_per_ipu.len() as u32,
+        ipus: layers_per_ipu.len() as u32 * options.members(),
+        group: options.members(),
         replicas: options.replicas.max(1),
         order: micro_batches(module, options, layers_per_ipu)?,
         rounding: match options.stochastic_rounding {
@@ -415,7 +452,10 @@ fn caps(
 pub struct Limits {
     /// The smallest share of a tile, 1 where there is none.
     least: f64,
-    by_ipu: Vec<Bytes>,
+    /// By group of IPUs.
+    by_group: Vec<Bytes>,
+    /// IPUs of a group.
+    members: u32,
 }
 
 impl Limits {
@@ -424,14 +464,16 @@ impl Limits {
         let bytes = |share: &Real| (f64::from(machine.tile_memory) * share.0) as Bytes;
         Limits {
             least: shares.iter().fold(1.0, |least, share| share.0.min(least)),
-            by_ipu: shares.iter().map(bytes).collect(),
+            by_group: shares.iter().map(bytes).collect(),
+            members: options.members(),
         }
     }
 
     /// Bytes on a tile of an IPU.
     pub fn on(&self, ipu: IpuId) -> Bytes {
-        let one_for_all = self.by_ipu.first().filter(|_| self.by_ipu.len() == 1);
-        let own = self.by_ipu.get(ipu.index()).or(one_for_all);
+        let one_for_all = self.by_group.first().filter(|_| self.by_group.len() == 1);
+        let group = (ipu.0 / self.members) as usize;
+        let own = self.by_group.get(group).or(one_for_all);
         own.copied().unwrap_or(Bytes::MAX)
     }
 }
@@ -448,7 +490,7 @@ fn micro_batches(
         true => stage::stage_count(layers_per_ipu),
         false => stage::forward_stage_count(layers_per_ipu),
     };
-    if !options.pipelined || stages == 1 {
+    if !options.pipelined || (stages == 1 && options.members() == 1) {
         return Ok(MicroBatches::InTurn(given));
     }
     if is_training && given < stages {

@@ -97,7 +97,7 @@ impl Probe {
             again,
             products_again,
             outer: busy(0),
-            shared: steady.map_or(0.0, |b| b.shared_cycles() as f64),
+            shared: steady.map_or(0.0, |b| b.shared_cycles as f64),
             update: time.cycles.total() as f64
                 - f64::from(pace.pipeline_cycles(STAGES)) * pace.beat as f64,
             layer_state: layer.state,

@@ -74,6 +74,7 @@ impl Task<'_> {
                 {
                     let plan = Plan {
                         layers_per_ipu: layers_per_ipu.clone(),
+                        tensor_parallel: 1,
                         replicas,
                         batch_size,
                         accumulation: (self.global_batch / samples) as u32,

@@ -224,6 +224,7 @@ impl Printer<'_> {
             Step::Compute(set) => format!("compute {}", quote(&set.name)),
             Step::Exchange(exchange) => format!("exchange {}", quote(&exchange.name)),
             Step::Sync(Sync::Ipu(ipu)) => format!("sync {ipu}"),
+            Step::Sync(Sync::Group { first, count }) => format!("sync {first} .. {count}"),
             Step::Sync(Sync::Replica) => "sync replica".into(),
             Step::Host { stream, .. } => match self.program.streams.get(*stream as usize) {
                 Some(s) => {

@@ -4,6 +4,9 @@
 //! exchange takes what later stages need to their IPUs. `n` micro-batches through `s` stages take `n + s − 1` cycles: fill, main, flush. A value
 //! that is needed `d` cycles after it is there waits in a ring of `d + 1` entries, at an index that a counter of each stage gives.
 //!
+//! A stage of which several IPUs do a part each, a *group*, runs in rounds: in a round all members work at the same time, then an exchange takes
+//! what other members wait for over their links.
+//!
 //! *Levels* (the update): every stage runs once, all its IPUs at the same time; what passes from one to another stays where it is, or crosses
 //! a link after its level.
 
@@ -12,6 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use superstep_ir::graph::{Graph, Phase, Value};
 use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
+use superstep_ir::op::Op;
 use superstep_ir::program::{
     Category, Codelet, ComputeSet, Cut, Exchange, Grid, Operand, Origin, Procedure, Step, Sync,
     VertexGroup,
@@ -31,10 +35,11 @@ pub(super) enum Schedule {
     Pipeline { micro_batches: u32 },
 }
 
-/// One stage on one IPU.
+/// One round of a stage on one IPU; there is only one round where the IPU is alone.
 #[derive(Clone, Debug)]
 struct Segment {
     stage: u32,
+    round: u32,
     ipu: IpuId,
     steps: Vec<Step>,
     /// Counters of its runs, by the grid on whose tiles they are.
@@ -57,17 +62,29 @@ struct Ring {
     until: u32,
 }
 
+/// A copy of a value on another IPU.
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    copy: VarId,
+    /// The first stage in which it is there.
+    from: u32,
+    /// It came inside of that stage, to another member of the group.
+    inside: bool,
+}
+
 /// What lives while a graph is lowered stage by stage.
 pub(super) struct Staged {
     pipelined: bool,
+    /// IPUs of a group.
+    group: u32,
     segments: Vec<Segment>,
     current: usize,
     homes: FxHashMap<VarId, Home>,
     /// Copies on other IPUs, by variable and IPU.
-    received: IndexMap<(VarId, IpuId), VarId>,
+    received: IndexMap<(VarId, IpuId), Received>,
     /// By the variable whose values wait.
     rings: IndexMap<VarId, Ring>,
-    /// What the current segment has taken out of rings.
+    /// What the current stage has taken out of rings.
     restored: FxHashMap<VarId, VarId>,
     /// Bindings as they were before the current segment put its own variables in.
     original: FxHashMap<Value, Binding>,
@@ -81,15 +98,19 @@ impl Lowering<'_> {
         schedule: Schedule,
     ) -> Result<ProcId, LowerError> {
         self.place_weights(graph);
-        let by_segment = segments_of(graph);
-        let segment = |&(stage, ipu): &(u32, IpuId)| Segment {
+        let pipelined = schedule != Schedule::Levels;
+        let group = if pipelined { self.group } else { 1 };
+        let by_segment = segments_of(graph, group);
+        let segment = |&(stage, round, ipu): &(u32, u32, IpuId)| Segment {
             stage,
+            round,
             ipu,
             steps: vec![],
             counters: IndexMap::new(),
         };
         let staged = Staged {
-            pipelined: schedule != Schedule::Levels,
+            pipelined,
+            group,
             segments: by_segment.keys().map(segment).collect(),
             current: 0,
             homes: FxHashMap::default(),
@@ -127,24 +148,77 @@ impl Lowering<'_> {
     }
 }
 
-/// The ops of a graph by stage and IPU, in schedule order.
-fn segments_of(graph: &Graph) -> IndexMap<(u32, IpuId), Vec<OpId>> {
-    let mut segments: IndexMap<(u32, IpuId), Vec<OpId>> = IndexMap::new();
-    for op in schedule(graph) {
-        let place = graph.node(op).place;
-        let stage = place.stage.map_or(0, |s| s.0);
-        let ipu = place.ipu.unwrap_or(IpuId(0));
-        segments.entry((stage, ipu)).or_default().push(op);
+/// The ops of a graph by stage, round and IPU, in schedule order.
+fn segments_of(graph: &Graph, group: u32) -> IndexMap<(u32, u32, IpuId), Vec<OpId>> {
+    let order = schedule(graph);
+    let rounds = rounds(graph, &order, group);
+    let mut segments: IndexMap<(u32, u32, IpuId), Vec<OpId>> = IndexMap::new();
+    for op in order {
+        let (stage, ipu) = stage_and_ipu(graph, op);
+        let key = (stage, rounds.get(&op).copied().unwrap_or(0), ipu);
+        segments.entry(key).or_default().push(op);
     }
     segments.sort_keys();
     segments
 }
 
+fn stage_and_ipu(graph: &Graph, op: OpId) -> (u32, IpuId) {
+    let place = graph.node(op).place;
+    let stage = place.stage.map_or(0, |s| s.0);
+    (stage, place.ipu.unwrap_or(IpuId(0)))
+}
+
+/// The round of its stage in which each op runs: behind what it needs from other members of the group, and on each IPU in the order of the
+/// schedule. What needs nothing is there when it is needed first.
+fn rounds(graph: &Graph, order: &[OpId], group: u32) -> FxHashMap<OpId, u32> {
+    let mut rounds: FxHashMap<OpId, u32> = FxHashMap::default();
+    if group == 1 {
+        return rounds;
+    }
+    let mut reached: FxHashMap<(u32, IpuId), u32> = FxHashMap::default();
+    for &op in order {
+        let node = graph.node(op);
+        if node.operands().is_empty() {
+            continue;
+        }
+        let here = stage_and_ipu(graph, op);
+        let mut round = reached.get(&here).copied().unwrap_or(0);
+        for v in node.operands() {
+            let there = stage_and_ipu(graph, v.op);
+            if there.0 == here.0 && there.1.0 / group == here.1.0 / group {
+                let made = rounds.get(&v.op).copied().unwrap_or(0);
+                let is_value = !matches!(graph.op(v.op), Op::Constant { .. });
+                round = round.max(made + u32::from(is_value && there.1 != here.1));
+            }
+        }
+        rounds.insert(op, round);
+        reached.insert(here, round);
+    }
+    for &op in order {
+        if !graph.node(op).operands().is_empty() {
+            continue;
+        }
+        let here = stage_and_ipu(graph, op);
+        let users = graph.uses(graph.value(op)).into_iter().filter_map(|user| {
+            let there = stage_and_ipu(graph, user.op);
+            let together = there.0 == here.0 && there.1.0 / group == here.1.0 / group;
+            let round = rounds.get(&user.op).filter(|_| together)?;
+            Some(round.saturating_sub(u32::from(there.1 != here.1)))
+        });
+        let first = users.min().unwrap_or(0);
+        rounds.insert(op, first);
+    }
+    rounds
+}
+
 impl GraphLowering<'_, '_> {
     fn enter(&mut self, segment: usize) {
         if let Some(staged) = &mut self.staged {
+            let stage = |segment: usize| staged.segments[segment].stage;
+            if stage(segment) != stage(staged.current) {
+                staged.restored.clear();
+            }
             staged.current = segment;
-            staged.restored.clear();
             self.bindings.extend(staged.original.drain());
         }
     }
@@ -243,9 +317,11 @@ impl OpLowering<'_, '_, '_> {
         if at == ipu {
             return Some((variable, stage, from));
         }
-        if let Some(&known) = staged.received.get(&(variable, ipu)) {
-            return Some((known, stage, from + 1));
+        if let Some(known) = staged.received.get(&(variable, ipu)) {
+            return Some((known.copy, stage, known.from));
         }
+        let inside = from == stage && at.0 / staged.group == ipu.0 / staged.group;
+        let from = from + u32::from(!inside);
         // The same layout on the other IPU: every tile sends to its counterpart.
         let source = self.g.lw.program.variable(variable).clone();
         let grid = self.g.lw.program.grid(source.grid).clone();
@@ -257,9 +333,10 @@ impl OpLowering<'_, '_, '_> {
         let name = format!("{}.on_{}", source.name, ipu.0);
         let copy = self.g.lw.variable(name, source.ty, layout, Category::Stash);
         self.g.pending.insert(copy, usize::MAX);
+        let received = Received { copy, from, inside };
         let staged = self.g.staged.as_mut()?;
-        staged.received.insert((variable, ipu), copy);
-        Some((copy, stage, from + 1))
+        staged.received.insert((variable, ipu), received);
+        Some((copy, stage, from))
     }
 
     /// Takes this micro-batch's entry out of the ring of `source`, which is stored in stage `from`.
@@ -329,12 +406,22 @@ impl OpLowering<'_, '_, '_> {
     }
 }
 
+impl Segment {
+    /// What its counters and procedures are called.
+    fn name(&self) -> String {
+        match self.round {
+            0 => format!("stage.{}", self.stage),
+            round => format!("stage.{}.round.{round}", self.stage),
+        }
+    }
+}
+
 /// The counter of a segment's runs on the tiles of a grid.
 fn counter(lw: &mut Lowering<'_>, segment: &mut Segment, grid: GridId) -> VarId {
     if let Some(&known) = segment.counters.get(&grid) {
         return known;
     }
-    let name = format!("stage.{}.count", segment.stage);
+    let name = format!("{}.count", segment.name());
     let ty = TensorType::new(DType::U32, Shape::new(&[1]));
     let layout = Layout::copies(grid, 1);
     let variable = lw.variable(name, ty, layout, Category::Stash);
@@ -357,7 +444,7 @@ impl Assembly<'_, '_> {
         if self.staged.pipelined {
             start = self.zero_rings();
         }
-        let procedures = self.segment_procedures();
+        let procedures = self.stage_procedures();
         let steps = match schedule {
             Schedule::Levels => self.levels(&procedures),
             Schedule::Pipeline { micro_batches } => self.pipeline(&procedures, micro_batches),
@@ -392,11 +479,13 @@ impl Assembly<'_, '_> {
             let entries = (ring.until - ring.from + 1) as usize;
             self.lw.program.variables[ring.variable.index()].ty.shape.0[0] = entries;
             let ipu = self.lw.program.grid_of(source).ipu;
-            // What came over a link is there when the stage starts.
             let home = self.staged.homes.get(&source).copied();
             let (segment, at) = match home {
                 Some(home) => (home.segment, home.steps),
-                None => (self.segment(ring.from, ipu), 0),
+                None => {
+                    let round = self.round_of_arrival(source);
+                    (self.segment(ring.from, round, ipu), 0)
+                }
             };
             stores.push((segment, at, source, ring.variable));
         }
@@ -406,12 +495,12 @@ impl Assembly<'_, '_> {
             let grid = self.lw.program.variable(source).grid;
             let count = counter(self.lw, &mut self.staged.segments[segment], grid);
             let (stage, ipu) = (
-                self.staged.segments[segment].stage,
+                self.staged.segments[segment].name(),
                 self.staged.segments[segment].ipu,
             );
             let origin = match origins.get(&segment) {
                 Some(&known) => known,
-                None => self.origin(format!("stage.{stage}.stash"), "stash", ipu),
+                None => self.origin(format!("{stage}.stash"), "stash", ipu),
             };
             origins.insert(segment, origin);
             let name = format!("{}.stash", self.lw.program.variable(source).name);
@@ -422,15 +511,26 @@ impl Assembly<'_, '_> {
         self.staged.rings = rings;
     }
 
-    /// The segment of a stage on an IPU, made if nothing else runs there then.
-    fn segment(&mut self, stage: u32, ipu: IpuId) -> usize {
+    /// The first round of its stage in which a copy is there: what came from another stage is there when the stage starts.
+    fn round_of_arrival(&self, copy: VarId) -> u32 {
+        let mut received = self.staged.received.iter();
+        let found = received.find(|(_, received)| received.copy == copy && received.inside);
+        found.map_or(0, |((source, _), _)| {
+            let home = self.staged.homes[source].segment;
+            self.staged.segments[home].round + 1
+        })
+    }
+
+    /// The first segment of a stage on an IPU from a round on, made if nothing else runs there then.
+    fn segment(&mut self, stage: u32, round: u32, ipu: IpuId) -> usize {
         let segments = &mut self.staged.segments;
         let known = segments
             .iter()
-            .position(|s| (s.stage, s.ipu) == (stage, ipu));
+            .position(|s| (s.stage, s.ipu) == (stage, ipu) && s.round >= round);
         known.unwrap_or_else(|| {
             segments.push(Segment {
                 stage,
+                round,
                 ipu,
                 steps: vec![],
                 counters: IndexMap::new(),
@@ -441,16 +541,12 @@ impl Assembly<'_, '_> {
 
     fn advance_counters(&mut self) {
         for i in 0..self.staged.segments.len() {
-            let Segment {
-                stage,
-                ipu,
-                counters,
-                ..
-            } = self.staged.segments[i].clone();
+            let segment = &self.staged.segments[i];
+            let (counters, ipu) = (segment.counters.clone(), segment.ipu);
             if counters.is_empty() {
                 continue;
             }
-            let name = format!("stage.{stage}.count");
+            let name = format!("{}.count", segment.name());
             let origin = self.origin(name.clone(), "count", ipu);
             let groups = counters
                 .iter()
@@ -496,30 +592,81 @@ impl Assembly<'_, '_> {
         }
     }
 
-    /// By stage and IPU, ascending.
-    fn segment_procedures(&mut self) -> Vec<(u32, IpuId, ProcId)> {
+    /// By stage and first IPU of the group, ascending.
+    fn stage_procedures(&mut self) -> Vec<(u32, IpuId, ProcId)> {
         let mut segments = std::mem::take(&mut self.staged.segments);
-        let mut procedures: Vec<(u32, IpuId, ProcId)> = segments
-            .iter_mut()
-            .map(|s| {
-                let name = format!("{}.stage.{}.on_{}", self.graph.name, s.stage, s.ipu.0);
-                let id = self.procedure(name, std::mem::take(&mut s.steps));
-                (s.stage, s.ipu, id)
-            })
-            .collect();
+        let mut stages: IndexMap<(u32, IpuId), Vec<(u32, IpuId, ProcId)>> = IndexMap::new();
+        for s in &mut segments {
+            let name = format!("{}.{}.on_{}", self.graph.name, s.name(), s.ipu.0);
+            let id = self.procedure(name, std::mem::take(&mut s.steps));
+            let first = self.first_of_group(s.ipu);
+            let rounds = stages.entry((s.stage, first)).or_default();
+            rounds.push((s.round, s.ipu, id));
+        }
         self.staged.segments = segments;
-        procedures.sort_by_key(|&(stage, ipu, _)| (stage, ipu));
-        procedures
+        stages.sort_keys();
+        let stages = stages.into_iter().map(|((stage, first), mut rounds)| {
+            rounds.sort_unstable();
+            let procedure = match rounds[..] {
+                [(_, _, only)] => only,
+                _ => self.rounds(stage, first, &rounds),
+            };
+            (stage, first, procedure)
+        });
+        stages.collect()
     }
 
-    /// The exchange of what the stages `first..=last` made for other IPUs.
-    fn copies(&mut self, name: &str, first: u32, last: u32) -> Vec<Step> {
-        let due = self.staged.received.iter().filter(|((source, _), _)| {
+    fn first_of_group(&self, ipu: IpuId) -> IpuId {
+        IpuId(ipu.0 - ipu.0 % self.staged.group)
+    }
+
+    /// The rounds of a stage: in each, all members at once, then what others wait for over the links.
+    fn rounds(&mut self, stage: u32, first: IpuId, rounds: &[(u32, IpuId, ProcId)]) -> ProcId {
+        let sync = Sync::Group {
+            first,
+            count: self.staged.group,
+        };
+        let mut steps = Vec::new();
+        for members in rounds.chunk_by(|a, b| a.0 == b.0) {
+            steps.extend(Self::at_once(members.iter().map(|m| m.2).collect()));
+            let round = members[0].0;
+            let due = self.made_where(|segment, received| {
+                let is_of_group = segment.ipu.0 - segment.ipu.0 % self.staged.group == first.0;
+                received.inside && is_of_group && (segment.stage, segment.round) == (stage, round)
+            });
+            let name = format!("stage.{stage}.round.{round}.links");
+            steps.extend(self.copies(&name, first, sync, due));
+        }
+        let name = format!("{}.stage.{stage}.group_{}", self.graph.name, first.0);
+        self.procedure(name, steps)
+    }
+
+    /// Values and their copies on other IPUs, by the segment that makes the value.
+    fn made_where(&self, is_due: impl Fn(&Segment, &Received) -> bool) -> Vec<(VarId, VarId)> {
+        let due = self.staged.received.iter().filter(|((source, _), received)| {
             let segment = self.staged.homes[source].segment;
-            let stage = self.staged.segments[segment].stage;
-            (first..=last).contains(&stage)
+            is_due(&self.staged.segments[segment], received)
         });
-        let due: Vec<(VarId, VarId)> = due.map(|((source, _), &copy)| (*source, copy)).collect();
+        due.map(|((source, _), received)| (*source, received.copy))
+            .collect()
+    }
+
+    /// The exchange of what the stages `first..=last` made for others.
+    fn copies_of_stages(&mut self, name: &str, first: u32, last: u32) -> Vec<Step> {
+        let due = self.made_where(|segment, received| {
+            !received.inside && (first..=last).contains(&segment.stage)
+        });
+        self.copies(name, IpuId(0), Sync::Replica, due)
+    }
+
+    /// The exchange of values that other IPUs get.
+    fn copies(
+        &mut self,
+        name: &str,
+        ipu: IpuId,
+        sync: Sync,
+        due: Vec<(VarId, VarId)>,
+    ) -> Vec<Step> {
         if due.is_empty() {
             return vec![];
         }
@@ -528,9 +675,9 @@ impl Assembly<'_, '_> {
             .map(|(source, copy)| whole_move(&self.lw.program, source, vec![], copy))
             .collect();
         let name = format!("{}.{name}", self.graph.name);
-        let origin = self.origin(name.clone(), "copy", IpuId(0));
+        let origin = self.origin(name.clone(), "copy", ipu);
         vec![
-            Step::Sync(Sync::Replica),
+            Step::Sync(sync),
             Step::Exchange(Exchange {
                 name,
                 origin,
@@ -544,7 +691,7 @@ impl Assembly<'_, '_> {
         for level in procedures.chunk_by(|a, b| a.0 == b.0) {
             steps.extend(Self::at_once(level.iter().map(|p| p.2).collect()));
             let level = level[0].0;
-            steps.extend(self.copies(&format!("level.{level}.copies"), level, level));
+            steps.extend(self.copies_of_stages(&format!("level.{level}.copies"), level, level));
         }
         steps
     }
@@ -615,7 +762,7 @@ impl Assembly<'_, '_> {
         }
         let mut steps: Vec<Step> = self.lw.new_seed().into_iter().collect();
         steps.extend(Self::at_once(bodies));
-        steps.extend(self.copies(&format!("{name}.copies"), first, last));
+        steps.extend(self.copies_of_stages(&format!("{name}.copies"), first, last));
         steps
     }
 }

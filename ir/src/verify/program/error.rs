@@ -207,6 +207,7 @@ fn what(program: &Program, step: &Step) -> String {
         Step::Compute(set) => format!("compute {:?}", set.name),
         Step::Exchange(exchange) => format!("exchange {:?}", exchange.name),
         Step::Sync(Sync::Ipu(ipu)) => format!("sync {ipu}"),
+        Step::Sync(Sync::Group { first, count }) => format!("sync {first} .. {count}"),
         Step::Sync(Sync::Replica) => "sync replica".into(),
         Step::Host { stream, .. } => {
             let stream = program.streams.get(*stream as usize);
