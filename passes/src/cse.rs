@@ -24,7 +24,7 @@ struct Key {
     operands: SmallVec<[Value; 4]>,
     ipu: Option<IpuId>,
     layer: Option<u32>,
-    member: u32,
+    member: Option<u32>,
 }
 
 impl Key {

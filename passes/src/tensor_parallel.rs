@@ -7,7 +7,7 @@
 //!          Norms, residual stream and whatever else is whole stays on the first member.
 //! Needs    a forward graph whose layers are marked ([`Place::layer`]), in f32, before differentiation: the gradients of divided products are
 //!          then divided, and those of what all members read are added up.
-//! Leaves   every op of a layer with its [`Place::member`], and a graph that means the same up to the order of sums. Where dropout works on
+//! Leaves   every divided op with its [`Place::member`], and a graph that means the same up to the order of sums. Where dropout works on
 //!          parts, every part draws from a sequence of its own.
 //! Example  `%y = matmul %x, %w` and `%z = matmul (relu %y), %v` become `matmul %x, %w.i`, `relu`, `matmul .., %v.i` for each member `i`, and
 //!          one `add`.
@@ -409,8 +409,10 @@ impl Division<'_> {
 }
 
 fn on(place: Place, member: usize) -> Place {
-    let member = member as u32;
-    Place { member, ..place }
+    Place {
+        member: Some(member as u32),
+        ..place
+    }
 }
 
 fn member_name(name: &str, member: usize) -> String {

@@ -354,7 +354,7 @@ impl<'s> Parser<'s> {
                         "ipu" => place.ipu = Some(IpuId(n)),
                         "stage" => place.stage = Some(StageId(n)),
                         "layer" => place.layer = Some(n),
-                        _ => place.member = n,
+                        _ => place.member = Some(n),
                     }
                 }
                 _ => match phase {

@@ -168,31 +168,36 @@ fn stage_and_ipu(graph: &Graph, op: OpId) -> (u32, IpuId) {
     (stage, place.ipu.unwrap_or(IpuId(0)))
 }
 
-/// The round of its stage in which each op runs: behind what it needs from other members of the group, and on each IPU in the order of the
-/// schedule. What needs nothing is there when it is needed first.
+/// The round of its stage in which each op runs: behind what it needs from other members of the group. Parts run in rounds of their own, so
+/// that all members have the same to do at the same time: a part on the first member does not begin before its value is with the others. Besides,
+/// parts and what is whole keep the order of the schedule. What needs nothing is there when it is needed first.
 fn rounds(graph: &Graph, order: &[OpId], group: u32) -> FxHashMap<OpId, u32> {
     let mut rounds: FxHashMap<OpId, u32> = FxHashMap::default();
     if group == 1 {
         return rounds;
     }
-    let mut reached: FxHashMap<(u32, IpuId), u32> = FxHashMap::default();
+    let is_part = |op: OpId| graph.node(op).place.member.is_some();
+    let mut reached: FxHashMap<(u32, IpuId, bool), u32> = FxHashMap::default();
     for &op in order {
         let node = graph.node(op);
         if node.operands().is_empty() {
             continue;
         }
         let here = stage_and_ipu(graph, op);
-        let mut round = reached.get(&here).copied().unwrap_or(0);
+        let reached = reached.entry((here.0, here.1, is_part(op))).or_default();
         for v in node.operands() {
             let there = stage_and_ipu(graph, v.op);
+            let is_made = !graph.node(v.op).operands().is_empty();
+            let crosses = match is_made {
+                true => there.1 != here.1 || is_part(v.op) != is_part(op),
+                false => there.1 != here.1 && !matches!(graph.op(v.op), Op::Constant { .. }),
+            };
             if there.0 == here.0 && there.1.0 / group == here.1.0 / group {
                 let made = rounds.get(&v.op).copied().unwrap_or(0);
-                let is_value = !matches!(graph.op(v.op), Op::Constant { .. });
-                round = round.max(made + u32::from(is_value && there.1 != here.1));
+                *reached = (*reached).max(made + u32::from(crosses));
             }
         }
-        rounds.insert(op, round);
-        reached.insert(here, round);
+        rounds.insert(op, *reached);
     }
     for &op in order {
         if !graph.node(op).operands().is_empty() {

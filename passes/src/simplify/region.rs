@@ -18,11 +18,11 @@ const OPS_MAX: usize = 500;
 
 /// The ops of each layer on each IPU, and each member of a group, that rules may rewrite, in topological order.
 pub(super) fn cut(graph: &Graph) -> Vec<Vec<OpId>> {
-    let mut regions: IndexMap<(Option<IpuId>, Option<u32>, u32), Vec<OpId>> = IndexMap::new();
+    let mut regions: IndexMap<(Option<IpuId>, [Option<u32>; 2]), Vec<OpId>> = IndexMap::new();
     for op in graph.topological() {
         let node = graph.node(op);
         if !node.op.has_effect() && !is_source(&node.op) {
-            let key = (node.place.ipu, node.place.layer, node.place.member);
+            let key = (node.place.ipu, [node.place.layer, node.place.member]);
             regions.entry(key).or_default().push(op);
         }
     }
