@@ -351,8 +351,9 @@ fn divide_layers(config: &Gpt2Config, members: u32, forward: &mut Graph) -> Resu
     ] {
         if !n.is_multiple_of(members as usize) {
             let message = format!("{n} {what} cannot be divided over {members} IPUs");
-            return Err(Error::failed(message)
-                .with_hint("give a --tensor_parallel that divides the model's n_head and n_inner"));
+            return Err(Error::failed(message).with_hint(
+                "give a --tensor_parallel that divides the model's n_head and n_inner",
+            ));
         }
     }
     let pass = TensorParallel { members };

@@ -257,7 +257,8 @@ impl Stages {
     }
 
     fn ipu(&self, place: Place) -> IpuId {
-        let of_layer = |l: u32| self.group_of_layer[l as usize] * self.members + place.member.unwrap_or(0);
+        let of_layer =
+            |l: u32| self.group_of_layer[l as usize] * self.members + place.member.unwrap_or(0);
         IpuId(place.layer.map_or(0, of_layer))
     }
 

@@ -160,22 +160,30 @@ impl Division<'_> {
             Mapped::Whole(value) => Ok(value),
             Mapped::Unread => {
                 let node = self.from.node(value.op);
-                let read =
-                    self.out
-                        .insert(node.op.clone(), &[], node.name.clone(), node.place)?;
+                let read = self
+                    .out
+                    .insert(node.op.clone(), &[], node.name.clone(), node.place)?;
                 let read = self.out.value(read);
                 self.values.insert(value, Mapped::Whole(read));
                 Ok(read)
             }
             Mapped::Parts(..) => {
                 let name = &self.from.node(value.op).name;
-                self.refuse(id, format!("it reads \"{name}\" whole, which lies in parts"))
+                self.refuse(
+                    id,
+                    format!("it reads \"{name}\" whole, which lies in parts"),
+                )
             }
         }
     }
 
     /// The parts of a weight, each a state of its member; a weight has one way to lie.
-    fn weight_parts(&mut self, id: OpId, value: Value, split: Split) -> Result<Vec<Value>, PassError> {
+    fn weight_parts(
+        &mut self,
+        id: OpId,
+        value: Value,
+        split: Split,
+    ) -> Result<Vec<Value>, PassError> {
         match self.values[&value].clone() {
             Mapped::Parts(parts, known) if known == split => return Ok(parts),
             Mapped::Unread => {}
@@ -185,7 +193,10 @@ impl Division<'_> {
             }
         }
         let node = self.from.node(value.op);
-        let Op::Parameter { state, kind, ty, .. } = &node.op else {
+        let Op::Parameter {
+            state, kind, ty, ..
+        } = &node.op
+        else {
             unreachable!("only weights are unread");
         };
         let ty = TensorType::new(ty.dtype, self.part(id, &ty.shape, split)?);
@@ -219,7 +230,10 @@ impl Division<'_> {
                 blocks => format!("{blocks} × "),
             };
             let each = extent / split.blocks;
-            return self.refuse(id, format!("{runs}{each} cannot be divided over {members} IPUs"));
+            return self.refuse(
+                id,
+                format!("{runs}{each} cannot be divided over {members} IPUs"),
+            );
         }
         part.0[split.axis] = extent / self.members;
         Ok(part)
@@ -239,7 +253,12 @@ impl Division<'_> {
         let axis = usize::from(!transpose_b);
         let weights = self.weight_parts(id, weight, Split { axis, blocks })?;
         let operands = weights.into_iter().map(|w| vec![x, w]);
-        self.insert_parts(id, |_| node.op.clone(), operands.collect(), Split { axis: 1, blocks })?;
+        self.insert_parts(
+            id,
+            |_| node.op.clone(),
+            operands.collect(),
+            Split { axis: 1, blocks },
+        )?;
         self.products += 1;
         Ok(())
     }
@@ -264,8 +283,14 @@ impl Division<'_> {
     /// A product over a divided axis: every member has a part of the terms, the first adds up.
     fn rows(&mut self, id: OpId, split: Split) -> Result<(), PassError> {
         let node = self.from.node(id);
-        let (&[x, weight], Op::Matmul { transpose_a: false, transpose_b, .. }) =
-            (node.operands(), &node.op)
+        let (
+            &[x, weight],
+            Op::Matmul {
+                transpose_a: false,
+                transpose_b,
+                ..
+            },
+        ) = (node.operands(), &node.op)
         else {
             return self.refuse(id, "a product of this form cannot be divided".into());
         };
@@ -291,8 +316,7 @@ impl Division<'_> {
         }
         self.products += 1;
         let sum = sum.expect("a group has members");
-        self.values
-            .insert(self.from.value(id), Mapped::Whole(sum));
+        self.values.insert(self.from.value(id), Mapped::Whole(sum));
         Ok(())
     }
 
@@ -322,7 +346,8 @@ impl Division<'_> {
                 let Some(after) = reshaped(&self.from.ty(of).shape, split, shape, self.members)
                 else {
                     let members = self.members;
-                    return self.refuse(id, format!("{shape} cannot be divided over {members} IPUs"));
+                    return self
+                        .refuse(id, format!("{shape} cannot be divided over {members} IPUs"));
                 };
                 let shape = self.part(id, shape, after)?;
                 (Op::Reshape { shape }, after)
@@ -364,13 +389,18 @@ impl Division<'_> {
     /// Operands of each member: its parts, and what is whole.
     fn operands_of_parts(&mut self, id: OpId, split: Split) -> Result<Vec<Vec<Value>>, PassError> {
         let node = self.from.node(id);
-        let rank = node.operands().iter().map(|&v| self.from.ty(v).shape.rank());
+        let rank = node
+            .operands()
+            .iter()
+            .map(|&v| self.from.ty(v).shape.rank());
         let rank = rank.max().unwrap_or(0);
         let mut of_members = vec![Vec::new(); self.members];
         for &v in node.operands() {
             // An operand of lower rank has the trailing axes.
             let own_rank = self.from.ty(v).shape.rank();
-            let own = (split.axis + own_rank).checked_sub(rank).map(|axis| Split { axis, ..split });
+            let own = (split.axis + own_rank)
+                .checked_sub(rank)
+                .map(|axis| Split { axis, ..split });
             let parts = match (self.values[&v].clone(), own) {
                 (Mapped::Parts(parts, known), Some(own)) if known == own => parts,
                 (Mapped::Unread, Some(own)) => self.weight_parts(id, v, own)?,

@@ -97,7 +97,9 @@ impl Options {
         let weights = model.weights(self.seed)?;
         let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
         let machine = self.ipu.machine(self.machine.as_deref())?;
-        let layout = self.ipu.load(&machine, &model.config, self.tensor_parallel)?;
+        let layout = self
+            .ipu
+            .load(&machine, &model.config, self.tensor_parallel)?;
         let settings = self.settings(machine, blocks.block_size(), &layout);
         settings.check_replicas()?;
         let mut evaluator = Evaluator::new(&model.config, settings, blocks);

@@ -108,7 +108,9 @@ impl Division {
     /// A member's part of a whole tensor, both row-major.
     pub fn take<T: Copy>(&self, whole: &[T], member: usize) -> Vec<T> {
         let shares = self.shares(whole.len(), member);
-        shares.flat_map(|share| whole[share].iter().copied()).collect()
+        shares
+            .flat_map(|share| whole[share].iter().copied())
+            .collect()
     }
 
     /// Puts a member's part into its place; what `part` has beyond it is padding.
@@ -148,15 +150,26 @@ mod tests {
         }
         // The first head's query, key and value of two heads of one column.
         let qkv = Division::of(&[1, 6], &[1, 3], 3).unwrap();
-        assert_eq!(qkv.take(&["q0", "q1", "k0", "k1", "v0", "v1"], 0), ["q0", "k0", "v0"]);
-        for (shape, part) in [(&[4usize][..], &[4usize][..]), (&[5], &[2]), (&[4, 2], &[2])] {
+        assert_eq!(
+            qkv.take(&["q0", "q1", "k0", "k1", "v0", "v1"], 0),
+            ["q0", "k0", "v0"]
+        );
+        for (shape, part) in [
+            (&[4usize][..], &[4usize][..]),
+            (&[5], &[2]),
+            (&[4, 2], &[2]),
+        ] {
             assert_eq!(Division::of(shape, part, 1), None);
         }
     }
 
     #[test]
     fn states_belong_to_the_weight_whose_name_they_have() {
-        let weights = [("h.0.mlp.c_fc.weight", &[2usize, 4][..]), ("ln_f.bias", &[2]), (TABLE, &[4, 2])];
+        let weights = [
+            ("h.0.mlp.c_fc.weight", &[2usize, 4][..]),
+            ("ln_f.bias", &[2]),
+            (TABLE, &[4, 2]),
+        ];
         let half = &[2usize, 2][..];
         let states = BTreeMap::from([
             ("h.0.mlp.c_fc.weight.0", half),

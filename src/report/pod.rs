@@ -323,7 +323,10 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
             }
         } else if step.kind == Kind::InterIpu && step.name.ends_with(".main.copies") {
             report.link_bytes_per_beat += step.bytes;
-        } else if step.kind == Kind::InterIpu && step.name.ends_with(".links") && step.name.contains(".round.") {
+        } else if step.kind == Kind::InterIpu
+            && step.name.ends_with(".links")
+            && step.name.contains(".round.")
+        {
             report.group_bytes_per_beat += step.bytes;
         } else if step.kind == Kind::Streaming {
             let bytes = step.bytes * step.times;

@@ -96,9 +96,9 @@ fn subject_lines(report: &Report) -> Vec<(&'static str, String)> {
 
 fn ipu_line(report: &Report, ipu: &IpuMemory) -> String {
     let stages = &report.pod.stages;
-    let stage = stages.iter().find(|stage| {
-        (stage.ipu..stage.ipu.saturating_add(stage.ipus)).contains(&ipu.ipu)
-    });
+    let stage = stages
+        .iter()
+        .find(|stage| (stage.ipu..stage.ipu.saturating_add(stage.ipus)).contains(&ipu.ipu));
     let member = match stage.filter(|stage| stage.ipus > 1 && !stage.layers.is_empty()) {
         Some(stage) => format!("part {} of {}, ", ipu.ipu - stage.ipu + 1, stage.ipus),
         None => String::new(),

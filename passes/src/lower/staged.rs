@@ -648,10 +648,14 @@ impl Assembly<'_, '_> {
 
     /// Values and their copies on other IPUs, by the segment that makes the value.
     fn made_where(&self, is_due: impl Fn(&Segment, &Received) -> bool) -> Vec<(VarId, VarId)> {
-        let due = self.staged.received.iter().filter(|((source, _), received)| {
-            let segment = self.staged.homes[source].segment;
-            is_due(&self.staged.segments[segment], received)
-        });
+        let due = self
+            .staged
+            .received
+            .iter()
+            .filter(|((source, _), received)| {
+                let segment = self.staged.homes[source].segment;
+                is_due(&self.staged.segments[segment], received)
+            });
         due.map(|((source, _), received)| (*source, received.copy))
             .collect()
     }

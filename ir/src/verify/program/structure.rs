@@ -274,7 +274,10 @@ impl Structure<'_> {
             Step::Sync(Sync::Ipu(ipu)) => self.ipu(&place, *ipu),
             Step::Sync(Sync::Group { first, count }) => {
                 self.ipu(&place, *first);
-                self.ipu(&place, IpuId(first.0.saturating_add(count.saturating_sub(1))));
+                self.ipu(
+                    &place,
+                    IpuId(first.0.saturating_add(count.saturating_sub(1))),
+                );
             }
             Step::Sync(Sync::Replica) => {}
             Step::Host { stream, origin } => {
