@@ -1,10 +1,11 @@
-//! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU, how large a micro-batch, which
+//! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU or group of IPUs, how large a micro-batch, which
 //! layers run forward again, in how many slices of the vocabulary and blocks of rows the head works, where optimiser state lies.
 //!
-//! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch; from its cycles and bytes
+//! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch and of groups; from its cycles and bytes
 //! every plan of the space is estimated ([`probe`], [`space`]). The best by estimate are then compiled, and what is said of a plan in the end
 //! is said of its compiled program ([`search`]).
 
+mod neighbours;
 mod probe;
 mod search;
 mod space;

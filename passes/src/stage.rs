@@ -28,7 +28,7 @@ pub enum StageError {
         ipus: u32,
     },
     #[error(
-        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus}",
+        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus} for a replica",
         u64::from(*members) * *named as u64
     )]
     TooManyGroups {

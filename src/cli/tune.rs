@@ -228,9 +228,13 @@ impl Progress for Bar {
         let rate = three_digits(outcome.samples_per_second);
         let best = if is_best { ", the best so far" } else { "" };
         let plan = &outcome.plan;
+        let groups = match plan.tensor_parallel {
+            1 => String::new(),
+            members => format!(" × {members}"),
+        };
         self.bar.suspend(|| {
             say(format_args!(
-                "{rate} samples/s{best}: {} × {:?}, micro-batches of {}",
+                "{rate} samples/s{best}: {} × {:?}{groups}, micro-batches of {}",
                 plan.replicas, plan.layers_per_ipu, plan.batch_size
             ));
         });

@@ -127,7 +127,11 @@ fn part(name: &str) -> Option<(&str, usize)> {
 }
 
 /// States of the divided graph from those of the whole one.
-fn states_of(graph: &Graph, whole: &BTreeMap<String, Tensor>, members: usize) -> BTreeMap<String, Tensor> {
+fn states_of(
+    graph: &Graph,
+    whole: &BTreeMap<String, Tensor>,
+    members: usize,
+) -> BTreeMap<String, Tensor> {
     let states = graph.parameters().map(|(_, name, _, ty)| {
         let tensor = match part(name) {
             None => whole[name].clone(),
@@ -173,7 +177,10 @@ fn divided_layers_mean_the_same_forward_and_backward() {
         let mut parts = states_of(&after, &states, members);
         let want = run(&before, &mut states, &inputs).unwrap();
         let got = run(&after, &mut parts, &inputs).unwrap();
-        assert!(close(want["loss"].data[0], got["loss"].data[0]), "{sizes:?}");
+        assert!(
+            close(want["loss"].data[0], got["loss"].data[0]),
+            "{sizes:?}"
+        );
         // Weights, and the gradients on their accumulators.
         for (name, want) in states_of(&after, &states, members) {
             let pairs = parts[&name].data.iter().zip(&want.data);
@@ -223,7 +230,10 @@ fn columns_then_rows_and_one_sum() {
     assert_eq!(print_graph(&after), print_graph(&expected));
     // Nothing is divided by one, or outside of layers.
     let whole = parse_graph(before).unwrap();
-    assert_eq!(print_graph(&divided(&whole, 1).unwrap()), print_graph(&whole));
+    assert_eq!(
+        print_graph(&divided(&whole, 1).unwrap()),
+        print_graph(&whole)
+    );
     let outside = parse_graph(&before.replace("  @forward layer 0", "")).unwrap();
     assert_eq!(divided(&outside, 2).unwrap().len(), outside.len());
 }
@@ -269,7 +279,10 @@ fn what_cannot_be_divided_is_refused() {
     // Columns, heads, hidden columns.
     assert!(reason(&layer(sizes), 3).starts_with("c_attn: 3 × 8 cannot be divided over 3"));
     let heads = reason(&layer(sizes), 4);
-    assert!(heads.starts_with("split: [1, 3, 2, 4] cannot be divided over 4"), "{heads}");
+    assert!(
+        heads.starts_with("split: [1, 3, 2, 4] cannot be divided over 4"),
+        "{heads}"
+    );
     let inner = Sizes { inner: 7, ..sizes };
     assert!(reason(&layer(inner), 2).starts_with("c_fc: 7 cannot be divided over 2"));
     // A sum over columns that lie in parts, and a reader outside of the layer.
