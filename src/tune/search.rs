@@ -134,11 +134,10 @@ impl Search<'_> {
         let candidates = self.candidates(progress)?;
         let estimated = candidates.len();
         for candidate in candidates {
-            if self.is_late() {
+            let promises = candidate.samples_per_second >= MARGIN * self.best();
+            if promises && self.is_late() {
                 self.cut_short = true;
-                break;
-            }
-            if candidate.samples_per_second >= MARGIN * self.best() {
+            } else if promises {
                 self.compile(&candidate.plan, progress)?;
             } else {
                 let rate = three_digits(candidate.samples_per_second);
