@@ -90,11 +90,8 @@ fn train(
     (session, found)
 }
 
-/// Trains to the end: losses, norms and weights must be the golden ones.
-fn reaches_the_golden_weights(golden: &Golden, options: &CompileOptions, tiles: u32) {
-    let what = format!("{} × {options:?}", golden.members);
-    let program = compiled(golden, PrecisionSettings::default(), options, tiles);
-    let (session, found) = train(golden, program, &FAST, golden.hyper("").steps, 1.0);
+/// Losses and norms must be the golden ones.
+fn follows_the_golden_run(golden: &Golden, found: Vec<(f64, f64)>, what: &str) {
     for (step, (loss, norm)) in found.into_iter().enumerate() {
         let want = |what: &str| golden.expected["train"][what][step].as_f64().expect(what);
         let (want_loss, want_norm) = (want("loss"), want("grad_norm"));
@@ -107,6 +104,14 @@ fn reaches_the_golden_weights(golden: &Golden, options: &CompileOptions, tiles: 
             "{what}, step {step}: {norm}, expected {want_norm}"
         );
     }
+}
+
+/// Trains to the end: losses, norms and weights must be the golden ones.
+fn reaches_the_golden_weights(golden: &Golden, options: &CompileOptions, tiles: u32) {
+    let what = format!("{} × {options:?}", golden.members);
+    let program = compiled(golden, PrecisionSettings::default(), options, tiles);
+    let (session, found) = train(golden, program, &FAST, golden.hyper("").steps, 1.0);
+    follows_the_golden_run(golden, found, &what);
     let weights = session.weights(&golden.config).expect("weights");
     for (name, want) in tensors(&golden.folder.join("weights_final.safetensors")) {
         let got = &weights.get(&name).expect("a weight").data;
@@ -132,6 +137,23 @@ fn divided_layers_train_to_the_golden_weights() {
             ..options(&golden, layers, 1)
         };
         reaches_the_golden_weights(&golden, &options, tiles);
+    }
+}
+
+#[test]
+fn four_members_follow_the_golden_run() {
+    let golden = Golden::load("small4").by_rows().divided(4);
+    for (layers, recompute) in [
+        (&[0, 4][..], Recompute::EveryLayer),
+        (&[4], Recompute::Nothing),
+    ] {
+        let options = CompileOptions {
+            recompute,
+            ..options(&golden, layers, 1)
+        };
+        let program = compiled(&golden, PrecisionSettings::default(), &options, 96);
+        let (_, found) = train(&golden, program, &FAST, 4, 1.0);
+        follows_the_golden_run(&golden, found, &format!("{layers:?}"));
     }
 }
 
@@ -309,6 +331,12 @@ fn members_pass_each_other_whole_activations() {
     assert!(links[2] > 0 && links[2] < links[4], "{links:?}");
     assert_eq!((links[2], links[4]), (links[3], links[5]));
     assert!(groups > 0);
+    // By hand: seven and eight activations, each over the four links of a rung.
+    let by_hand = |n: f64| n * activation as f64 / (4.0 * 14.6e9) * time.clock_hz;
+    for (group, n) in [(2, 7.0), (4, 8.0)] {
+        let ratio = links[group] as f64 / by_hand(n);
+        assert!((0.95..1.1).contains(&ratio), "{ratio}");
+    }
 }
 
 fn refused(golden: &Golden, options: CompileOptions, ipus: u32) -> StageError {

@@ -218,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_sum_does_not_wait_for_those_of_other_ipus() {
+        let mut graph = Graph::new("g");
+        let mut b = Builder::new(&mut graph);
+        b.place.layer = Some(0);
+        let parts = [0, 1].map(|member| {
+            b.place.member = Some(member);
+            product(&mut b, &format!("part.{member}"))
+        });
+        b.place.member = None;
+        let sum = b.add("sum", parts[0], parts[1]).unwrap();
+        b.output("sum", sum).unwrap();
+        let after = check(&AccumulateInto, &graph);
+        assert_eq!(ops_named(&after, "add").len(), 1);
+    }
+
+    #[test]
     fn a_product_with_other_readers_or_another_layer_stays() {
         let mut graph = Graph::new("g");
         let mut b = Builder::new(&mut graph);

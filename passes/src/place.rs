@@ -1,5 +1,6 @@
 //! Placement: layers to IPUs, ops to tiles, variables to addresses.
 
+mod limits;
 mod search;
 
 use std::collections::BTreeSet;
@@ -7,7 +8,6 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::graph::{Graph, Module};
-use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use superstep_ir::op::infer::TypeError;
@@ -30,6 +30,7 @@ use crate::recompute::{Again, recompute};
 use crate::replicate::{Replication, replicate};
 use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
+pub use limits::Limits;
 use search::{FIRST_SHARE, Search};
 
 /// What the user decides about the placement of a module.
@@ -445,37 +446,6 @@ fn caps(
             products: names.join(", "),
         }
     })
-}
-
-/// What the user allows temporaries of an op.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The smallest share of a tile, 1 where there is none.
-    least: f64,
-    /// By group of IPUs.
-    by_group: Vec<Bytes>,
-    /// IPUs of a group.
-    members: u32,
-}
-
-impl Limits {
-    fn of(options: &PlacementOptions, machine: &Machine) -> Limits {
-        let shares = &options.matmul_proportion;
-        let bytes = |share: &Real| (f64::from(machine.tile_memory) * share.0) as Bytes;
-        Limits {
-            least: shares.iter().fold(1.0, |least, share| share.0.min(least)),
-            by_group: shares.iter().map(bytes).collect(),
-            members: options.members(),
-        }
-    }
-
-    /// Bytes on a tile of an IPU.
-    pub fn on(&self, ipu: IpuId) -> Bytes {
-        let one_for_all = self.by_group.first().filter(|_| self.by_group.len() == 1);
-        let group = (ipu.0 / self.members) as usize;
-        let own = self.by_group.get(group).or(one_for_all);
-        own.copied().unwrap_or(Bytes::MAX)
-    }
 }
 
 /// In what order the micro-batches of a step go through the stages. Those of training have to fill the pipeline, as they have to in PopART.
