@@ -19,7 +19,7 @@ mod file;
 mod rows;
 mod token_file;
 
-pub use array::{TokenArray, TokenBlocks, read_tokens};
+pub use array::{TokenArray, TokenBlocks, read_blocks};
 pub use cache::{TokenCache, TokeniseWatch};
 pub use corpus::Corpus;
 pub use error::DataError;

@@ -46,12 +46,12 @@ pub struct Call {
 }
 
 /// Runs every sample once, in order, as many at a time as a call takes; the last call is filled up with ignored samples.
-/// `watch` is told how many samples are done.
+/// `watch` is told how many samples are done, and may end it with an error.
 pub fn evaluate(
     session: &mut Session,
     blocks: &TokenBlocks,
     call: Call,
-    watch: &mut dyn FnMut(usize),
+    watch: &mut dyn FnMut(usize) -> Result<(), Error>,
 ) -> Result<Evaluation, Error> {
     let start = Instant::now();
     let predictions_per_sample = (blocks.block_size() - 1) as f64;
@@ -66,7 +66,7 @@ pub fn evaluate(
             // The program divides by the predictions of a full batch; ignored samples added 0 to its sum.
             loss_sum += f64::from(mean) * call.batch_size as f64 * predictions_per_sample;
         }
-        watch(last);
+        watch(last)?;
     }
     let eval_loss = loss_sum / (blocks.len() as f64 * predictions_per_sample);
     if !eval_loss.is_finite() {

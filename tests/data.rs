@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use program::{fixture, superstep, tiny_with_tokenizer, words};
@@ -201,9 +202,12 @@ fn a_row_of_any_length_takes_little_memory() {
     let novel = std::fs::read_to_string(fixture("text/austen.txt")).unwrap();
     let words = novel.replace('\n', " ").repeat(16);
     let document = json!({ "text": words }).to_string();
+    let beside = json!({ "text": novel, "scan": "0".repeat(100 << 20) }).to_string();
     for (path, is_cut) in [
         (file("line.txt", words), false),
         (file("document.jsonl", document), false),
+        // As a whole in memory it would take twice its length.
+        (file("beside.jsonl", beside), false),
         // Nowhere to cut: as one piece it would take 1.5 GB.
         (file("letters.txt", "acgt".repeat(2 << 20)), true),
     ] {
@@ -273,11 +277,29 @@ fn data_sets_train_and_evaluate_by_split() {
     assert!(run.out.contains("over 3 samples"), "{}", run.out);
     // Without a validation split, the first rows are held out.
     std::fs::remove_file(set.join("validation-00000-of-00001.parquet")).unwrap();
-    let line = format!("{line} --validation_split_percentage 10");
+    let line = format!("{line} --validation_split_percentage 10 --overwrite_output_dir");
     let run = superstep(&words(&line, &[&model, set.parent().unwrap(), &out])).ok();
     assert!(run.out.contains("training    180 rows"), "{}", run.out);
     assert!(run.out.contains("validation  20 rows"), "{}", run.out);
     assert!(run.err.contains("first 10 %"), "{}", run.err);
+}
+
+/// The file with a first page that says so: what it takes in memory shows only in its header. The column `id` comes before the texts, so
+/// these lie where the file says their first page is.
+fn with_page_of_900_mib(bytes: &[u8]) -> Vec<u8> {
+    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).unwrap();
+    let column = reader.metadata().row_group(0).column(1).clone();
+    let start = column.dictionary_page_offset();
+    let start = start.unwrap_or(column.data_page_offset()) as usize;
+    // Kind of page, then its size: two fields of the header, each behind its mark.
+    assert_eq!((bytes[start], bytes[start + 2]), (0x15, 0x15));
+    let size = bytes[start + 3..]
+        .iter()
+        .position(|byte| byte & 0x80 == 0)
+        .unwrap()
+        + 1;
+    let (header, rest) = bytes.split_at(start + 3);
+    [header, &[0x80, 0x80, 0x80, 0x84, 0x07], &rest[size..]].concat()
 }
 
 #[test]
@@ -339,12 +361,34 @@ fn what_is_wrong_with_data_is_said() {
         ),
         (file("no.parquet", b"no"), "", "no usable Parquet file"),
         (
+            file("page.parquet", &with_page_of_900_mib(&bytes)),
+            "",
+            "is in a page that takes 900 MiB of memory",
+        ),
+        (file("a.gz.txt", b"\x1f\x8b\x08"), "", "compressed by gzip"),
+        (
+            file("a.zst.jsonl", b"\x28\xb5\x2f\xfd"),
+            "",
+            "compressed by zstd",
+        ),
+        (file("wide.txt", b"\xff\xfea\0"), "", "not text but UTF-16"),
+        (
+            file("sound.txt", &b"word ".repeat(99)),
+            "--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --device_iterations 4",
+            "needs 24: 3 per micro-batch × 2 accumulation steps × 4 device iterations",
+        ),
+        (
             file(
                 "later.txt",
                 &[b"word ".repeat(9000), b"\xc3\n".to_vec()].concat(),
             ),
             "",
             "offset 45000",
+        ),
+        (
+            file("line.txt", &b"word ".repeat(99)),
+            "--do_eval --validation_split_percentage 10",
+            "too few rows to split: one side has none",
         ),
         (empty, "", "has no files of text"),
         (mixed, "", "files of different kinds"),

@@ -199,3 +199,17 @@ fn a_run_whose_evaluation_cannot_be_does_not_start() {
     assert!(run.err.contains(says), "{}", run.err);
     assert!(!out.join("metrics.jsonl").exists());
 }
+
+#[test]
+fn a_run_that_only_evaluates_needs_no_training_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = tokens(folder.path(), 3);
+    let out = folder.path().join("out");
+    let line = "train --model_name_or_path {} --do_train false --do_eval --validation_file {} --machine ipu --output_dir {}";
+    let tiny = fixture("tiny");
+    superstep(&words(line, &[&tiny, &tokens, &out])).ok();
+    assert_eq!(results(&out), (evaluated(&tiny, &tokens, "").0, 3));
+    assert!(!out.join("model.safetensors").exists());
+    let line = "train --model_name_or_path {} --do_train false --do_eval";
+    superstep(&words(line, &[&tiny])).fails(2, "no data");
+}

@@ -146,6 +146,12 @@ fn another_run_is_refused_and_told_why() {
     assert!(!fourth.exists() && out.join("checkpoint-6").exists());
 }
 
+fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.unwrap().success());
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
@@ -159,14 +165,10 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     while steps() < 3 {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let kill = format!("kill -INT {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    // As `timeout` sends it: to the program, and to its process group.
+    signal(&child, "TERM");
+    std::thread::sleep(Duration::from_millis(20));
+    signal(&child, "TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let step = steps();
@@ -174,6 +176,28 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     let checkpoint = out.join(format!("checkpoint-{step}"));
     let found = superstep::train::checkpoint::Checkpoint::open(&checkpoint).unwrap();
     assert_eq!(found.content.global_step, step as u64);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_last_evaluation_and_the_model_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let rows = vec![vec![7; 48]; 20_000];
+    let held_out = program::file(
+        folder.path(),
+        "held_out.json",
+        serde_json::to_string(&rows).unwrap().as_bytes(),
+    );
+    let more = format!("--do_eval --validation_file {}", held_out.display());
+    let child = spawn(&longer(&out, 1, 1000, &more));
+    while !out.join("train_results.json").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&child, "INT");
+    let status = child.wait_with_output().unwrap().status;
+    assert_eq!(status.code(), Some(130));
+    assert!(out.join("model.safetensors").exists() && !out.join("eval_results.json").exists());
 }
 
 #[test]
@@ -254,7 +278,7 @@ fn a_run_that_gains_no_more_ends_and_a_broken_one_says_where() {
     let more = "--do_eval --validation_file {} --max_steps 9 --learning_rate 0 --eval_steps 1 --early_stopping_patience 2";
     let run = superstep(&[start.clone(), words(more, &[&held_out])].concat()).ok();
     assert!(run.err.contains("stopped after step 3"), "{}", run.err);
-    let more = "--max_steps 9 --learning_rate 1e30 --lr_scheduler_type constant --save_steps 1";
+    let more = "--max_steps 9 --learning_rate 1e30 --lr_scheduler_type constant --save_steps 1 --overwrite_output_dir";
     superstep(&[start, words(more, &[])].concat()).fails(1, "at step 1");
     superstep::train::checkpoint::Checkpoint::open(&out.join("checkpoint-1")).unwrap();
     assert!(!out.join("checkpoint-2").exists());
@@ -271,7 +295,7 @@ fn a_second_run_finds_its_programs_compiled() {
     let run = |out: &Path, more: &str| {
         let line = format!(
             "train --model_name_or_path {{}} --train_tokens {{}} --do_eval --validation_file {{}} --max_steps 1 --machine ipu \
-             --executable_cache_dir {{}} --output_dir {{}} {more}"
+             --executable_cache_dir {{}} --output_dir {{}} --overwrite_output_dir {more}"
         );
         superstep(&words(&line, &[&tiny, &held_out, &held_out, &kept, out])).ok()
     };
@@ -450,4 +474,20 @@ fn a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints() {
     let line = with_rate("1e39", "").join(" ").replace("--max_steps 6", "");
     superstep(&words(&format!("{line} {last}"), &[])).fails(1, "no finite numbers after 2 steps");
     assert!(!out.join("model.safetensors").exists());
+}
+
+#[test]
+fn a_model_is_not_replaced_unless_that_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    superstep(&longer(&out, 1, 1000, "")).ok();
+    let first = weights(&out);
+    superstep(&longer(&out, 2, 1000, "")).fails(1, "holds a model already");
+    assert!(weights(&out) == first);
+    superstep(&longer(&out, 2, 1000, "--overwrite_output_dir")).ok();
+    assert!(weights(&out) != first);
+    // The model that training starts from.
+    let line = "train --model_name_or_path {} --train_tokens {} --max_steps 1 --machine ipu --output_dir {}";
+    let tokens = fixture("tiny/tokens.json");
+    superstep(&words(line, &[&out, &tokens, &out])).fails(1, "holds a model already");
 }

@@ -10,7 +10,7 @@ use super::model_options::Model;
 use super::output::{note, say};
 use crate::data::dataset::{self, Split};
 use crate::data::tokenise::Counts;
-use crate::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch, read_tokens};
+use crate::data::{Corpus, TokenBlocks, TokenCache, TokeniseWatch, read_blocks};
 use crate::error::Error;
 use crate::frontend::CacheLocation;
 use crate::user_cache;
@@ -117,9 +117,7 @@ impl DataFile {
                 watch.bar.finish_and_clear();
                 made?
             }
-            DataFile::Tokens(path) => {
-                read_tokens(path)?.into_blocks(block_size, default, config.vocab_size)?
-            }
+            DataFile::Tokens(path) => read_blocks(path, block_size, default, config.vocab_size)?,
         };
         // Sequences of a file may still be longer than the model.
         config.block_size(Some(blocks.block_size()))?;

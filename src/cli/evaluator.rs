@@ -15,6 +15,7 @@ use crate::frontend::{Gpt2Config, Weights};
 use crate::report::evaluation::EvaluationPace;
 use crate::session::Session;
 use crate::settings::EvaluationSettings;
+use crate::train::Interrupt;
 
 pub(super) struct Evaluator<'a> {
     config: &'a Gpt2Config,
@@ -22,6 +23,8 @@ pub(super) struct Evaluator<'a> {
     blocks: TokenBlocks,
     pub(super) host: HostOptions,
     pub(super) cache: ExecutableCache,
+    /// Ends an evaluation between two calls.
+    pub(super) interrupt: Interrupt,
     loaded: Option<(Session, EvaluationPace)>,
 }
 
@@ -37,6 +40,7 @@ impl<'a> Evaluator<'a> {
             blocks,
             host: HostOptions::default(),
             cache: ExecutableCache::default(),
+            interrupt: Interrupt::default(),
             loaded: None,
         }
     }
@@ -60,7 +64,14 @@ impl<'a> Evaluator<'a> {
         };
         let bar = ProgressBar::new(self.blocks.len() as u64);
         let result = evaluate(session, &self.blocks, call, &mut |done| {
-            bar.set_position(done as u64)
+            bar.set_position(done as u64);
+            if self.interrupt.is_asked() {
+                let all = self.blocks.len();
+                let message =
+                    format!("interrupted in an evaluation, after {done} of {all} samples");
+                return Err(Error::Interrupted(message));
+            }
+            Ok(())
         });
         bar.finish_and_clear();
         result

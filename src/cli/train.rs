@@ -17,8 +17,8 @@ use crate::data::{DataError, SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::settings::EvaluationSettings;
-use crate::train::results;
 use crate::train::state::rounded;
+use crate::train::{Interrupt, results};
 use options::{DataOptions, OutputOptions, ScheduleOptions};
 use run::{Trained, write_state};
 
@@ -56,6 +56,7 @@ impl Options {
         }
         if let Some(directory) = &self.output.output_dir {
             prepare_directory(directory)?;
+            self.check_replaces_no_model(directory)?;
         }
         let (model, loaded) = self.model_and_executable()?;
         let layout = match &loaded {
@@ -108,6 +109,7 @@ impl Options {
             Trained {
                 weights,
                 state: None,
+                interrupt: Interrupt::default(),
             }
         };
         if let Some(evaluator) = &mut evaluator {
@@ -146,6 +148,7 @@ impl Options {
 
     /// Evaluates what was trained; its values are a file of their own and the last entry of the log.
     fn final_evaluation(&self, evaluator: &mut Evaluator, trained: Trained) -> Result<(), Error> {
+        evaluator.interrupt = trained.interrupt;
         let evaluation = evaluator.evaluate(&trained.weights)?;
         if let Some(pace) = evaluator.pace() {
             say(format_args!("evaluation on {pace}"));
@@ -222,18 +225,17 @@ impl Options {
         blocks: &TokenBlocks,
         manifest: &Manifest,
     ) -> Result<SampleOrder, Error> {
-        let batch = manifest.per_device_train_batch_size;
-        let accumulation =
-            manifest.gradient_accumulation_steps as usize * self.schedule.device_iterations();
-        let needed = manifest.samples_per_step() * self.schedule.device_iterations();
+        let device_iterations = self.schedule.device_iterations();
+        let needed = manifest.samples_per_step() * device_iterations;
         let seed = self.data.shuffle.then_some(self.schedule.seed);
         let order = SampleOrder::new(blocks.len(), needed, seed).ok_or_else(|| {
             DataError::TooFewSamples {
                 path: blocks.path().to_path_buf(),
                 samples: blocks.len(),
-                needed,
-                batch,
-                accumulation,
+                batch: manifest.per_device_train_batch_size,
+                accumulation: manifest.gradient_accumulation_steps as usize,
+                replicas: manifest.replicas as usize,
+                device_iterations,
             }
         })?;
         if order.left_out() > 0 {

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::corpus;
+use super::npy::file::NpyFile;
 use super::token_file::TokenFile;
 use super::{DataError, file, json, npy};
 
@@ -17,8 +19,8 @@ pub struct TokenArray {
     pub ids: Vec<u32>,
 }
 
-/// Samples of `block_size` tokens each, every id checked against a vocabulary.
-#[derive(Debug)]
+/// Samples of `block_size` tokens each, every id checked against a vocabulary. Clones share the ids.
+#[derive(Clone, Debug)]
 pub struct TokenBlocks {
     path: PathBuf,
     block_size: usize,
@@ -32,10 +34,11 @@ pub struct TokenBlocks {
 enum Store {
     Memory(Vec<i32>),
     File(TokenFile),
+    Npy(NpyFile),
 }
 
 /// Reads `.npy` or `.json` by the ending of the name.
-pub fn read_tokens(path: &Path) -> Result<TokenArray, DataError> {
+fn read_tokens(path: &Path) -> Result<TokenArray, DataError> {
     let extension = path
         .extension()
         .and_then(OsStr::to_str)
@@ -49,16 +52,27 @@ pub fn read_tokens(path: &Path) -> Result<TokenArray, DataError> {
     }
 }
 
-impl TokenArray {
-    /// The length of samples when none is asked for: the last axis; a flat list is a stream, cut into `default` at most.
-    pub fn natural_block_size(&self, default: usize) -> usize {
-        match self.shape.as_slice() {
-            [] => 1,
-            [length] => default.min(*length).max(1),
-            [.., length] => *length,
-        }
+/// The samples of a file of ids, as [`TokenArray::into_blocks`] makes them. Those of a `.npy` stay in the file.
+pub fn read_blocks(
+    path: &Path,
+    asked: Option<usize>,
+    default: usize,
+    vocab_size: usize,
+) -> Result<TokenBlocks, DataError> {
+    // A pipe can be read only once.
+    if corpus::extension(path) != "npy" || !path.is_file() {
+        return read_tokens(path)?.into_blocks(asked, default, vocab_size);
     }
+    let (file, cut) = NpyFile::open(path, asked, default, vocab_size)?;
+    Ok(TokenBlocks {
+        path: path.to_path_buf(),
+        block_size: cut.block_size,
+        samples: 0..cut.samples,
+        store: Arc::new(Store::Npy(file)),
+    })
+}
 
+impl TokenArray {
     /// Samples of `asked` tokens, or of the natural length with `default` as the most for a stream.
     ///
     /// Leading axes are flattened in order. A flat list is one stream: it is cut into blocks, and what is left at the end is dropped.
@@ -69,29 +83,8 @@ impl TokenArray {
         vocab_size: usize,
     ) -> Result<TokenBlocks, DataError> {
         let TokenArray { path, shape, ids } = self;
-        let length = shape.last().copied().unwrap_or(0);
-        let natural = TokenArray {
-            path: PathBuf::new(),
-            shape: shape.clone(),
-            ids: Vec::new(),
-        }
-        .natural_block_size(default);
-        let block_size = asked.unwrap_or(natural);
-        if shape.len() > 1 && length != block_size {
-            return Err(DataError::BlockSize {
-                path,
-                found: length,
-                block_size,
-            });
-        }
-        if block_size == 0 || ids.len() < block_size {
-            return Err(DataError::TooShort {
-                path,
-                tokens: ids.len(),
-                block_size,
-            });
-        }
-        let kept = ids.len() / block_size * block_size;
+        let cut = Cut::of(&shape, ids.len(), asked, default, &path)?;
+        let kept = cut.kept();
         let limit = u32::try_from(vocab_size.min(i32::MAX as usize)).unwrap_or(u32::MAX);
         if let Some(index) = ids[..kept].iter().position(|&id| id >= limit) {
             return Err(DataError::OutOfVocabulary {
@@ -104,10 +97,63 @@ impl TokenArray {
         let ids = ids[..kept].iter().map(|&id| id as i32).collect();
         Ok(TokenBlocks {
             path,
-            block_size,
-            samples: 0..kept / block_size,
+            block_size: cut.block_size,
+            samples: 0..cut.samples,
             store: Arc::new(Store::Memory(ids)),
         })
+    }
+}
+
+/// How an array is cut into samples.
+pub(super) struct Cut {
+    block_size: usize,
+    samples: usize,
+}
+
+impl Cut {
+    /// Of an array with this shape and so many tokens; `path` is named in errors.
+    pub(super) fn of(
+        shape: &[usize],
+        tokens: usize,
+        asked: Option<usize>,
+        default: usize,
+        path: &Path,
+    ) -> Result<Cut, DataError> {
+        let length = shape.last().copied().unwrap_or(0);
+        let block_size = asked.unwrap_or(natural_block_size(shape, default));
+        let path = path.to_path_buf();
+        if shape.len() > 1 && length != block_size {
+            return Err(DataError::BlockSize {
+                path,
+                found: length,
+                block_size,
+            });
+        }
+        if block_size == 0 || tokens < block_size {
+            return Err(DataError::TooShort {
+                path,
+                tokens,
+                block_size,
+            });
+        }
+        Ok(Cut {
+            block_size,
+            samples: tokens / block_size,
+        })
+    }
+
+    /// Tokens of all samples.
+    pub(super) fn kept(&self) -> usize {
+        self.samples * self.block_size
+    }
+}
+
+/// The length of samples when none is asked for: the last axis; a flat list is a stream, cut into `default` at most.
+fn natural_block_size(shape: &[usize], default: usize) -> usize {
+    match shape {
+        [] => 1,
+        [length] => default.min(*length).max(1),
+        [.., length] => *length,
     }
 }
 
@@ -180,6 +226,12 @@ impl TokenBlocks {
                             reason: source.to_string(),
                         })?;
                 }
+                Store::Npy(file) => file
+                    .read(i * self.block_size, self.block_size, &mut ids)
+                    .map_err(|source| DataError::Read {
+                        path: self.path.clone(),
+                        source,
+                    })?,
             }
         }
         Ok(ids)
@@ -194,6 +246,7 @@ impl TokenBlocks {
         match self.store.as_ref() {
             Store::Memory(ids) => hasher.update(bytemuck::cast_slice(ids)),
             Store::File(file) => hasher.update(file.digest().as_bytes()),
+            Store::Npy(file) => hasher.update(file.digest().as_bytes()),
         };
         hasher.finalize().to_hex().to_string()
     }
@@ -217,6 +270,60 @@ mod tests {
         let blocks = array(&[2, 3, 4]).into_blocks(None, 1024, 24).unwrap();
         assert_eq!((blocks.len(), blocks.block_size()), (6, 4));
         assert_eq!(blocks.gather(&[5]).unwrap(), [20, 21, 22, 23]);
+    }
+
+    /// What `numpy.save` makes of 32-bit integers.
+    fn npy(shape: &str, ids: &[i32]) -> Vec<u8> {
+        let dict = format!("{{'descr': '<i4', 'fortran_order': False, 'shape': {shape}, }}");
+        let mut bytes = b"\x93NUMPY\x01\0".to_vec();
+        bytes.extend((dict.len() as u16).to_le_bytes());
+        bytes.extend(dict.as_bytes());
+        bytes.extend(bytemuck::cast_slice(ids));
+        bytes
+    }
+
+    #[test]
+    fn samples_of_a_file_are_those_of_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npy");
+        let ids: Vec<i32> = (0..600_000).map(|i| i % 499).collect();
+        for (shape, asked) in [("(600000,)", Some(7)), ("(2, 3000, 100)", None)] {
+            let bytes = npy(shape, &ids);
+            std::fs::write(&path, &bytes).unwrap();
+            let file = read_blocks(&path, asked, 1024, 499).unwrap();
+            let memory = npy::parse(&bytes, &path).unwrap();
+            let memory = memory.into_blocks(asked, 1024, 499).unwrap();
+            assert_eq!(
+                (file.len(), file.block_size()),
+                (memory.len(), memory.block_size())
+            );
+            let some = [0, 1, file.len() as u32 - 1, 17];
+            assert_eq!(file.gather(&some).unwrap(), memory.gather(&some).unwrap());
+            assert_eq!(
+                file.digest(),
+                read_blocks(&path, asked, 1024, 499).unwrap().digest()
+            );
+        }
+        let error = |ids: &[i32], asked| {
+            let shape = format!("({},)", ids.len());
+            std::fs::write(&path, npy(&shape, ids)).unwrap();
+            read_blocks(&path, asked, 1024, 10)
+                .map(|blocks| blocks.len())
+                .map_err(|e| e.to_string())
+        };
+        assert!(
+            error(&[1, 2, 10, 3], Some(2))
+                .unwrap_err()
+                .contains("id 10 at position 2")
+        );
+        assert!(
+            error(&[1, 2, -3], Some(2))
+                .unwrap_err()
+                .contains("-3 at position 2")
+        );
+        assert!(error(&[1, 2], Some(3)).unwrap_err().contains("not enough"));
+        // What fills no sample may be anything that is an id.
+        assert_eq!(error(&[1, 2, 10], Some(2)), Ok(1));
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl TokenCache {
             &mut |block| out.block(block),
             &mut |counts| watch.progress(counts),
         )?;
+        if counts.rows == 0 && corpus.part != Part::All {
+            return Err(DataError::EmptySide {
+                path: corpus.path.clone(),
+            });
+        }
         if !counts.has_text {
             return Err(DataError::EmptyText {
                 path: corpus.path.clone(),

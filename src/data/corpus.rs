@@ -64,7 +64,7 @@ impl Corpus {
     pub fn at(path: &Path, column: Option<&str>) -> Result<Corpus, DataError> {
         let mut files = Vec::new();
         if path.is_dir() {
-            collect(path, &mut files)?;
+            collect(path, &mut Vec::new(), &mut files)?;
             files.sort();
         } else {
             files.push(path.to_path_buf());
@@ -114,11 +114,21 @@ pub(super) fn is_data(path: &Path) -> bool {
     )
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+/// Adds the files in a folder; `above` are the folders around it, which a link in it may lead back to.
+fn collect(
+    folder: &Path,
+    above: &mut Vec<PathBuf>,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), DataError> {
     let cannot = |source| DataError::Read {
         path: folder.to_path_buf(),
         source,
     };
+    let itself = folder.canonicalize().map_err(cannot)?;
+    if above.contains(&itself) {
+        return Ok(());
+    }
+    above.push(itself);
     for entry in std::fs::read_dir(folder).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
         let hidden = path
@@ -128,10 +138,32 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
             continue;
         }
         if path.is_dir() {
-            collect(&path, files)?;
+            collect(&path, above, files)?;
         } else if is_data(&path) {
             files.push(path);
         }
     }
+    above.pop();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_folder_above_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("b");
+        std::fs::create_dir(&inner).unwrap();
+        for name in ["a.txt", "b/c.txt", "b/.hidden.txt", "b/c.png"] {
+            std::fs::write(folder.path().join(name), "text").unwrap();
+        }
+        std::os::unix::fs::symlink("..", inner.join("up")).unwrap();
+        std::os::unix::fs::symlink("b", folder.path().join("c")).unwrap();
+        let corpus = Corpus::at(folder.path(), None).unwrap();
+        let names = ["a.txt", "b/c.txt", "c/c.txt"];
+        assert_eq!(corpus.files, names.map(|name| folder.path().join(name)));
+    }
 }

@@ -32,6 +32,14 @@ pub enum DataError {
     },
     #[error("{} is no usable Parquet file: {reason}", path.display())]
     Parquet { path: PathBuf, reason: String },
+    /// The decoder would hold all of it.
+    #[error("row {row} of {} is in a page that takes {mib} MiB of memory; up to {mib_max} MiB are allowed", path.display())]
+    PageTooLarge {
+        path: PathBuf,
+        row: usize,
+        mib: u64,
+        mib_max: u64,
+    },
     #[error("{} has no column `{column}`; it has {}", path.display(), found.join(", "))]
     Column {
         path: PathBuf,
@@ -80,8 +88,14 @@ pub enum DataError {
     },
     #[error("{} is not UTF-8 text: the first bad byte is at offset {offset}", path.display())]
     NotUtf8 { path: PathBuf, offset: usize },
+    /// By its first bytes.
+    #[error("{} is not text but {format}", path.display())]
+    OtherFormat { path: PathBuf, format: &'static str },
     #[error("{} holds no text", path.display())]
     EmptyText { path: PathBuf },
+    /// One side of a split.
+    #[error("{} has too few rows to split: one side has none", path.display())]
+    EmptySide { path: PathBuf },
     /// The tokenizer knows nothing of it.
     #[error("the tokenizer makes no tokens of {}: its vocabulary has none of the text", path.display())]
     NoTokens { path: PathBuf },
@@ -97,16 +111,35 @@ pub enum DataError {
         found: usize,
         block_size: usize,
     },
-    #[error("{} gives {samples} samples, but one optimiser step needs {needed}: {batch} per micro-batch × {accumulation} accumulation steps", path.display())]
+    #[error(
+        "{} gives {samples} samples, but one optimiser step needs {}: {batch} per micro-batch × {accumulation} accumulation steps{}{}",
+        path.display(),
+        batch * accumulation * replicas * device_iterations,
+        Factor(*replicas, "replicas"),
+        Factor(*device_iterations, "device iterations"),
+    )]
     TooFewSamples {
         path: PathBuf,
         samples: usize,
-        needed: usize,
         batch: usize,
         accumulation: usize,
+        replicas: usize,
+        device_iterations: usize,
     },
     #[error(transparent)]
     Frontend(#[from] FrontendError),
+}
+
+/// A further factor of a product, if it is one.
+struct Factor(usize, &'static str);
+
+impl std::fmt::Display for Factor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            1 => Ok(()),
+            factor => write!(f, " × {factor} {}", self.1),
+        }
+    }
 }
 
 /// Places, one a line.

@@ -105,6 +105,7 @@ fn collect(
             let shown = || match number {
                 Value::Number(_) | Value::Bool(_) | Value::Null => number.to_string(),
                 Value::String(_) => "a text".into(),
+                Value::Object(_) => "an object".into(),
                 _ => "a deeper list".into(),
             };
             let index = ids.len();
@@ -167,6 +168,7 @@ mod tests {
             ("[1,-2]", "-2 at position 1"),
             ("[1,2.5]", "2.5"),
             ("[1,\"x\"]", "a text"),
+            (r#"[{"text": "x"}]"#, "an object at position 0"),
             ("[4294967296]", "4294967296"),
             (r#"{"shape":[2,2],"ids":[1,2,3]}"#, "`shape` is [2, 2]"),
             (r#"{"shape":[2,-2],"ids":[1,2,3]}"#, "extent -2"),

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::{DataError, TokenArray};
 
+pub(super) mod file;
+
 const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// What the header says.
@@ -24,25 +26,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<TokenArray, DataError> {
     };
     let (header, data) = split(bytes).map_err(bad)?;
     let header = parse_header(header).map_err(bad)?;
-    let count = header
-        .shape
-        .iter()
-        .try_fold(1usize, |n, &extent| n.checked_mul(extent));
-    let expected = count.and_then(|n| n.checked_mul(header.element_bytes));
-    if expected != Some(data.len()) {
-        let shape = &header.shape;
-        return Err(bad(format!(
-            "shape {shape:?} of {}-byte integers does not match the {} bytes that follow the header",
-            header.element_bytes,
-            data.len()
-        )));
-    }
-    if header.shape.is_empty() {
-        return Err(DataError::Shape {
-            path: path.to_path_buf(),
-            reason: "it is a single number".into(),
-        });
-    }
+    expected_bytes(&header, data.len() as u64, path)?;
     let ids = data
         .chunks_exact(header.element_bytes)
         .enumerate()
@@ -60,6 +44,27 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<TokenArray, DataError> {
         shape: header.shape,
         ids,
     })
+}
+
+/// The bytes of all elements, which must be those that are there.
+fn expected_bytes(header: &Header, found: u64, path: &Path) -> Result<usize, DataError> {
+    let (path, shape) = (path.to_path_buf(), &header.shape);
+    let count = shape
+        .iter()
+        .try_fold(1usize, |n, &extent| n.checked_mul(extent));
+    let expected = count.and_then(|n| n.checked_mul(header.element_bytes));
+    let Some(expected) = expected.filter(|&bytes| bytes as u64 == found) else {
+        let reason = format!(
+            "shape {shape:?} of {}-byte integers does not match the {found} bytes that follow the header",
+            header.element_bytes
+        );
+        return Err(DataError::Npy { path, reason });
+    };
+    if shape.is_empty() {
+        let reason = "it is a single number".into();
+        return Err(DataError::Shape { path, reason });
+    }
+    Ok(expected)
 }
 
 /// Header text and element bytes.

@@ -1,7 +1,8 @@
 //! Rows of text, one after the other, from files of several kinds. A long row comes in chunks, so only what is being read is in memory: of a
-//! text a chunk, of JSON lines a line, of Parquet a page.
+//! text a chunk, of JSON lines a line of some megabytes or a chunk, of Parquet a page.
 
 mod jsonl;
+mod other_format;
 mod parquet;
 mod text;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::DataError;
 use super::corpus::Kind;
+use super::file::open as open_file;
 
 /// What came of asking for the next row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,32 +74,4 @@ impl Rows for AllRows<'_> {
             self.open = Some(self.open(path)?);
         }
     }
-}
-
-/// Appends what comes next of a row that is in memory as a whole, of which `given` bytes went out before.
-fn give_chunk(row: &str, given: &mut usize, into: &mut String) -> Row {
-    let rest = &row[*given..];
-    let mut end = rest.len().min(CHUNK_BYTES);
-    while !rest.is_char_boundary(end) {
-        end += 1;
-    }
-    into.push_str(&rest[..end]);
-    *given += end;
-    match end == rest.len() {
-        true => Row::Whole,
-        false => Row::Part,
-    }
-}
-
-/// Opens a file for reading; a folder is refused by name.
-fn open_file(path: &Path) -> Result<std::fs::File, DataError> {
-    if path.is_dir() {
-        return Err(DataError::Directory {
-            path: path.to_path_buf(),
-        });
-    }
-    std::fs::File::open(path).map_err(|source| DataError::Read {
-        path: path.to_path_buf(),
-        source,
-    })
 }

@@ -54,6 +54,12 @@ fn data(error: &DataError) -> Option<String> {
     let hint = match error {
         DataError::TooShort { .. } => "give more text or a smaller --block_size",
         DataError::EmptyText { .. } => "give a file that has text in it",
+        DataError::EmptySide { .. } => {
+            "give a --validation_file or another --validation_split_percentage"
+        }
+        DataError::NotAnId { .. } => {
+            "token files hold whole numbers; texts come as .txt, .parquet or .jsonl, an object a line"
+        }
         DataError::NotUtf8 { .. } => "convert it, such as with `iconv -f ISO-8859-1 -t UTF-8`",
         DataError::TooFewSamples { .. } => {
             "give more data, or a smaller --per_device_train_batch_size or --gradient_accumulation_steps"
@@ -62,6 +68,12 @@ fn data(error: &DataError) -> Option<String> {
         DataError::JsonLine { .. } => "each line must be an object such as {\"text\": \"…\"}",
         DataError::Parquet { .. } => {
             "it must have a column of texts without nulls (--text_column), in pages that are not compressed or by snappy, zstd or gzip"
+        }
+        DataError::PageTooLarge { .. } => {
+            "write it with smaller pages, its longest rows as several rows, or as JSON lines, which may be of any length"
+        }
+        DataError::OtherFormat { .. } => {
+            "unpack or convert it; files of text, .jsonl and .parquet are read"
         }
         DataError::NoDataset { name, .. } => {
             return Some(format!(

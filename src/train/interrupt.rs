@@ -1,8 +1,15 @@
-//! Ctrl-C: the first one asks the run to end after its current step, the second ends the program at once.
+//! Ctrl-C: the first one asks the run to end after its current step, the next ends the program at once.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Signals that come so soon after the first are the same wish: `timeout` sends its signal to the program and then to its process group.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// Whether the user wants the run to end. Clones share one answer.
 #[derive(Clone, Debug, Default)]
@@ -14,15 +21,24 @@ impl Interrupt {
     /// One that listens for Ctrl-C and for the polite kill, from now until the program ends.
     pub fn listen() -> io::Result<Interrupt> {
         let interrupt = Interrupt::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // In this order: the second signal finds the flag that the first one set.
-            signal_hook::flag::register_conditional_shutdown(
-                signal,
-                128 + signal,
-                Arc::clone(&interrupt.asked),
-            )?;
-            signal_hook::flag::register(signal, Arc::clone(&interrupt.asked))?;
-        }
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let asked = interrupt.clone();
+        let listener = move || {
+            let mut first: Option<Instant> = None;
+            for signal in signals.forever() {
+                match first {
+                    Some(first) if first.elapsed() >= SAME_WISH => {
+                        signal_hook::low_level::exit(128 + signal)
+                    }
+                    Some(_) => {}
+                    None => first = Some(Instant::now()),
+                }
+                asked.ask();
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(listener)?;
         Ok(interrupt)
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Trained {
     pub(super) weights: Weights,
     /// Absent where nothing was trained.
     pub(super) state: Option<TrainerState>,
+    /// What the user wants with what comes after the training.
+    pub(super) interrupt: Interrupt,
 }
 
 impl Options {
@@ -228,6 +230,7 @@ impl Options {
         Ok(Trained {
             weights,
             state: Some(trainer.state),
+            interrupt: trainer.interrupt,
         })
     }
 }

@@ -13,14 +13,13 @@ use crate::error::Error;
 type Load<'a> = dyn Fn(&DataFile, Option<usize>, &'static str) -> Result<TokenBlocks, Error> + 'a;
 
 impl Options {
-    /// Training samples and, if they are asked for, held-out ones.
+    /// Training samples and, if they are asked for, held-out ones. Where only these are used, the others may be the same.
     pub(super) fn samples(
         &self,
         model: &Model,
         block_size: Option<usize>,
     ) -> Result<(TokenBlocks, Option<TokenBlocks>), Error> {
         let data = &self.data;
-        let train = self.training_data()?;
         let held_out = match &data.validation_file {
             _ if !self.output.do_eval => None,
             Some(path) => Some(data.text.file(path)?),
@@ -32,6 +31,13 @@ impl Options {
         let load = |file: &DataFile, block_size, purpose| {
             file.load(model, block_size, &data.text, purpose)
         };
+        let is_given = data.train_file.is_some() || data.train_tokens.is_some();
+        if let (Some(held_out), false, false) = (&held_out, self.output.do_train, is_given) {
+            let validation = load(held_out, block_size, "validation")?;
+            let validation = limited(validation, data.max_eval_samples);
+            return Ok((validation.clone(), Some(validation)));
+        }
+        let train = self.training_data()?;
         let (blocks, validation) = if !self.output.do_eval {
             (load(&train, block_size, "training")?, None)
         } else if let Some(held_out) = held_out {

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::jsonl::COLUMN_DEFAULT;
-use super::{Row, Rows, give_chunk, open_file};
+use super::{CHUNK_BYTES, Row, Rows, open_file};
 use crate::data::DataError;
+use pages::{PageTooLarge, Pages};
+
+mod pages;
 
 /// Rows decoded at a time, at most.
 const RECORDS: usize = 256;
@@ -19,7 +23,7 @@ const DECODED_BYTES: i64 = 4 << 20;
 /// One column of a file.
 pub(super) struct ParquetRows {
     path: PathBuf,
-    file: SerializedFileReader<std::fs::File>,
+    file: SerializedFileReader<Pages>,
     column: usize,
     name: String,
     /// Definition level of a value that is there.
@@ -31,8 +35,9 @@ pub(super) struct ParquetRows {
     /// Decoded values, the next one last.
     ready: Vec<ByteArray>,
     /// The row that is being given, and how much of it was.
-    row: String,
+    row: ByteArray,
     given: usize,
+    /// The number of the row behind it.
     number: usize,
 }
 
@@ -42,9 +47,8 @@ impl ParquetRows {
             path: path.to_path_buf(),
             reason,
         };
-        let file = open_file(path)?;
-        let file =
-            guarded(|| SerializedFileReader::new(file).map_err(|e| e.to_string())).map_err(bad)?;
+        let file = Pages::of(open_file(path)?);
+        let file = guarded(|| SerializedFileReader::new(file)).map_err(|e| bad(e.to_string()))?;
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         let names: Vec<String> = schema.columns().iter().map(|c| c.path().string()).collect();
         let wanted = column.unwrap_or(COLUMN_DEFAULT);
@@ -75,7 +79,7 @@ impl ParquetRows {
             reader: None,
             records: RECORDS,
             ready: Vec::new(),
-            row: String::new(),
+            row: ByteArray::from(""),
             given: 0,
             number: 0,
         })
@@ -88,22 +92,35 @@ impl ParquetRows {
         }
     }
 
+    /// The error for what stopped the decoder at the row `number`.
+    fn stopped(&self, error: ParquetError) -> DataError {
+        if let ParquetError::External(inner) = &error
+            && let Some(page) = inner.downcast_ref::<PageTooLarge>()
+        {
+            return DataError::PageTooLarge {
+                path: self.path.clone(),
+                row: self.number,
+                mib: page.bytes >> 20,
+                mib_max: pages::PAGE_BYTES_MAX >> 20,
+            };
+        }
+        let reason = error.to_string();
+        self.bad(reason.trim_start_matches("Parquet error: ").to_owned())
+    }
+
     /// Decodes more values; false at the end of the file.
-    fn decode(&mut self) -> Result<bool, String> {
+    fn decode(&mut self) -> Result<bool, ParquetError> {
         loop {
             let Some(reader) = &mut self.reader else {
                 if self.row_group == self.file.num_row_groups() {
                     return Ok(false);
                 }
-                let group = self
-                    .file
-                    .get_row_group(self.row_group)
-                    .map_err(|error| error.to_string())?;
-                let column = group.get_column_reader(self.column);
+                let group = self.file.get_row_group(self.row_group)?;
                 let ColumnReader::ByteArrayColumnReader(reader) =
-                    column.map_err(|error| error.to_string())?
+                    group.get_column_reader(self.column)?
                 else {
-                    return Err(format!("its column `{}` is no column of texts", self.name));
+                    let reason = format!("its column `{}` is no column of texts", self.name);
+                    return Err(ParquetError::General(reason));
                 };
                 let chunk = group.metadata().column(self.column);
                 let mean = chunk.uncompressed_size() / chunk.num_values().max(1);
@@ -113,9 +130,8 @@ impl ParquetRows {
                 continue;
             };
             let (mut levels, mut values) = (Vec::new(), Vec::new());
-            let (records, found, _) = reader
-                .read_records(self.records, Some(&mut levels), None, &mut values)
-                .map_err(|error| error.to_string())?;
+            let (records, found, _) =
+                reader.read_records(self.records, Some(&mut levels), None, &mut values)?;
             if records == 0 {
                 self.reader = None;
                 continue;
@@ -123,40 +139,58 @@ impl ParquetRows {
             let missing = levels.iter().position(|&level| level != self.defined);
             if let Some(at) = missing.or((found != records).then_some(0)) {
                 let row = self.number + at;
-                return Err(format!("row {row} of its column `{}` is null", self.name));
+                let reason = format!("row {row} of its column `{}` is null", self.name);
+                return Err(ParquetError::General(reason));
             }
             values.reverse();
             self.ready = values;
             return Ok(true);
         }
     }
+
+    /// Appends what comes next of the row that is being given.
+    fn give(&mut self, into: &mut String) -> Result<Row, DataError> {
+        let rest = &self.row.data()[self.given..];
+        let continues_character =
+            |end: usize| rest.get(end).is_some_and(|byte| byte & 0xc0 == 0x80);
+        let end = rest.len().min(CHUNK_BYTES);
+        // Four bytes before, a character has begun at the latest.
+        let end = (end.saturating_sub(4)..=end).rfind(|&end| !continues_character(end));
+        let text = end.and_then(|end| std::str::from_utf8(&rest[..end]).ok());
+        let text = text.filter(|text| !text.is_empty() || rest.is_empty());
+        let Some(text) = text else {
+            let (row, name) = (self.number - 1, &self.name);
+            return Err(self.bad(format!("row {row} of its column `{name}` is not UTF-8")));
+        };
+        into.push_str(text);
+        self.given += text.len();
+        Ok(match self.given == self.row.len() {
+            true => Row::Whole,
+            false => Row::Part,
+        })
+    }
 }
 
 impl Rows for ParquetRows {
     fn next(&mut self, into: &mut String) -> Result<Row, DataError> {
         if self.given == self.row.len() {
-            if self.ready.is_empty() && !guarded(|| self.decode()).map_err(|r| self.bad(r))? {
+            if self.ready.is_empty() && !guarded(|| self.decode()).map_err(|e| self.stopped(e))? {
                 return Ok(Row::End);
             }
             let Some(value) = self.ready.pop() else {
                 return Ok(Row::End);
             };
-            self.row = String::from_utf8(value.data().to_vec()).map_err(|_| {
-                let row = self.number;
-                self.bad(format!(
-                    "row {row} of its column `{}` is not UTF-8",
-                    self.name
-                ))
-            })?;
+            self.row = value;
             self.given = 0;
             self.number += 1;
         }
-        Ok(give_chunk(&self.row, &mut self.given, into))
+        self.give(into)
     }
 }
 
 /// A damaged file may trip the decoder: its panics are errors here.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let inconsistent = |_| ParquetError::General("its pages are inconsistent".into());
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err("its pages are inconsistent".into()))
+        .unwrap_or_else(|panic| Err(inconsistent(panic)))
 }

@@ -1,8 +1,11 @@
-//! One field of a JSON object, read without keeping the others: a line may be hundreds of megabytes.
+//! One field of a JSON object, read without keeping the others.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// Names of other fields that an error shows, at most.
+pub(super) const NAMES_SHOWN: usize = 20;
 
 /// What a line has under the name that is looked for.
 pub(super) enum Found {
@@ -10,7 +13,7 @@ pub(super) enum Found {
     Text,
     /// Something else.
     NoText,
-    /// Nothing, but these names.
+    /// Nothing, but these names (and more).
     Others(Vec<String>),
 }
 
@@ -47,7 +50,7 @@ impl<'de> Visitor<'de> for Field<'_> {
                 found = Some(object.next_value_seed(TextInto(self.into))?);
             } else {
                 object.next_value::<IgnoredAny>()?;
-                names.push(name);
+                names.extend((names.len() < NAMES_SHOWN).then_some(name));
             }
         }
         Ok(found.unwrap_or(Found::Others(names)))
