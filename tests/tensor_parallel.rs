@@ -151,8 +151,8 @@ fn four_members_follow_the_golden_run() {
             recompute,
             ..options(&golden, layers, 1)
         };
-        let program = compiled(&golden, PrecisionSettings::default(), &options, 96);
-        let (_, found) = train(&golden, program, &FAST, 4, 1.0);
+        let program = compiled(&golden, PrecisionSettings::default(), &options, 1472);
+        let (_, found) = train(&golden, program, &FAST, 2, 1.0);
         follows_the_golden_run(&golden, found, &format!("{layers:?}"));
     }
 }
