@@ -6,18 +6,20 @@ use superstep_ir::graph::{Graph, Module};
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 use superstep_ir::text::print_graph;
+use superstep_passes::Pass;
 use superstep_passes::compile::{CompileOptions, Compiled as Placed, compile_by_book};
 use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
+use superstep_passes::pass::PassContext;
 use superstep_passes::pipeline;
 use superstep_passes::plan::PlanBook;
 use superstep_passes::plan::book::Key;
+use superstep_passes::tensor_parallel::TensorParallel;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
 use crate::error::Error;
 use crate::frontend::model::{
     CacheShape, GraphOptions, gpt2_decode_graph, gpt2_graph, gpt2_prefill_graph,
 };
-use crate::frontend::vocabulary::TABLE;
 use crate::frontend::{Gpt2Config, VocabularySlices};
 use crate::manifest::{Manifest, PassTime};
 use crate::precision::Precision;
@@ -79,7 +81,8 @@ pub fn compile_training(
         optimiser: settings.optimiser,
         precision: settings.precision,
         layers_per_ipu: placed.layers_per_ipu.clone(),
-        pipelined: settings.pipelined && placed.layers_per_ipu.len() > 1,
+        tensor_parallel: settings.tensor_parallel,
+        pipelined: settings.pipelined && placed.program.ipus > 1,
         recompute: settings.recompute.clone(),
         replicas: settings.replicas,
         sharded: settings.sharded,
@@ -159,11 +162,12 @@ fn compile_with(
         vocabulary: settings.vocabulary(config.vocab_size),
     };
     let mut forward = gpt2_graph(config, options)?;
+    divide_layers(config, settings.tensor_parallel, &mut forward)?;
     let precision = settings.precision;
     precision
         .precision
         .apply(&mut forward, precision.master_weights)?;
-    let module = training_module(&forward, &training_options(config, settings))?;
+    let module = training_module(&forward, &training_options(config, settings, &forward))?;
     run_passes(module, settings, book, sink)
 }
 
@@ -186,9 +190,11 @@ pub fn compile_evaluation(
         loss_chunks,
         vocabulary: VocabularySlices::whole(config.vocab_size),
     };
-    let graphs = vec![gpt2_graph(config, options)?];
+    let mut graphs = vec![gpt2_graph(config, options)?];
+    divide_layers(config, settings.tensor_parallel, &mut graphs[0])?;
     let placement = CompileOptions {
         layers_per_ipu: settings.layers_per_ipu.clone(),
+        tensor_parallel: settings.tensor_parallel,
         ipus_per_replica: settings.ipus_per_replica,
         gradient_accumulation_steps: settings.device_iterations,
         pipelined: settings.pipelined,
@@ -243,6 +249,7 @@ fn run_passes(
 ) -> Result<Placed, Error> {
     let options = CompileOptions {
         layers_per_ipu: settings.layers_per_ipu.clone(),
+        tensor_parallel: settings.tensor_parallel,
         pipelined: settings.pipelined,
         recompute: settings.recompute.clone(),
         replicas: settings.replicas,
@@ -292,12 +299,16 @@ pub fn no_pass(name: &str, known: &[&str]) -> Error {
         .with_hint(format!("passes are {}", known.join(", ")))
 }
 
-fn training_options(config: &Gpt2Config, settings: &TrainingSettings) -> TrainingOptions {
+fn training_options(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    forward: &Graph,
+) -> TrainingOptions {
     TrainingOptions {
         optimiser: optimiser(&settings.optimiser),
         gradient_accumulation_steps: settings.accumulation,
         max_grad_norm: settings.optimiser.max_grad_norm,
-        decayed: decayed(config, settings),
+        decayed: decayed(config, forward),
         numerics: settings.precision.numerics(),
     }
 }
@@ -320,15 +331,34 @@ fn check_padding(config: &Gpt2Config, settings: &TrainingSettings) -> Result<(),
     Ok(())
 }
 
-/// Names of the states that decay.
-fn decayed(config: &Gpt2Config, settings: &TrainingSettings) -> BTreeSet<String> {
-    let slices = settings.vocabulary(config.vocab_size);
+/// Names of the states that decay: of a parameter that is kept in parts, each.
+fn decayed(config: &Gpt2Config, forward: &Graph) -> BTreeSet<String> {
     let parameters = config.parameters().into_iter().filter(|p| p.decayed);
-    let states = parameters.flat_map(|p| match p.name.as_str() {
-        TABLE => slices.states(TABLE).collect(),
-        _ => vec![p.name],
-    });
-    states.collect()
+    let names: BTreeSet<String> = parameters.map(|p| p.name).collect();
+    let whole = |state: &str| match state.rsplit_once('.') {
+        Some((name, part)) if part.bytes().all(|b| b.is_ascii_digit()) => names.contains(name),
+        _ => names.contains(state),
+    };
+    let states = forward.parameters().map(|(_, state, _, _)| state);
+    states.filter(|s| whole(s)).map(str::to_owned).collect()
+}
+
+/// Divides the layers of a model over groups of IPUs.
+fn divide_layers(config: &Gpt2Config, members: u32, forward: &mut Graph) -> Result<(), Error> {
+    for (what, n) in [
+        ("attention heads", config.n_head),
+        ("hidden columns of an MLP", config.n_inner),
+    ] {
+        if !n.is_multiple_of(members as usize) {
+            let message = format!("{n} {what} cannot be divided over {members} IPUs");
+            return Err(Error::failed(message).with_hint(
+                "give a --tensor_parallel that divides the model's n_head and n_inner",
+            ));
+        }
+    }
+    let pass = TensorParallel { members };
+    pass.run(forward, &mut PassContext::new())
+        .map_err(|error| Error::failed(error.to_string()))
 }
 
 fn optimiser(settings: &OptimiserSettings) -> Optimiser {

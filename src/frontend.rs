@@ -18,6 +18,7 @@
 pub mod config;
 pub mod error;
 pub mod init;
+pub mod members;
 pub mod model;
 pub mod parameters;
 pub mod presets;

@@ -62,6 +62,8 @@ pub enum OutputMode {
 pub struct IpuSettings {
     /// Given in full: layers of each IPU.
     pub layers_per_ipu: Option<Vec<u32>>,
+    /// IPUs of each group that `layers_per_ipu` names.
+    pub tensor_parallel: Option<u32>,
     pub ipus_per_replica: Option<u32>,
     pub replication_factor: Option<u32>,
     pub gradient_accumulation_steps: Option<u32>,
@@ -96,10 +98,11 @@ pub struct InferenceSettings {
 
 impl InferenceSettings {
     /// Where evaluation has its layers: as it is told, or as training has them on as many IPUs; `None` leaves it to the compiler.
-    pub fn layers(&self, of_training: Option<&[u32]>) -> Option<Vec<u32>> {
-        let ipus = self.ipus_per_replica.map(|n| n as usize);
-        let as_training =
-            || of_training.filter(|layers| ipus.is_none_or(|ipus| layers.len() == ipus));
+    /// Entries are groups of `members` IPUs.
+    pub fn layers(&self, of_training: Option<&[u32]>, members: u32) -> Option<Vec<u32>> {
+        let ipus = self.ipus_per_replica.map(u64::from);
+        let of = |layers: &[u32]| layers.len() as u64 * u64::from(members);
+        let as_training = || of_training.filter(|&layers| ipus.is_none_or(|n| of(layers) == n));
         self.layers_per_ipu
             .clone()
             .or_else(|| as_training().map(<[u32]>::to_vec))
@@ -238,6 +241,7 @@ impl IpuConfig {
             matmul_proportion: self.proportions(&training, layers_per_ipu.as_deref())?,
             inference: self.inference(layers)?,
             layers_per_ipu,
+            tensor_parallel: count("tensor_parallel"),
             ipus_per_replica: count("ipus_per_replica"),
             replication_factor: count("replication_factor"),
             gradient_accumulation_steps: count("gradient_accumulation_steps"),
@@ -293,13 +297,16 @@ impl IpuConfig {
         if given.iter().all(|&n| n < 0) {
             return Ok(None);
         }
-        if ipus.is_some_and(|ipus| given.len() != ipus as usize) {
+        let members = self.count("tensor_parallel").unwrap_or(1);
+        let named = given.len() as u64 * u64::from(members);
+        if let Some(ipus) = ipus.filter(|&ipus| named != u64::from(ipus)) {
+            let groups = match members {
+                1 => String::new(),
+                _ => format!("{} groups of {members} IPUs, which are ", given.len()),
+            };
             return Err(format!(
-                "`{}` names {} IPUs, but `{}` is {}",
-                part.layers,
-                given.len(),
-                part.ipus,
-                ipus.unwrap_or_default()
+                "`{}` names {groups}{named} IPUs, but `{}` is {ipus}",
+                part.layers, part.ipus,
             ));
         }
         let placed: i64 = given.iter().filter(|&&n| n > 0).sum();

@@ -25,6 +25,8 @@ pub struct Manifest {
     pub optimiser: OptimiserSettings,
     pub precision: PrecisionSettings,
     pub layers_per_ipu: Vec<u32>,
+    /// IPUs of each group that `layers_per_ipu` names.
+    pub tensor_parallel: u32,
     pub pipelined: bool,
     pub recompute: Recompute,
     pub replicas: u32,
@@ -64,6 +66,11 @@ impl Manifest {
         };
         let slices = self.embedding_serialization_factor;
         VocabularySlices::new(entries, slices, replicas as usize)
+    }
+
+    /// IPUs of a replica: those of all groups.
+    pub fn ipus_per_replica(&self) -> u32 {
+        self.layers_per_ipu.len() as u32 * self.tensor_parallel
     }
 
     /// Tokens of one optimiser step.

@@ -10,6 +10,7 @@ use superstep_ir::types::{DType, TensorType};
 use superstep_runtime::{Engine, EngineOptions, Host};
 
 use crate::error::Error;
+use crate::frontend::members::{MemberParts, part_name};
 use crate::frontend::vocabulary::TABLE;
 use crate::frontend::{Gpt2Config, SaveDtype, Tensor, VocabularySlices, Weights};
 
@@ -18,6 +19,8 @@ pub struct Session {
     engine: Engine,
     /// How the program keeps the embedding table.
     table: VocabularySlices,
+    /// The weights that it keeps in parts.
+    parts: MemberParts,
 }
 
 /// A piece of state in the tiles' memories.
@@ -36,8 +39,13 @@ impl Session {
         options: &EngineOptions,
     ) -> Result<Session, Error> {
         let table = table(&program, weights);
+        let parts = parts(&program, weights);
         let engine = Engine::load(program, options)?;
-        let mut session = Session { engine, table };
+        let mut session = Session {
+            engine,
+            table,
+            parts,
+        };
         session.write_weights(weights)?;
         Ok(session)
     }
@@ -92,25 +100,29 @@ impl Session {
     /// The state that lasts from step to step besides the weights: moments and counters. Accumulators are zero between steps.
     ///
     /// Of a sharded state, the parts of all replicas one after the other: `[replicas, ..]`. What the program keeps in slices of the vocabulary
-    /// is one tensor, `[vocabulary, width]`.
+    /// is one tensor, `[vocabulary, width]`, and what it keeps in parts on the members of a group has the shape of its weight.
     pub fn optimiser_states(&self) -> Vec<StateTensor> {
         let program = self.engine.program();
         let lasting = program
             .states
             .iter()
             .filter(|state| matches!(state.kind, StateKind::OptimiserState | StateKind::Counter));
-        let tensor = |state: &State| match self.table.slice_of(&state.name) {
-            Some((name, 0)) => Some(StateTensor {
-                name: name.into(),
+        let tensor = |state: &State| {
+            let ty = whole(program, state);
+            let slice = self.table.slice_of(&state.name);
+            let (name, piece, ty) = match (slice, self.parts.part_of(&state.name)) {
+                (Some((name, slice)), _) => (name, slice, self.joined(&ty)),
+                (None, Some((name, division, member))) => {
+                    (name, member, TensorType::new(ty.dtype, division.shape()))
+                }
+                (None, None) => (state.name.as_str(), 0, ty),
+            };
+            // What is in pieces is named by the first of them.
+            (piece == 0).then(|| StateTensor {
+                name: name.to_owned(),
                 kind: state.kind,
-                ty: self.joined(&whole(program, state)),
-            }),
-            Some(_) => None,
-            None => Some(StateTensor {
-                name: state.name.clone(),
-                kind: state.kind,
-                ty: whole(program, state),
-            }),
+                ty,
+            })
         };
         lasting.filter_map(tensor).collect()
     }
@@ -121,8 +133,18 @@ impl Session {
         TensorType::new(slice.dtype, [self.table.vocabulary(), width])
     }
 
-    /// Sets a state, slice by slice where the program has it so.
+    /// Sets a state, piece by piece where the program has it so.
     fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(division) = self.parts.division(name) {
+            for member in 0..division.members() {
+                let state = part_name(name, member);
+                let mut part = division.take(bytes, member);
+                // Replicas that share it out have parts of equal size.
+                part.resize(self.bytes_of(&state).unwrap_or(part.len()), 0);
+                self.engine.write_state(&state, &part)?;
+            }
+            return Ok(());
+        }
         if !self.table.has(name) {
             return Ok(self.engine.write_state(name, bytes)?);
         }
@@ -135,6 +157,16 @@ impl Session {
     }
 
     fn read_bytes(&self, name: &str, bytes: &mut [u8]) -> Result<(), Error> {
+        if let Some(division) = self.parts.division(name) {
+            for member in 0..division.members() {
+                let state = part_name(name, member);
+                let share = bytes.len() / division.members();
+                let mut part = vec![0; self.bytes_of(&state).unwrap_or(share)];
+                self.engine.read_state(&state, &mut part)?;
+                division.put(&part, member, bytes);
+            }
+            return Ok(());
+        }
         if !self.table.has(name) {
             return Ok(self.engine.read_state(name, bytes)?);
         }
@@ -170,14 +202,36 @@ impl Session {
 
     /// The type the program keeps a state in.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        let program = self.engine.program();
-        let name = match self.table.has(name) {
-            true => self.table.state(name, 0),
-            false => name.to_owned(),
+        let name = match (self.table.has(name), self.parts.division(name)) {
+            (true, _) => self.table.state(name, 0),
+            (false, Some(_)) => part_name(name, 0),
+            (false, None) => name.to_owned(),
         };
-        let state = program.states.iter().find(|state| state.name == name)?;
-        Some(program.variable(state.variable).ty.dtype)
+        let variable = self.state(&name)?.variable;
+        Some(self.engine.program().variable(variable).ty.dtype)
     }
+
+    fn state(&self, name: &str) -> Option<&State> {
+        let mut states = self.engine.program().states.iter();
+        states.find(|state| state.name == name)
+    }
+
+    /// Bytes of a state of the program, of all replicas.
+    fn bytes_of(&self, state: &str) -> Option<usize> {
+        let state = self.state(state)?;
+        Some(whole(self.engine.program(), state).bytes())
+    }
+}
+
+/// How a program keeps the weights of divided layers.
+fn parts(program: &Program, weights: &Weights) -> MemberParts {
+    let states = program.states.iter().map(|state| {
+        let shape = &program.variable(state.variable).ty.shape;
+        (state.name.as_str(), shape.dims())
+    });
+    let weights = weights.iter();
+    let weights = weights.map(|(name, tensor)| (name, tensor.shape.as_slice()));
+    MemberParts::of(weights, &states.collect())
 }
 
 /// How a program keeps the embedding table of these weights.

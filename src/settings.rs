@@ -81,8 +81,10 @@ pub struct TrainingSettings {
     pub accumulation: u32,
     pub optimiser: OptimiserSettings,
     pub precision: PrecisionSettings,
-    /// Decoder layers on each IPU; absent: found by the compiler.
+    /// Decoder layers on each IPU, or on each group of them; absent: found by the compiler.
     pub layers_per_ipu: Option<Vec<u32>>,
+    /// IPUs of a group, over which a layer is divided; 1: layers are whole.
+    pub tensor_parallel: u32,
     /// IPUs work at the same time, each on another micro-batch.
     pub pipelined: bool,
     pub recompute: Recompute,

@@ -1,10 +1,11 @@
-//! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU, how large a micro-batch, which
+//! The search for the best plan of a whole pod: how many replicas of how many IPUs, which layers on which IPU or group of IPUs, how large a micro-batch, which
 //! layers run forward again, in how many slices of the vocabulary and blocks of rows the head works, where optimiser state lies.
 //!
-//! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch; from its cycles and bytes
+//! A small *probe* of the model, one layer behind an embedding and a head, is compiled for each size of micro-batch and of groups; from its cycles and bytes
 //! every plan of the space is estimated ([`probe`], [`space`]). The best by estimate are then compiled, and what is said of a plan in the end
 //! is said of its compiled program ([`search`]).
 
+mod neighbours;
 mod probe;
 mod search;
 mod space;
@@ -28,6 +29,8 @@ pub use table::{ceiling, comparison, rejections, winners};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub layers_per_ipu: Vec<u32>,
+    /// IPUs of each group that `layers_per_ipu` names.
+    pub tensor_parallel: u32,
     pub replicas: u32,
     /// Samples of a micro-batch.
     pub batch_size: usize,
@@ -44,20 +47,21 @@ pub struct Plan {
 
 impl Plan {
     pub fn ipus_per_replica(&self) -> u32 {
-        self.layers_per_ipu.len() as u32
+        self.layers_per_ipu.len() as u32 * self.tensor_parallel
     }
 
     /// `base` with this plan in it. Optimiser state is shared out as soon as there is somebody to share with.
     pub fn settings(&self, base: &TrainingSettings) -> TrainingSettings {
         TrainingSettings {
             layers_per_ipu: Some(self.layers_per_ipu.clone()),
+            tensor_parallel: self.tensor_parallel,
             replicas: self.replicas,
             batch_size: self.batch_size,
             accumulation: self.accumulation,
             recompute: self.recompute.clone(),
             head_slices: self.head_slices,
             loss_chunks: self.loss_chunks,
-            pipelined: self.layers_per_ipu.len() > 1,
+            pipelined: self.ipus_per_replica() > 1,
             sharded: self.replicas > 1,
             offchip: self.offchip,
             ..base.clone()
@@ -76,11 +80,15 @@ impl Plan {
             Some(chunks) => format!(" --loss_chunks {chunks}"),
             None => String::new(),
         };
+        let members = match self.tensor_parallel {
+            1 => String::new(),
+            members => format!(" --tensor_parallel {members}"),
+        };
         format!(
-            "--layers_per_ipu \"{}\" --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
+            "--layers_per_ipu \"{}\"{members} --pipeline {} --replication_factor {} --replicated_tensor_sharding {} \
              --per_device_train_batch_size {} --gradient_accumulation_steps {} --optimizer_state_offchip {} --embedding_serialization_factor {} --recompute {recompute}{chunks}",
             number_list(&self.layers_per_ipu),
-            self.layers_per_ipu.len() > 1,
+            self.ipus_per_replica() > 1,
             self.replicas,
             self.replicas > 1,
             self.batch_size,

@@ -376,6 +376,53 @@ fn placements_that_cannot_be() {
         );
         compile(&line, &[], "embedding_serialization_factor");
     }
+    for (more, what) in [
+        (
+            "--tensor_parallel 2",
+            "groups of 2 IPUs need layers_per_ipu",
+        ),
+        (
+            "--tensor_parallel 2 --layers_per_ipu 0,2 --gradient_accumulation_steps 5",
+            "groups of 2 IPUs need a pipeline",
+        ),
+        (
+            "--tensor_parallel 2 --layers_per_ipu 0,1,1 --gradient_accumulation_steps 7 --pipeline true",
+            "3 groups of 2 IPUs, which are 6; pod4 has 4 for a replica",
+        ),
+        (
+            "--tensor_parallel 2 --layers_per_ipu 0,1 --gradient_accumulation_steps 7 --pipeline true",
+            "places 1 layers, the model has 2",
+        ),
+        (
+            "--tensor_parallel 3 --layers_per_ipu 2 --pipeline true",
+            "2 attention heads cannot be divided over 3 IPUs",
+        ),
+        (
+            "--tensor_parallel 2 --layers_per_ipu 2 --pipeline true --config_overrides n_inner=33",
+            "33 hidden columns of an MLP cannot be divided over 2 IPUs",
+        ),
+        (
+            "--tensor_parallel 2 --ipu_config_name Graphcore/gpt2-small-ipu --config_overrides n_layer=12",
+            "`layers_per_ipu` names 4 groups of 2 IPUs, which are 8 IPUs, but `ipus_per_replica` is 4",
+        ),
+        (
+            "--recompute [99]",
+            "recompute names layer 99, the model has layers 0 to 1",
+        ),
+        ("--recompute [0,2]", "recompute names layer 2"),
+    ] {
+        compile(&format!("{more} --machine pod4"), &[], what);
+    }
+    let kept = ["--recompute", "all keep [99]", "--machine", "ipu"].map(String::from);
+    let line = words(
+        "compile --model_name_or_path {} --block_size 48 -o {}",
+        &[&tiny, &out],
+    );
+    superstep(&[line, kept.into()].concat()).fails(1, "recompute names layer 99");
+    for members in ["0", "-1", "two", "1.5"] {
+        let line = format!("compile --model_name_or_path {{}} --tensor_parallel={members} -o {{}}");
+        superstep(&words(&line, &[&tiny, &out])).fails(2, "--tensor_parallel");
+    }
     let below_a_file = small.join("plans");
     compile("--plan_cache_dir {}", &[&below_a_file], "small.toml/plans");
     compile("--print_ir_after flux", &[], "no pass `flux`");

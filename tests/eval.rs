@@ -74,6 +74,19 @@ fn pipelines_replicas_and_calls_that_are_not_full_change_no_loss() {
             assert!(found.2.contains(says), "{more}: {}", found.2);
             assert!(found.2.contains("predicted: "), "{}", found.2);
         }
+        // Of divided layers sums have another order.
+        let divided = "--layers_per_ipu [0,2] --pipeline true --tensor_parallel 2 --inference_device_iterations 3";
+        let found = of(divided);
+        assert!(
+            (found.0 / loss - 1.0).abs() < 1e-6,
+            "{}, not {loss}",
+            found.0
+        );
+        assert!(
+            found.1 == 11 && found.2.contains("4 IPUs, 3 stages"),
+            "{}",
+            found.2
+        );
     }
 }
 
@@ -141,8 +154,13 @@ fn a_pipelined_training_is_evaluated_in_a_pipeline() {
     let train = |more: &str| {
         let out = folder.path().join("out");
         let line = "train --model_name_or_path {} --train_tokens {} --validation_file {} --do_train --do_eval --output_dir {} --overwrite_output_dir \
-            --gradient_accumulation_steps 7 --max_steps 1 --learning_rate 1e-3 --layers_per_ipu [0,1,1] --machine pod4 ";
-        let line = format!("{line}{more}");
+            --gradient_accumulation_steps 7 --max_steps 1 --learning_rate 1e-3 --layers_per_ipu [0,1,1] ";
+        let machine = if more.contains("--machine") {
+            ""
+        } else {
+            "--machine pod4 "
+        };
+        let line = format!("{line}{machine}{more}");
         let run = superstep(&words(&line, &[&tiny, &tokens, &tokens, &out])).ok();
         let alone = evaluated(&out, &tokens, "--machine ipu");
         let (loss, samples) = results(&out);
@@ -152,6 +170,12 @@ fn a_pipelined_training_is_evaluated_in_a_pipeline() {
     let (loss, alone, samples, out) = train(in_pipeline);
     assert_eq!((loss, samples), (alone, 12));
     let says = "evaluation on 3 IPUs, 4 stages: 5 micro-batches a call in 8 pipeline cycles";
+    assert!(out.contains(says), "{out}");
+    // Layers divided over groups are so in the evaluation too.
+    let divided = format!("{in_pipeline} --tensor_parallel 2 --machine pod8");
+    let (loss, alone, _, out) = train(&divided);
+    assert!((loss / alone - 1.0).abs() < 1e-5, "{loss}, not {alone}");
+    let says = "evaluation on 6 IPUs, 4 stages: 5 micro-batches a call in 8 pipeline cycles";
     assert!(out.contains(says), "{out}");
     // Whole calls only.
     let (_, _, samples, _) = train(&format!("{in_pipeline} --dataloader_drop_last"));

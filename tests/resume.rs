@@ -360,16 +360,56 @@ fn half_precision_goes_on_bit_for_bit() {
     superstep(&arguments(&again, &other)).fails(1, "precision is f16.16 here and recipe");
 }
 
+/// The options of a run on a pod, in place of those for one IPU.
+fn on_a_pod(out: &Path, options: &str) -> Vec<String> {
+    let line = arguments(out, options);
+    let machine = line.iter().position(|a| a == "--machine").unwrap();
+    [&line[..machine], &line[machine + 2..]].concat()
+}
+
+#[test]
+fn divided_layers_go_on_bit_for_bit_and_are_whole_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, again) = (folder.path().join("whole"), folder.path().join("again"));
+    let alone = folder.path().join("alone");
+    let pod = "--machine pod4 --replication_factor 2 --replicated_tensor_sharding true";
+    // Parts of attention would drop by numbers of their own.
+    let on_a_pod = |out: &Path, options: &str| -> Vec<String> {
+        let line = on_a_pod(out, options).into_iter();
+        line.map(|a| a.replace("attn_pdrop=0.1", "attn_pdrop=0"))
+            .collect()
+    };
+    let divided = format!("{pod} --tensor_parallel 2 --layers_per_ipu [2] --pipeline true");
+    superstep(&on_a_pod(&whole, &divided)).ok();
+    let first = whole.join("checkpoint-2");
+    let resume = format!("{divided} --resume_from_checkpoint {}", first.display());
+    superstep(&on_a_pod(&again, &resume)).ok();
+    assert_eq!(losses(&whole)[2..], losses(&again));
+    assert!(weights(&whole) == weights(&again));
+    // The same training with whole layers, up to the order of sums.
+    superstep(&on_a_pod(&alone, pod)).ok();
+    for (a, b) in losses(&whole).into_iter().zip(losses(&alone)) {
+        assert!((a.1 - b.1).abs() < 1e-4, "{a:?} {b:?}");
+    }
+    let names = |dir: &Path| {
+        let file = weights(dir);
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let mut shapes: Vec<(String, Vec<usize>)> = tensors
+            .iter()
+            .map(|(name, view)| (name.to_owned(), view.shape().to_vec()))
+            .collect();
+        shapes.sort();
+        shapes
+    };
+    assert_eq!(names(&whole), names(&alone));
+}
+
 #[test]
 fn remote_state_goes_on_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, again) = (folder.path().join("whole"), folder.path().join("again"));
     let remote = "--machine pod4 --replication_factor 2 --replicated_tensor_sharding true --optimizer_state_offchip true";
-    let remote = |out: &Path, more: &str| -> Vec<String> {
-        let line = arguments(out, &format!("{remote} {more}"));
-        let machine = line.iter().position(|a| a == "--machine").unwrap();
-        [&line[..machine], &line[machine + 2..]].concat()
-    };
+    let remote = |out: &Path, more: &str| on_a_pod(out, &format!("{remote} {more}"));
     superstep(&remote(&whole, "")).ok();
     let first = whole.join("checkpoint-2");
     let resume = format!("--resume_from_checkpoint {}", first.display());

@@ -129,6 +129,61 @@ fn the_winner_as_a_configuration_is_taken_by_compile() {
     );
 }
 
+/// Where a layer does not fit an IPU beside what else there is, the best plan divides layers; on larger IPUs it is said why none does.
+#[test]
+fn layers_are_divided_where_that_is_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = fixture("tiny");
+    let [config, file, found] =
+        ["ipu_config.json", "x.superstep", "found.json"].map(|name| folder.path().join(name));
+    let tune = |tile_memory: u32| {
+        let machine = folder.path().join(format!("{tile_memory}.toml"));
+        let text = format!(
+            "base = \"pod4\"\nname = \"small\"\ntiles_per_ipu = 16\ntile_memory = {tile_memory}\n"
+        );
+        std::fs::write(&machine, text).unwrap();
+        let line = format!(
+            "tune {TINY} --machine {{}} --global_batch 16 --time_limit 30 -o {{}} --json {{}}"
+        );
+        let out = superstep(&words(&line, &[&tiny, &machine, &config, &found]));
+        (out.ok().out, machine)
+    };
+    let (out, machine) = tune(64 << 10);
+    assert!(
+        out.contains("[0, 2] × 2") && out.contains("--tensor_parallel 2"),
+        "{out}"
+    );
+    let best = &json(&found)["outcomes"][0]["plan"];
+    assert_eq!(
+        (&best["tensor_parallel"], &best["replicas"]),
+        (&2.into(), &1.into())
+    );
+    let written = json(&config);
+    assert_eq!(
+        (&written["tensor_parallel"], &written["ipus_per_replica"]),
+        (&2.into(), &4.into())
+    );
+    let line =
+        format!("compile {TINY} --machine {{}} --ipu_config_name {{}} --precision f32 -o {{}}");
+    superstep(&words(&line, &[&tiny, &machine, &config, &file])).ok();
+
+    let (out, _) = tune(624 << 10);
+    let best = &json(&found)["outcomes"][0]["plan"];
+    assert_eq!(best["tensor_parallel"], 1, "{best}");
+    let rejected = json(&found);
+    let rejected = rejected["rejected"].as_object().unwrap();
+    let of_groups = rejected
+        .iter()
+        .filter(|(kind, _)| kind.contains("in groups of 2"));
+    let reasons: Vec<&str> = of_groups.map(|(_, why)| why.as_str().unwrap()).collect();
+    assert!(
+        reasons
+            .iter()
+            .any(|why| why.contains("2 IPUs take") && why.contains("for their links")),
+        "{reasons:?} in\n{out}"
+    );
+}
+
 #[test]
 fn what_cannot_be_searched_is_said() {
     let folder = tempfile::tempdir().unwrap();

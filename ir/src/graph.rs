@@ -72,6 +72,8 @@ pub struct Place {
     pub phase: Phase,
     /// Decoder layer the op belongs to, if any: the unit of the assignment to IPUs.
     pub layer: Option<u32>,
+    /// It is a part of an op that is divided over the group of IPUs of its stage, that of this IPU of the group. What is whole is on the first.
+    pub member: Option<u32>,
 }
 
 /// One operation: what it computes is `op`; where and when it runs is `place`.

@@ -171,10 +171,12 @@ impl Step {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sync {
     /// The tiles of one IPU.
     Ipu(IpuId),
+    /// Those of a group of IPUs, one behind the other, which work on one stage together.
+    Group { first: IpuId, count: u32 },
     /// All IPUs of the replica.
     Replica,
 }

@@ -116,7 +116,11 @@ fn absorbs(graph: &Graph, sum: &Node, acc: Value, product: Value) -> bool {
         Op::ScatterAdd { .. } => splat(graph, node.operands()[0]) == Some(0.0),
         _ => false,
     };
+    // What another IPU of the group makes comes later, and no product waits for it.
+    let is_here = |v: Value| graph.node(v.op).place.member == node.place.member;
     let together = node.place.ipu == sum.place.ipu
+        && node.place.member == sum.place.member
+        && is_here(acc)
         && node.place.phase == sum.place.phase
         && (node.place.layer == sum.place.layer || is_accumulator(graph, acc));
     adds_nothing_yet && together && graph.use_count(product.op) == 1
@@ -211,6 +215,22 @@ mod tests {
         assert_eq!(matmul.operands()[2], accum);
         assert_eq!(matmul.results()[0].dtype, DType::F32);
         assert!(ops_named(&graph, "cast").is_empty() && ops_named(&graph, "add").is_empty());
+    }
+
+    #[test]
+    fn a_part_of_a_sum_does_not_wait_for_those_of_other_ipus() {
+        let mut graph = Graph::new("g");
+        let mut b = Builder::new(&mut graph);
+        b.place.layer = Some(0);
+        let parts = [0, 1].map(|member| {
+            b.place.member = Some(member);
+            product(&mut b, &format!("part.{member}"))
+        });
+        b.place.member = None;
+        let sum = b.add("sum", parts[0], parts[1]).unwrap();
+        b.output("sum", sum).unwrap();
+        let after = check(&AccumulateInto, &graph);
+        assert_eq!(ops_named(&after, "add").len(), 1);
     }
 
     #[test]

@@ -24,6 +24,7 @@ struct Key {
     operands: SmallVec<[Value; 4]>,
     ipu: Option<IpuId>,
     layer: Option<u32>,
+    member: Option<u32>,
 }
 
 impl Key {
@@ -39,6 +40,7 @@ impl Key {
             operands,
             ipu: node.place.ipu,
             layer: node.place.layer,
+            member: node.place.member,
         }
     }
 }

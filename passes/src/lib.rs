@@ -27,6 +27,7 @@ pub mod serialise;
 pub mod simplify;
 pub mod solve;
 pub mod stage;
+pub mod tensor_parallel;
 #[cfg(test)]
 mod testing;
 pub mod training;

@@ -80,6 +80,8 @@ pub enum MicroBatches {
 pub struct Execution {
     /// Of a replica.
     pub ipus: u32,
+    /// IPUs that work on a stage together, one behind the other.
+    pub group: u32,
     pub replicas: u32,
     pub order: MicroBatches,
     pub rounding: Rounding,
@@ -99,12 +101,14 @@ pub fn lower(
 ) -> Result<Lowered, LowerError> {
     let Execution {
         ipus,
+        group,
         replicas,
         order,
         rounding,
     } = execution;
     let mut lowering = Lowering::new(module, machine, ipus, budgets, plans);
     lowering.program.replicas = replicas;
+    lowering.group = group;
     if rounding == Rounding::Stochastic {
         lowering.round_at_random();
     }
@@ -164,6 +168,8 @@ struct Lowering<'m> {
     /// The procedure that brings a seed of stochastic rounding.
     seeding: Option<ProcId>,
     bases: Bases,
+    /// IPUs that work on a stage together.
+    group: u32,
 }
 
 impl<'m> Lowering<'m> {
@@ -207,6 +213,7 @@ impl<'m> Lowering<'m> {
             resting: FxHashMap::default(),
             seeding: None,
             bases: Bases::default(),
+            group: 1,
         }
     }
 

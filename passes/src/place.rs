@@ -1,5 +1,6 @@
 //! Placement: layers to IPUs, ops to tiles, variables to addresses.
 
+mod limits;
 mod search;
 
 use std::collections::BTreeSet;
@@ -7,7 +8,6 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use superstep_ir::graph::{Graph, Module};
-use superstep_ir::ids::IpuId;
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
 use superstep_ir::op::infer::TypeError;
@@ -30,6 +30,7 @@ use crate::recompute::{Again, recompute};
 use crate::replicate::{Replication, replicate};
 use crate::serialise::{self, Serialise};
 use crate::stage::{self, LayersPerIpu, StageError};
+pub use limits::Limits;
 use search::{FIRST_SHARE, Search};
 
 /// What the user decides about the placement of a module.
@@ -41,6 +42,8 @@ pub struct PlacementOptions {
     pub gradient_accumulation_steps: u32,
     /// Which styles of execution products may choose from.
     pub matmul_plan: PlanStyle,
+    /// IPUs over which a layer is divided; 0 counts as 1. Then every entry of `layers_per_ipu` is a group of so many.
+    pub tensor_parallel: u32,
     /// All IPUs work at the same time, each on another micro-batch; else one after the other on the same.
     pub pipelined: bool,
     pub recompute: Recompute,
@@ -75,7 +78,22 @@ pub enum Recompute {
     ButProducts(BTreeSet<u32>),
 }
 
+impl PlacementOptions {
+    /// IPUs of a group.
+    pub fn members(&self) -> u32 {
+        self.tensor_parallel.max(1)
+    }
+}
+
 impl Recompute {
+    /// The last layer that is named.
+    fn last_named(&self) -> Option<u32> {
+        match self {
+            Recompute::Nothing | Recompute::EveryLayer => None,
+            Recompute::Layers(layers) | Recompute::ButProducts(layers) => layers.last().copied(),
+        }
+    }
+
     /// What of a layer runs again.
     pub fn of(&self, layer: u32) -> Again {
         match self {
@@ -178,6 +196,8 @@ fn place_from(
     plans: &mut MatmulPlans,
 ) -> Result<Placed, PlacementError> {
     let layers = stage::layer_count(module);
+    check_options(options, layers)?;
+    let members = options.members();
     let replicas = options.replicas.max(1);
     if replicas > machine.ipus {
         let (machine, ipus) = (machine.name.clone(), machine.ipus);
@@ -205,14 +225,14 @@ fn place_from(
         layers_per_ipu,
         grants,
     }) = choice
-        && let Ok(known) = stage::check(&layers_per_ipu, layers, &of_one)
+        && let Ok(known) = stage::check(&layers_per_ipu, members, layers, &of_one)
         && let Ok(placed) = place_with(known, grants)
     {
         return Ok(placed);
     }
     let mut place_on = |layers_per_ipu| place_with(layers_per_ipu, Vec::new());
     if let Some(given) = &options.layers_per_ipu {
-        return place_on(stage::check(given, layers, &of_one)?);
+        return place_on(stage::check(given, members, layers, &of_one)?);
     }
     let mut ipus = stage::least_ipus(module, &of_one);
     let even = loop {
@@ -225,6 +245,21 @@ fn place_from(
         return busiest_relieved(even, &prepared, place_on);
     }
     Ok(even)
+}
+
+/// Refuses what contradicts itself or the module.
+fn check_options(options: &PlacementOptions, layers: u32) -> Result<(), StageError> {
+    let members = options.members();
+    if members > 1 && options.layers_per_ipu.is_none() {
+        return Err(StageError::GroupsWithoutLayers { members });
+    }
+    if members > 1 && !options.pipelined {
+        return Err(StageError::GroupsWithoutPipeline { members });
+    }
+    match options.recompute.last_named() {
+        Some(named) if named >= layers => Err(StageError::NoSuchLayer { named, layers }),
+        _ => Ok(()),
+    }
 }
 
 /// A pipeline whose busiest IPU has least to do, if that fits; else `even`, which spreads bytes.
@@ -315,8 +350,10 @@ fn place_on(
 ) -> Result<Placed, PlacementError> {
     let layers_per_ipu = choice.layers_per_ipu;
     let mut staged = prepared.clone();
-    clock.time("stage", || stage::assign(&mut staged, &layers_per_ipu));
-    let ipus = layers_per_ipu.len() as u32;
+    clock.time("stage", || {
+        stage::assign(&mut staged, &layers_per_ipu, options.members());
+    });
+    let ipus = layers_per_ipu.len() as u32 * options.members();
     let execution = execution(prepared, options, &layers_per_ipu)?;
     let lowered = |budgets: &Budgets, clock: &mut Clock, plans: &mut MatmulPlans| {
         clock.time("lower", || {
@@ -376,7 +413,8 @@ fn execution(
     layers_per_ipu: &[u32],
 ) -> Result<Execution, PlacementError> {
     Ok(Execution {
-        ipus: layers_per_ipu.len() as u32,
+        ipus: layers_per_ipu.len() as u32 * options.members(),
+        group: options.members(),
         replicas: options.replicas.max(1),
         order: micro_batches(module, options, layers_per_ipu)?,
         rounding: match options.stochastic_rounding {
@@ -410,32 +448,6 @@ fn caps(
     })
 }
 
-/// What the user allows temporaries of an op.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The smallest share of a tile, 1 where there is none.
-    least: f64,
-    by_ipu: Vec<Bytes>,
-}
-
-impl Limits {
-    fn of(options: &PlacementOptions, machine: &Machine) -> Limits {
-        let shares = &options.matmul_proportion;
-        let bytes = |share: &Real| (f64::from(machine.tile_memory) * share.0) as Bytes;
-        Limits {
-            least: shares.iter().fold(1.0, |least, share| share.0.min(least)),
-            by_ipu: shares.iter().map(bytes).collect(),
-        }
-    }
-
-    /// Bytes on a tile of an IPU.
-    pub fn on(&self, ipu: IpuId) -> Bytes {
-        let one_for_all = self.by_ipu.first().filter(|_| self.by_ipu.len() == 1);
-        let own = self.by_ipu.get(ipu.index()).or(one_for_all);
-        own.copied().unwrap_or(Bytes::MAX)
-    }
-}
-
 /// In what order the micro-batches of a step go through the stages. Those of training have to fill the pipeline, as they have to in PopART.
 fn micro_batches(
     module: &Module,
@@ -448,7 +460,7 @@ fn micro_batches(
         true => stage::stage_count(layers_per_ipu),
         false => stage::forward_stage_count(layers_per_ipu),
     };
-    if !options.pipelined || stages == 1 {
+    if !options.pipelined || (stages == 1 && options.members() == 1) {
         return Ok(MicroBatches::InTurn(given));
     }
     if is_training && given < stages {

@@ -1,7 +1,10 @@
 //! Assignment of ops to IPUs: whole decoder layers, in order; what belongs to no layer (embedding, head, loss) goes to IPU 0.
+//!
+//! Where layers are divided over groups of `T` IPUs (`tensor_parallel.rs`), every entry of `layers_per_ipu` names a group: entry `i` has the IPUs
+//! `i·T .. (i+1)·T`, so that groups of two are rungs of the ladder of links, and member `m` of a layer is on the `m`-th of them.
 
 use rustc_hash::FxHashMap;
-use superstep_ir::graph::{Graph, Module, Phase, Value};
+use superstep_ir::graph::{Graph, Module, Phase, Place, Value};
 use superstep_ir::ids::{IpuId, OpId, StageId};
 use superstep_ir::machine::Machine;
 use superstep_ir::op::Op;
@@ -24,6 +27,33 @@ pub enum StageError {
         machine: String,
         ipus: u32,
     },
+    #[error(
+        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus} for a replica",
+        u64::from(*members) * *named as u64
+    )]
+    TooManyGroups {
+        named: usize,
+        members: u32,
+        machine: String,
+        ipus: u32,
+    },
+    #[error(
+        "layers divided over groups of {members} IPUs need layers_per_ipu: it says which layers each group has"
+    )]
+    GroupsWithoutLayers { members: u32 },
+    #[error(
+        "layers divided over groups of {members} IPUs need a pipeline, in which the IPUs of a group work at the same time"
+    )]
+    GroupsWithoutPipeline { members: u32 },
+    #[error("recompute names layer {named}, the model has {}", names_of(*layers))]
+    NoSuchLayer { named: u32, layers: u32 },
+}
+
+fn names_of(layers: u32) -> String {
+    match layers {
+        0 => "no layers".into(),
+        _ => format!("layers 0 to {}", layers - 1),
+    }
 }
 
 /// Layers on each IPU, in order of the layers.
@@ -38,8 +68,21 @@ pub fn layer_count(module: &Module) -> u32 {
     layers.max().map_or(0, |last| last + 1)
 }
 
-/// Checks a given assignment.
-pub fn check(given: &[u32], layers: u32, machine: &Machine) -> Result<LayersPerIpu, StageError> {
+/// Checks a given assignment to groups of `members` IPUs.
+pub fn check(
+    given: &[u32],
+    members: u32,
+    layers: u32,
+    machine: &Machine,
+) -> Result<LayersPerIpu, StageError> {
+    if u64::from(members) * given.len() as u64 > u64::from(machine.ipus) && members > 1 {
+        return Err(StageError::TooManyGroups {
+            named: given.len(),
+            members,
+            machine: machine.name.clone(),
+            ipus: machine.ipus,
+        });
+    }
     if given.is_empty() || given.len() > machine.ipus as usize {
         let (named, machine_name) = (given.len(), machine.name.clone());
         return Err(StageError::TooManyIpus {
@@ -164,8 +207,10 @@ fn stashed_bytes(graph: &Graph, op: OpId) -> u64 {
 /// Forward stages follow the IPUs in the order of their layers; with more than one IPU, the head is a last stage that comes back to IPU 0.
 /// The backward pass goes back through them: of `F` forward stages, what stage `s` did is undone in stage `2 (F − 1) − s`, the last in itself.
 /// Stages of the update are levels: an op is in a later stage than what it needs from another IPU.
-pub fn assign(module: &mut Module, layers_per_ipu: &[u32]) {
-    let stages = Stages::of(layers_per_ipu);
+///
+/// Entries of `layers_per_ipu` are groups of `members` IPUs.
+pub fn assign(module: &mut Module, layers_per_ipu: &[u32], members: u32) {
+    let stages = Stages::of(layers_per_ipu, members);
     for graph in &mut module.graphs {
         if graph.name == "update" {
             level(graph, &stages);
@@ -179,37 +224,46 @@ pub fn assign(module: &mut Module, layers_per_ipu: &[u32]) {
 
 /// Forward stages of a pipeline.
 struct Stages {
-    ipu_of_layer: Vec<u32>,
-    stage_of_ipu: Vec<u32>,
+    /// IPUs of a group.
+    members: u32,
+    group_of_layer: Vec<u32>,
+    stage_of_group: Vec<u32>,
     /// Forward stages, the head's included.
     forward: u32,
 }
 
 impl Stages {
-    fn of(layers_per_ipu: &[u32]) -> Stages {
-        let ipu_of_layer = layers_per_ipu
+    fn of(layers_per_ipu: &[u32], members: u32) -> Stages {
+        let group_of_layer = layers_per_ipu
             .iter()
             .enumerate()
-            .flat_map(|(ipu, &count)| std::iter::repeat_n(ipu as u32, count as usize))
+            .flat_map(|(group, &count)| std::iter::repeat_n(group as u32, count as usize))
             .collect();
         let mut last = 0;
-        let stage_of_ipu: Vec<u32> = layers_per_ipu
+        let stage_of_group: Vec<u32> = layers_per_ipu
             .iter()
             .enumerate()
-            .map(|(ipu, &count)| {
-                last += u32::from(ipu > 0 && count > 0);
+            .map(|(group, &count)| {
+                last += u32::from(group > 0 && count > 0);
                 last
             })
             .collect();
         Stages {
-            ipu_of_layer,
-            stage_of_ipu,
+            members,
+            group_of_layer,
+            stage_of_group,
             forward: if last == 0 { 1 } else { last + 2 },
         }
     }
 
-    fn ipu(&self, layer: Option<u32>) -> u32 {
-        layer.map_or(0, |l| self.ipu_of_layer[l as usize])
+    fn ipu(&self, place: Place) -> IpuId {
+        let of_layer =
+            |l: u32| self.group_of_layer[l as usize] * self.members + place.member.unwrap_or(0);
+        IpuId(place.layer.map_or(0, of_layer))
+    }
+
+    fn forward_stage(&self, layer: u32) -> u32 {
+        self.stage_of_group[self.group_of_layer[layer as usize] as usize]
     }
 }
 
@@ -220,7 +274,7 @@ pub fn stage_count(layers_per_ipu: &[u32]) -> u32 {
 
 /// Stages of an inference with these layers on each IPU.
 pub fn forward_stage_count(layers_per_ipu: &[u32]) -> u32 {
-    Stages::of(layers_per_ipu).forward
+    Stages::of(layers_per_ipu, 1).forward
 }
 
 /// Ops outside of layers come before them, if they need nothing of a layer, or else after. Sums are made where their terms are.
@@ -240,7 +294,7 @@ fn pipeline(graph: &mut Graph, stages: &Stages) {
         let layer = node.place.layer;
         let is_source = node.operands().is_empty();
         let forward_stage = match layer {
-            Some(_) => stages.stage_of_ipu[stages.ipu(layer) as usize],
+            Some(layer) => stages.forward_stage(layer),
             None if way == 0 => {
                 if passed[0] {
                     last
@@ -267,7 +321,7 @@ fn pipeline(graph: &mut Graph, stages: &Stages) {
         for v in graph.node(op).operands() {
             stage = stage.max(graph.node(v.op).place.stage.map_or(0, |s| s.0));
         }
-        let here = (IpuId(stages.ipu(layer)), StageId(stage));
+        let here = (stages.ipu(graph.node(op).place), StageId(stage));
         let (ipu, stage) = place_of_terms(graph, op, here).unwrap_or(here);
         let place = graph.place_mut(op);
         place.ipu = Some(ipu);
@@ -303,7 +357,7 @@ fn place_of_terms(graph: &Graph, op: OpId, here: (IpuId, StageId)) -> Option<(Ip
 
 fn level(graph: &mut Graph, stages: &Stages) {
     for op in graph.topological() {
-        let ipu = IpuId(stages.ipu(graph.node(op).place.layer));
+        let ipu = stages.ipu(graph.node(op).place);
         let operands = graph.node(op).operands().iter();
         let levels = operands
             .filter(|v| !matches!(graph.op(v.op), Op::Constant { .. }))

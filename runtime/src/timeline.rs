@@ -165,22 +165,17 @@ pub struct ProcedureTime {
     pub cycles: KindCycles,
     /// The same cycles by cause.
     pub ledger: Ledger,
-    /// Entry `i`: what IPU `i` does by itself in one run, by cause. What it lacks of `cycles`, it waits, or takes part in what all do together.
+    /// Of one run, what all IPUs do together: transfers over the links and barriers over all of them.
+    pub shared_cycles: u64,
+    /// Entry `i`: what IPU `i` does in one run by itself or with its group, by cause. What it lacks of `cycles`, it waits, or takes part in what
+    /// all do together.
     pub ipus: Vec<Ledger>,
-}
-
-impl ProcedureTime {
-    /// Cycles of transfers over the links and barriers over all IPUs, in one run.
-    pub fn shared_cycles(&self) -> u64 {
-        let busiest = self.ipus.iter().map(Ledger::total).max().unwrap_or(0);
-        self.cycles.total().saturating_sub(busiest)
-    }
 }
 
 /// One IPU, over the whole run of the entry. What is left of the run, it waits for another, or takes part in what they do together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct IpuTime {
-    /// Cycles of the steps that run on this IPU alone.
+    /// Cycles of the steps that run on this IPU alone, or on its group.
     pub busy: u64,
     /// Of them, those of its compute sets.
     pub compute: u64,

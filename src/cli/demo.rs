@@ -130,6 +130,7 @@ impl Options {
             },
             precision: PrecisionSettings::default(),
             layers_per_ipu: None,
+            tensor_parallel: 1,
             pipelined: false,
             recompute: Recompute::Nothing,
             replicas: 1,

@@ -57,6 +57,9 @@ pub(super) struct Options {
     /// Decoder layers on each IPU, such as "[1 1]" [default: found by the compiler].
     #[arg(long = "layers_per_ipu", value_name = "LIST", value_parser = parse_layers)]
     layers_per_ipu: Option<LayerList>,
+    /// Divide every layer over a group of N IPUs: each entry of --layers_per_ipu is a group then [default: 1].
+    #[arg(long = "tensor_parallel", value_name = "N", value_parser = at_least_one::<u32>)]
+    tensor_parallel: Option<u32>,
     /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
     #[arg(long = "pipeline", value_name = "true|false")]
     pipeline: Option<bool>,
@@ -94,7 +97,9 @@ impl Options {
         let weights = model.weights(self.seed)?;
         let blocks = data.load(&model, self.block_size, &self.text, "validation")?;
         let machine = self.ipu.machine(self.machine.as_deref())?;
-        let layout = self.ipu.load(&machine, &model.config)?;
+        let layout = self
+            .ipu
+            .load(&machine, &model.config, self.tensor_parallel)?;
         let settings = self.settings(machine, blocks.block_size(), &layout);
         settings.check_replicas()?;
         let mut evaluator = Evaluator::new(&model.config, settings, blocks);
@@ -128,12 +133,15 @@ impl Options {
         let precision = self.precision.unwrap_or(ipu.precision);
         let mut open = EvaluationSettings::new(machine, precision, block_size, self.batch_size);
         open.pipelined = self.pipeline.unwrap_or(layout.config.is_some());
+        let members = self.tensor_parallel.or(ipu.tensor_parallel);
+        open.tensor_parallel = members.unwrap_or(1);
         let training_layers = ipu.layers_per_ipu.as_deref().filter(|_| open.pipelined);
         let mut settings = inference.apply(ipu, training_layers, open);
         if let Some(LayerList(layers)) = &self.layers_per_ipu {
             settings.layers_per_ipu = Some(layers.clone());
             settings.ipus_per_replica = None;
         }
+        settings.tensor_parallel = members.unwrap_or(settings.tensor_parallel);
         settings
     }
 

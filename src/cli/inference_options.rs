@@ -46,16 +46,23 @@ impl InferenceOptions {
     ) -> EvaluationSettings {
         let inference = &ipu.inference;
         let proportion = inference.matmul_proportion.iter();
-        let layers_per_ipu = inference.layers(training_layers);
+        let members = settings.tensor_parallel;
+        let pipelined = settings.pipelined && !inference.is_sharded;
+        let layers_per_ipu = inference.layers(training_layers, members);
         // Where the layers are given, so are the IPUs.
         let as_training = ipu.ipus_per_replica.filter(|_| layers_per_ipu.is_none());
         EvaluationSettings {
             device_iterations: self.device_iterations(),
             replicas: self.replicas(),
-            layers_per_ipu,
             ipus_per_replica: inference.ipus_per_replica.or(as_training),
             matmul_proportion: proportion.map(|&share| Real(share)).collect(),
-            pipelined: settings.pipelined && !inference.is_sharded,
+            // Groups work together in a pipeline only, and on layers that are given.
+            tensor_parallel: match pipelined && layers_per_ipu.is_some() {
+                true => members,
+                false => 1,
+            },
+            layers_per_ipu,
+            pipelined,
             ..settings
         }
     }

@@ -51,13 +51,22 @@ impl IpuOptions {
     }
 
     /// Reads the configuration, if one is named, and says what of it has no effect.
-    pub(super) fn load(&self, machine: &Machine, model: &Gpt2Config) -> Result<IpuLayout, Error> {
+    /// `tensor_parallel` goes before that of the configuration.
+    pub(super) fn load(
+        &self,
+        machine: &Machine,
+        model: &Gpt2Config,
+        tensor_parallel: Option<u32>,
+    ) -> Result<IpuLayout, Error> {
         let Some(name) = &self.ipu_config_name else {
             return Ok(IpuLayout::default());
         };
         let mut config = IpuConfig::load(name, CacheLocation::from_env().hub.as_deref())?;
         let pod = self.pod().unwrap_or_else(|| format!("pod{}", machine.ipus));
         config.specialise(Some(&pod), self.ipu_config_overrides.as_deref())?;
+        if let Some(members) = tensor_parallel {
+            config.set("tensor_parallel", members.into());
+        }
         let (settings, remarks) = config.settings(model.n_layer as u32)?;
         remarks.into_iter().for_each(note);
         Ok(IpuLayout {

@@ -38,6 +38,9 @@ pub(super) struct ProgramOptions {
     pub(super) layers_per_ipu: Option<LayerList>,
     #[command(flatten)]
     pub(super) ipu: IpuOptions,
+    /// Divide every layer over a group of N IPUs: each entry of --layers_per_ipu is a group then, a replica has N times as many IPUs [default: 1].
+    #[arg(long = "tensor_parallel", value_name = "N", value_parser = at_least_one::<u32>)]
+    pub(super) tensor_parallel: Option<u32>,
     /// All IPUs work at the same time, each on another micro-batch [default: true with --ipu_config_name, else false].
     #[arg(long = "pipeline", value_name = "true|false")]
     pub(super) pipeline: Option<bool>,
@@ -106,7 +109,7 @@ impl ProgramOptions {
     /// The IPU configuration, where one is named.
     pub(super) fn ipu_layout(&self, config: &Gpt2Config) -> Result<IpuLayout, Error> {
         let machine = self.ipu.machine(self.machine.as_deref())?;
-        self.ipu.load(&machine, config)
+        self.ipu.load(&machine, config, self.tensor_parallel)
     }
 
     /// The settings these options give for a model; the command line goes before the IPU configuration.
@@ -136,6 +139,7 @@ impl ProgramOptions {
                 .clone()
                 .map(|list| list.0)
                 .or(ipu.layers_per_ipu.clone()),
+            tensor_parallel: self.tensor_parallel.or(ipu.tensor_parallel).unwrap_or(1),
             ipus_per_replica: ipu.ipus_per_replica,
             pipelined: self.pipeline.unwrap_or(layout.config.is_some()),
             recompute: self.recompute.clone().unwrap_or({
@@ -193,6 +197,7 @@ impl ProgramOptions {
             ("ipu_config_name", self.ipu.ipu_config_name.is_some()),
             ("pod_type", self.ipu.pod_type.is_some()),
             ("n_ipu", self.ipu.n_ipu.is_some()),
+            ("tensor_parallel", self.tensor_parallel.is_some()),
             ("optimizer_state_offchip", self.offchip.is_some()),
             ("embedding_serialization_factor", self.head_slices.is_some()),
             ("serialise", !self.serialise.is_empty()),

@@ -135,6 +135,7 @@ impl Options {
             self.output.eval_batch_size,
         );
         open.pipelined = pipelined || manifest.pipelined;
+        open.tensor_parallel = manifest.tensor_parallel;
         let layers = Some(&manifest.layers_per_ipu[..]).filter(|_| manifest.pipelined);
         let settings = self.inference.apply(&layout.settings, layers, open);
         settings.check_replicas()?;

@@ -173,6 +173,7 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
     }
     Ok(base.layers_per_ipu.clone().map(|layers_per_ipu| Plan {
         layers_per_ipu,
+        tensor_parallel: base.tensor_parallel,
         replicas: base.replicas,
         batch_size: base.batch_size,
         accumulation: (global_batch / samples) as u32,
@@ -194,6 +195,7 @@ fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
         "enable_half_partials": precision.has_half_partials(),
         "optimizer_state_offchip": plan.offchip,
         "layers_per_ipu": plan.layers_per_ipu,
+        "tensor_parallel": plan.tensor_parallel,
         "ipus_per_replica": plan.ipus_per_replica(),
         "replication_factor": plan.replicas,
         "gradient_accumulation_steps": plan.accumulation,
@@ -226,9 +228,13 @@ impl Progress for Bar {
         let rate = three_digits(outcome.samples_per_second);
         let best = if is_best { ", the best so far" } else { "" };
         let plan = &outcome.plan;
+        let groups = match plan.tensor_parallel {
+            1 => String::new(),
+            members => format!(" × {members}"),
+        };
         self.bar.suspend(|| {
             say(format_args!(
-                "{rate} samples/s{best}: {} × {:?}, micro-batches of {}",
+                "{rate} samples/s{best}: {} × {:?}{groups}, micro-batches of {}",
                 plan.replicas, plan.layers_per_ipu, plan.batch_size
             ));
         });

@@ -66,6 +66,7 @@ impl Changes<'_> {
             options,
             is_same_work: settings.machine == self.given.machine
                 && settings.layers_per_ipu == self.given.layers_per_ipu
+                && settings.tensor_parallel == self.given.tensor_parallel
                 && settings.replicas == self.given.replicas
                 && settings.batch_size == self.given.batch_size
                 && settings.block_size == self.given.block_size,
@@ -94,16 +95,16 @@ impl Changes<'_> {
         self.lists.push(sliced.into());
     }
 
-    /// Layers of the overfull IPU run forward again: one, half of them, all.
+    /// Layers of the overfull IPU, or its group, run forward again: one, half of them, all.
     fn recompute(&mut self, overflow: &Overflow) {
         let (Some(layers), Recompute::Nothing) =
             (&self.given.layers_per_ipu, &self.given.recompute)
         else {
             return;
         };
-        let ipu = overflow.ipu.index();
-        let first: u32 = layers.iter().take(ipu).sum();
-        let here = layers.get(ipu).copied().unwrap_or(0);
+        let group = overflow.ipu.index() / self.given.tensor_parallel as usize;
+        let first: u32 = layers.iter().take(group).sum();
+        let here = layers.get(group).copied().unwrap_or(0);
         let mut counts = vec![1, here.div_ceil(2), here];
         counts.retain(|&count| count > 0 && count <= here);
         counts.dedup();
@@ -130,7 +131,13 @@ impl Changes<'_> {
                 s.loss_chunks = Some(2 * chunks);
             });
         }
-        if given.layers_per_ipu.is_some() {
+        if given.layers_per_ipu.is_some() && given.pipelined {
+            let members = given.tensor_parallel.saturating_mul(2);
+            self.one(format!("--tensor_parallel {members}"), |s| {
+                s.tensor_parallel = members;
+            });
+        }
+        if given.layers_per_ipu.is_some() && given.tensor_parallel == 1 {
             self.one("without --layers_per_ipu".into(), |s| {
                 s.layers_per_ipu = None;
             });
@@ -151,7 +158,7 @@ impl Changes<'_> {
     fn longer(&mut self) {
         let given = self.given;
         let replicas = given.replicas / 2;
-        if replicas == 0 {
+        if replicas == 0 || given.tensor_parallel > 1 {
             return;
         }
         let of_layers = given.layers_per_ipu.as_ref().map(|l| l.len() as u32);
@@ -212,7 +219,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SLICES: [u32; 3] = [2, 4, 8];
 
 /// Compiles with one change after another: fewer replicas on more IPUs each, slices of the op at the fullest point, layers that run forward again,
-/// more loss chunks, layers placed by the compiler, half the batch or the block, the next larger pod.
+/// more loss chunks, layers divided over twice the IPUs, layers placed by the compiler, half the batch or the block, the next larger pod.
 pub fn remedies(
     config: &Gpt2Config,
     settings: &TrainingSettings,

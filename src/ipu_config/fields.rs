@@ -48,8 +48,8 @@ const fn field(name: &'static str, ty: Type, effect: Effect) -> Field {
 const WHOLE_SPLITS: &str = "slices of an embedding or a head lie on IPU 0";
 const RECORD: &str = "it only records who wrote the file";
 
-/// Every field that Optimum Graphcore has had.
-pub(super) const FIELDS: [Field; 37] = [
+/// Every field that Optimum Graphcore has had, and `tensor_parallel`, which it has not.
+pub(super) const FIELDS: [Field; 38] = [
     field("auto_loss_scaling", Type::Flag, Effect::InForce),
     field("device_iterations", Type::Count, Effect::InForce),
     field(
@@ -157,6 +157,7 @@ pub(super) const FIELDS: [Field; 37] = [
         Type::Flag,
         Effect::InForce,
     ),
+    field("tensor_parallel", Type::Count, Effect::InForce),
     field("transformers_version", Type::Text, Effect::Idle(RECORD)),
     field(
         "use_popdist",

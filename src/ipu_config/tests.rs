@@ -70,7 +70,7 @@ fn values_depend_on_the_pod() {
 fn overrides_have_the_syntax_of_optimum() {
     let mut config = config(r#"{"optimizer_state_offchip": false, "layers_per_ipu": [12]}"#);
     let overrides = "optimizer_state_offchip=yes,embedding_serialization_factor=4, layers_per_ipu=[0 4 4 4],\
-                     matmul_proportion=[0.2 0.1 0.1 0.1],executable_cache_dir=disabled";
+                     matmul_proportion=[0.2 0.1 0.1 0.1],executable_cache_dir=disabled,tensor_parallel=2";
     config.specialise(None, Some(overrides)).unwrap();
     let found = config.settings(12).unwrap().0;
     assert_eq!(found.optimizer_state_offchip, Some(true));
@@ -78,6 +78,7 @@ fn overrides_have_the_syntax_of_optimum() {
     assert_eq!(found.layers_per_ipu, Some(vec![0, 4, 4, 4]));
     assert_eq!(found.matmul_proportion, [0.2, 0.1, 0.1, 0.1]);
     assert_eq!(found.executable_cache_dir, None);
+    assert_eq!(found.tensor_parallel, Some(2));
     for (text, says) in [
         ("colour=blue", "no field"),
         ("device_iterations", "key=value"),
@@ -105,6 +106,11 @@ fn what_contradicts_itself_or_the_model_is_refused() {
             "places 8 layers, the model has 12",
         ),
         (r#"{"layers_per_ipu": [14, -1]}"#, "places 14 layers"),
+        (
+            r#"{"layers_per_ipu": [0, 6, 6], "ipus_per_replica": 3, "tensor_parallel": 2}"#,
+            "names 3 groups of 2 IPUs, which are 6 IPUs",
+        ),
+        (r#"{"tensor_parallel": 0}"#, "above 0"),
         (r#"{"layers_per_ipu": []}"#, "must be a list"),
         (r#"{"layers_per_ipu": [-2, 12]}"#, "must be a list"),
         (r#"{"layers_per_ipu": 4}"#, "must be a list"),

@@ -50,7 +50,9 @@ pub struct PodReport {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageReport {
+    /// The first IPU of the stage, and how many share its layers.
     pub ipu: u32,
+    pub ipus: u32,
     pub phase: &'static str,
     /// Decoder layers, by index.
     pub layers: Vec<u32>,
@@ -102,6 +104,8 @@ pub struct IpuShare {
 pub struct TrafficReport {
     /// Of values that stages pass on over links, in a beat.
     pub link_bytes_per_beat: u64,
+    /// Of values that the IPUs of groups pass to each other inside of their stages, in a beat.
+    pub group_bytes_per_beat: u64,
     /// What collectives of an update reduce or gather: the whole tensors.
     pub collective_bytes: u64,
     pub collectives: u32,
@@ -211,7 +215,7 @@ impl PodReport {
     }
 }
 
-/// Forward through the IPUs in order, backward through them in reverse; what belongs to no layer is on IPU 0.
+/// Forward through the IPUs in order (or groups of them), backward through them in reverse; what belongs to no layer is on IPU 0.
 fn stages(manifest: &Manifest) -> Vec<StageReport> {
     let mut first = 0;
     let forward: Vec<StageReport> = manifest
@@ -222,7 +226,8 @@ fn stages(manifest: &Manifest) -> Vec<StageReport> {
             let layers = (first..first + count).collect();
             first += count;
             StageReport {
-                ipu: ipu as u32,
+                ipu: ipu as u32 * manifest.tensor_parallel,
+                ipus: manifest.tensor_parallel,
                 phase: "forward",
                 layers,
             }
@@ -258,7 +263,7 @@ fn beat_report(program: &Program, manifest: &Manifest, timeline: &Timeline) -> B
         cycles,
         seconds: program.machine.seconds(cycles),
         shared_cycles: if manifest.pipelined {
-            time.map_or(0, |t| t.shared_cycles())
+            time.map_or(0, |t| t.shared_cycles)
         } else {
             0
         },
@@ -297,6 +302,7 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
     });
     let mut report = TrafficReport {
         link_bytes_per_beat: 0,
+        group_bytes_per_beat: 0,
         collective_bytes: 0,
         collectives: collectives.len() as u32,
         collective_cycles: 0,
@@ -317,6 +323,11 @@ fn traffic(program: &Program, timeline: &Timeline) -> TrafficReport {
             }
         } else if step.kind == Kind::InterIpu && step.name.ends_with(".main.copies") {
             report.link_bytes_per_beat += step.bytes;
+        } else if step.kind == Kind::InterIpu
+            && step.name.ends_with(".links")
+            && step.name.contains(".round.")
+        {
+            report.group_bytes_per_beat += step.bytes;
         } else if step.kind == Kind::Streaming {
             let bytes = step.bytes * step.times;
             if stores.contains(&step.index) {

@@ -68,6 +68,11 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         bytes(traffic.link_bytes_per_beat),
         grouped(pod.beat.shared_cycles),
     );
+    let inside = match traffic.group_bytes_per_beat {
+        0 => String::new(),
+        n => format!("; {} inside of groups of IPUs", bytes(n)),
+    };
+    let links = format!("{links}{inside}");
     let host = format!(
         "{} in and {} out an update ({} a micro-batch), {} cycles",
         bytes(traffic.host_bytes_in),

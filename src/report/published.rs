@@ -154,6 +154,7 @@ pub fn published_plan(
             head_slices: base.head_slices,
             loss_chunks: None,
             offchip: true,
+            tensor_parallel: 1,
             layers_per_ipu: plan.layers_per_ipu,
         })
     }))
@@ -341,7 +342,7 @@ fn published_execution<'a>(
 /// The beat of a plan in the published style of execution, for each published graph; none for plans that nobody published the like of.
 pub fn published_beats(config: &Gpt2Config, base: &TrainingSettings, plan: &Plan) -> Vec<Beat> {
     let half_partials = base.precision.precision.has_half_partials();
-    if plan.layers_per_ipu.len() < 2 || !half_partials {
+    if plan.layers_per_ipu.len() < 2 || plan.tensor_parallel > 1 || !half_partials {
         return vec![];
     }
     let mut plans = Plans::new();

@@ -96,10 +96,16 @@ fn subject_lines(report: &Report) -> Vec<(&'static str, String)> {
 
 fn ipu_line(report: &Report, ipu: &IpuMemory) -> String {
     let stages = &report.pod.stages;
-    let stage = stages.iter().find(|stage| stage.ipu == ipu.ipu);
+    let stage = stages
+        .iter()
+        .find(|stage| (stage.ipu..stage.ipu.saturating_add(stage.ipus)).contains(&ipu.ipu));
+    let member = match stage.filter(|stage| stage.ipus > 1 && !stage.layers.is_empty()) {
+        Some(stage) => format!("part {} of {}, ", ipu.ipu - stage.ipu + 1, stage.ipus),
+        None => String::new(),
+    };
     let tile_memory = report.machine.tile_memory.into();
     format!(
-        "IPU {}: {}{} tiles, {}, fullest tile {} of {} ({})",
+        "IPU {}: {}{member}{} tiles, {}, fullest tile {} of {} ({})",
         ipu.ipu,
         stage.map(layers).unwrap_or_default(),
         grouped(ipu.tiles_used.into()),

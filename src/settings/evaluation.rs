@@ -19,8 +19,10 @@ pub struct EvaluationSettings {
     pub device_iterations: u32,
     /// Copies of the model, each with its own IPUs and micro-batches.
     pub replicas: u32,
-    /// Decoder layers on each IPU; absent: found by the compiler.
+    /// Decoder layers on each IPU, or on each group of them; absent: found by the compiler.
     pub layers_per_ipu: Option<Vec<u32>>,
+    /// IPUs of a group, over which a layer is divided; 1: layers are whole.
+    pub tensor_parallel: u32,
     /// Most IPUs that a replica may have, where `layers_per_ipu` is left to the compiler.
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
@@ -45,6 +47,7 @@ impl EvaluationSettings {
             device_iterations: 1,
             replicas: 1,
             layers_per_ipu: None,
+            tensor_parallel: 1,
             ipus_per_replica: None,
             matmul_proportion: Vec::new(),
             pipelined: false,
@@ -54,7 +57,8 @@ impl EvaluationSettings {
     /// Whether the machine has IPUs for all replicas, as far as that is known before it is compiled.
     pub fn check_replicas(&self) -> Result<(), Error> {
         let (replicas, machine) = (self.replicas, &self.machine);
-        let of_one = self.layers_per_ipu.as_ref().map_or(1, |l| l.len() as u32);
+        let groups = self.layers_per_ipu.as_ref().map_or(1, |l| l.len() as u32);
+        let of_one = groups.saturating_mul(self.tensor_parallel);
         if u64::from(replicas) * u64::from(of_one) <= u64::from(machine.ipus) {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use superstep_ir::ids::IpuId;
 use superstep_ir::op::StateKind;
 use superstep_ir::program::{Category, Origin, Program};
 use superstep_passes::place::Recompute;
-use superstep_runtime::timeline::timeline;
+use superstep_runtime::timeline::{Cause, timeline};
 
 use crate::compile::{IrSink, PlanCache, compile_training};
 use crate::error::Error;
@@ -17,7 +17,7 @@ use crate::settings::TrainingSettings;
 /// Cycles and bytes for one size of micro-batch. Bytes are of an IPU's fullest tile.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Probe {
-    /// Of a layer, forward and backward, without running forward again.
+    /// Of a layer, forward and backward, without running forward again: on its IPU, or on all IPUs of its group together.
     pub(super) layer: f64,
     /// Of running it forward again.
     pub(super) again: f64,
@@ -25,11 +25,13 @@ pub(super) struct Probe {
     pub(super) products_again: f64,
     /// Of embedding, head and loss.
     pub(super) outer: f64,
+    /// Of a layer, those that the IPUs of its group pass each other values in.
+    pub(super) links: f64,
     /// Between IPUs, in a beat.
     pub(super) shared: f64,
     /// Of an update of the outer weights alone, on one replica.
     pub(super) update: f64,
-    /// Bytes of weights and accumulators, and of optimiser state, of a layer and of the rest.
+    /// Bytes of weights and accumulators, and of optimiser state, of a layer (on the first IPU of its group) and of the rest.
     pub(super) layer_state: [f64; 2],
     pub(super) outer_state: [f64; 2],
     /// What else the IPU of the layer, and that of the rest, need at their fullest.
@@ -43,16 +45,18 @@ pub(super) struct Probe {
 const STAGES: u32 = 5;
 
 impl Probe {
-    /// Compiles the probe: the model's first layer on an IPU of its own, run forward again.
+    /// Compiles the probe: the model's first layer on an IPU, or a group of them, of its own, run forward again.
     pub(super) fn of(
         config: &Gpt2Config,
         base: &TrainingSettings,
         plans: &PlanCache,
         batch_size: usize,
+        members: u32,
     ) -> Result<Probe, Error> {
         let one = config.with_overrides("n_layer=1")?;
         let mut settings = TrainingSettings {
             layers_per_ipu: Some(vec![0, 1]),
+            tensor_parallel: members,
             pipelined: true,
             accumulation: STAGES,
             batch_size,
@@ -62,7 +66,7 @@ impl Probe {
             offchip: false,
             ..base.clone()
         };
-        settings.machine.ipus = settings.machine.ipus.max(2);
+        settings.machine.ipus = settings.machine.ipus.max(2 * members);
         let compiled = match compile_training("probe", &one, &settings, plans, &mut Silent) {
             // One replica may not hold what several share: for the cycles it does not matter where that is.
             Err(error) if error.is_overflow() => {
@@ -85,19 +89,32 @@ impl Probe {
                 .filter(|(o, _)| o.phase == Phase::Recompute && counts(o))
                 .map(|(_, account)| account.cycles.total())
                 .sum();
-            cycles as f64 / f64::from(STAGES)
+            // Members run their parts at the same time.
+            cycles as f64 / f64::from(STAGES * members)
         };
         let products_again =
             again(&|o| o.kind == "matmul" && !o.name.ends_with("attn.scores.again"));
         let again = again(&|_| true);
         let bytes = |ipu: u32| Bytes::of(&compiled.program, ipu);
-        let (outer, layer) = (bytes(0), bytes(1));
+        let (outer, layer) = (bytes(0), bytes(members));
+        // The rounds of a group take as long as the slowest member in each.
+        let of_group = |stage: u32| {
+            let name = format!("micro_batch.stage.{stage}.group_{members}");
+            time.procedure_cycles(&name).unwrap_or(0) as f64
+        };
+        let whole = match members {
+            1 => busy(1),
+            _ => of_group(1) + of_group(3),
+        };
+        let ledger = steady.and_then(|b| b.ipus.get(members as usize));
+        let links = ledger.map_or(0.0, |l| l.get(Cause::Links) as f64);
         Ok(Probe {
-            layer: busy(1) - again,
+            layer: whole - again,
+            links,
             again,
             products_again,
             outer: busy(0),
-            shared: steady.map_or(0.0, |b| b.shared_cycles() as f64),
+            shared: steady.map_or(0.0, |b| b.shared_cycles as f64),
             update: time.cycles.total() as f64
                 - f64::from(pace.pipeline_cycles(STAGES)) * pace.beat as f64,
             layer_state: layer.state,

@@ -1,13 +1,13 @@
 //! The search: estimate all, compile the best, look around the winner, until nothing promises more or time is up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use serde::Serialize;
 use superstep_passes::place::Recompute;
-use superstep_passes::recompute::Again;
 
+use super::neighbours::Limits;
 use super::probe::{Probe, Silent};
 use super::space::{Candidate, Task};
 use super::{Outcome, Plan};
@@ -104,7 +104,8 @@ struct Search<'a> {
     tuner: &'a Tuner<'a>,
     task: Task<'a>,
     start: Instant,
-    probes: BTreeMap<usize, Probe>,
+    /// By samples of a micro-batch and IPUs of a group.
+    probes: BTreeMap<(usize, u32), Probe>,
     tried: Vec<Plan>,
     outcomes: Vec<Outcome>,
     rejected: IndexMap<String, String>,
@@ -116,8 +117,8 @@ struct Search<'a> {
 const MARGIN: f64 = 0.85;
 /// Shapes of plans whose best is refined.
 const SHAPES_REFINED: usize = 3;
-/// Replicas, and samples of a micro-batch.
-type Shape = (u32, usize);
+/// Replicas, samples of a micro-batch, IPUs of a group.
+type Shape = (u32, usize, u32);
 /// An IPU may seem so much fuller than it is.
 const FULL: f64 = 1.1;
 
@@ -133,17 +134,17 @@ impl Search<'_> {
         let candidates = self.candidates(progress)?;
         let estimated = candidates.len();
         for candidate in candidates {
-            if self.is_late() {
+            let promises = candidate.samples_per_second >= MARGIN * self.best();
+            if promises && self.is_late() {
                 self.cut_short = true;
-                break;
-            }
-            if candidate.samples_per_second >= MARGIN * self.best() {
+            } else if promises {
                 self.compile(&candidate.plan, progress)?;
             } else {
                 let rate = three_digits(candidate.samples_per_second);
+                let why = self.of_a_group(&candidate.plan);
                 self.reject(
                     &candidate.plan,
-                    format!("about {rate} samples/s by estimate"),
+                    format!("about {rate} samples/s by estimate{why}"),
                 );
             }
         }
@@ -155,7 +156,11 @@ impl Search<'_> {
             let kind = kind(&outcome.plan);
             let best = self.outcomes.first().map(|o| super::search::kind(&o.plan));
             if best.as_ref() != Some(&kind) {
-                let reason = format!("{rate} samples/s: {}", against(&self.outcomes[0], outcome));
+                let why = self.of_a_group(&outcome.plan);
+                let reason = format!(
+                    "{rate} samples/s: {}{why}",
+                    against(&self.outcomes[0], outcome)
+                );
                 self.rejected.entry(kind).or_insert(reason);
             }
         }
@@ -175,7 +180,8 @@ impl Search<'_> {
     fn ceiling(&self) -> Option<Ceiling> {
         let machine = self.task.machine();
         let layers = self.tuner.config.n_layer as f64;
-        let ceilings = self.probes.iter().map(|(&batch_size, probe)| {
+        let whole = self.probes.iter().filter(|((_, members), _)| *members == 1);
+        let ceilings = whole.map(|(&(batch_size, _), probe)| {
             let cycles_per_sample = (probe.outer + layers * probe.layer) / batch_size as f64;
             Ceiling {
                 batch_size,
@@ -203,46 +209,35 @@ impl Search<'_> {
 
     /// Every plan that may fit, the best by estimate first.
     fn candidates(&mut self, progress: &mut dyn Progress) -> Result<Vec<Candidate>, Error> {
-        let mut candidates = Vec::new();
-        let available = self.task.available();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut groups = self.task.groups();
         for batch_size in self.task.batch_sizes() {
-            if self.is_late() {
-                self.cut_short = true;
-                break;
-            }
-            progress.at(&format!("probing micro-batches of {batch_size}"));
-            let probe = Probe::of(
-                self.tuner.config,
-                self.tuner.base,
-                self.tuner.plans,
-                batch_size,
-            );
-            let probe = match probe {
-                Ok(probe) => probe,
-                Err(error) if error.is_overflow() => {
-                    let reason = format!("one layer does not fit: {}", first_line(&error));
-                    let kind = format!("micro-batches of {batch_size} or more");
-                    self.rejected.insert(kind, reason);
+            let known = candidates.len();
+            let mut worth = Vec::new();
+            for &members in &groups {
+                if self.is_late() {
+                    self.cut_short = true;
                     break;
                 }
-                Err(error) => return Err(error),
-            };
-            self.probes.insert(batch_size, probe);
-            let known = candidates.len();
-            for plan in self.task.plans(batch_size, &probe) {
-                let candidate = self.task.estimate(plan, &probe);
-                let (ipu, needs) = candidate.fullest;
-                if needs > FULL * available {
-                    let reason = format!(
-                        "does not fit: a tile of IPU {ipu} would need about {} of {}",
-                        bytes(needs as u64),
-                        bytes(available as u64)
-                    );
-                    self.reject(&candidate.plan, reason);
+                let Some(probe) = self.probe(batch_size, members, progress)? else {
+                    continue;
+                };
+                let found = self.that_may_fit(self.task.plans(batch_size, members, &probe), &probe);
+                let (here, best) = (fastest(&found), fastest(&candidates));
+                candidates.extend(found);
+                if members == 1 || here >= MARGIN * best {
+                    worth.push(members);
                 } else {
-                    candidates.push(candidate);
+                    // Larger groups have more to pass on, and larger micro-batches as much for each sample.
+                    let kind =
+                        format!("larger micro-batches or groups than {batch_size} on {members}");
+                    let reason =
+                        "not estimated: groups of this size are far behind already".to_owned();
+                    self.rejected.entry(kind).or_insert(reason);
+                    break;
                 }
             }
+            groups = worth;
             // Larger ones need more still.
             if candidates.len() == known {
                 break;
@@ -250,6 +245,78 @@ impl Search<'_> {
         }
         candidates.sort_by(|a, b| b.samples_per_second.total_cmp(&a.samples_per_second));
         Ok(candidates)
+    }
+
+    /// The probe of a size of micro-batch, on a group of so many IPUs; none if one layer does not fit.
+    fn probe(
+        &mut self,
+        batch_size: usize,
+        members: u32,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Probe>, Error> {
+        let over = match members {
+            1 => String::new(),
+            _ => format!(" on groups of {members} IPUs"),
+        };
+        progress.at(&format!("probing micro-batches of {batch_size}{over}"));
+        let Tuner {
+            config,
+            base,
+            plans,
+            ..
+        } = self.tuner;
+        match Probe::of(config, base, plans, batch_size, members) {
+            Ok(probe) => {
+                self.probes.insert((batch_size, members), probe);
+                Ok(Some(probe))
+            }
+            Err(error) if error.is_overflow() => {
+                let reason = format!("one layer does not fit: {}", first_line(&error));
+                let kind = format!("micro-batches of {batch_size} or more{over}");
+                self.rejected.insert(kind, reason);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Those plans that may fit by their estimate.
+    fn that_may_fit(&mut self, plans: Vec<Plan>, probe: &Probe) -> Vec<Candidate> {
+        let available = self.task.available();
+        let mut found = Vec::new();
+        for plan in plans {
+            let candidate = self.task.estimate(plan, probe);
+            let (ipu, needs) = candidate.fullest;
+            if needs > FULL * available {
+                let reason = format!(
+                    "does not fit: a tile of IPU {ipu} would need about {} of {}",
+                    bytes(needs as u64),
+                    bytes(available as u64)
+                );
+                self.reject(&candidate.plan, reason);
+            } else {
+                found.push(candidate);
+            }
+        }
+        found
+    }
+
+    /// What the probes say of a layer that is divided.
+    fn of_a_group(&self, plan: &Plan) -> String {
+        let members = plan.tensor_parallel;
+        let probe = |members| self.probes.get(&(plan.batch_size, members));
+        let (Some(whole), Some(divided)) = (probe(1), probe(members)) else {
+            return String::new();
+        };
+        let of = |probe: &Probe| probe.layer + probe.again;
+        if members == 1 {
+            return String::new();
+        }
+        format!(
+            ": {members} IPUs take {:.2} of the cycles of one for a layer, {:.0} % of them for their links",
+            of(divided) / of(whole),
+            100.0 * divided.links / of(divided),
+        )
     }
 
     /// Compiles a plan that was not tried before, and keeps it if it is the best.
@@ -336,8 +403,14 @@ impl Search<'_> {
 
     /// Neighbours that are no worse by estimate, those that promise most first.
     fn promising_neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
-        let mut neighbours = self.neighbours(plan, chunks);
-        if let Some(probe) = self.probes.get(&plan.batch_size) {
+        let limits = Limits {
+            layers: self.tuner.config.n_layer as u32,
+            vocabulary: self.tuner.config.vocab_size,
+            block_size: self.tuner.base.block_size,
+        };
+        let mut neighbours = limits.neighbours(plan, chunks);
+        let probe = (plan.batch_size, plan.tensor_parallel);
+        if let Some(probe) = self.probes.get(&probe) {
             let rate = |plan: &Plan| self.task.estimate(plan.clone(), probe).samples_per_second;
             let own = rate(plan);
             neighbours.retain(|neighbour| rate(neighbour) >= own);
@@ -345,99 +418,15 @@ impl Search<'_> {
         }
         neighbours
     }
-
-    fn neighbours(&self, plan: &Plan, chunks: usize) -> Vec<Plan> {
-        let mut found = Vec::new();
-        let rows = plan.batch_size * self.tuner.base.block_size;
-        for chunks in half_and_double(chunks, rows) {
-            found.push(Plan {
-                loss_chunks: Some(chunks),
-                ..plan.clone()
-            });
-        }
-        for head_slices in half_and_double(plan.head_slices, self.tuner.config.vocab_size) {
-            found.push(Plan {
-                head_slices,
-                ..plan.clone()
-            });
-        }
-        found.push(Plan {
-            offchip: !plan.offchip,
-            ..plan.clone()
-        });
-        let ipus = plan.layers_per_ipu.len();
-        for from in 0..ipus {
-            let next = [from.wrapping_sub(1), from + 1];
-            for to in next.into_iter().filter(|&to| to < ipus) {
-                let mut layers_per_ipu = plan.layers_per_ipu.clone();
-                if layers_per_ipu[from] > 0 {
-                    layers_per_ipu[from] -= 1;
-                    layers_per_ipu[to] += 1;
-                    found.push(Plan {
-                        layers_per_ipu,
-                        ..plan.clone()
-                    });
-                }
-            }
-        }
-        found.extend(self.kept_more(plan).into_iter().map(|recompute| Plan {
-            recompute,
-            ..plan.clone()
-        }));
-        found
-    }
-
-    /// More kept of a layer, of the layers of an IPU, or of one layer of every IPU. Layers at the end of the pipeline wait least for their backward pass, and are kept
-    /// at the least price.
-    fn kept_more(&self, plan: &Plan) -> Vec<Recompute> {
-        let layers = self.tuner.config.n_layer as u32;
-        let mut found = Vec::new();
-        if let Recompute::EveryLayer | Recompute::Layers(_) = plan.recompute {
-            let again = (0..layers).filter(|&l| plan.recompute.of(l) == Again::Everything);
-            let again: Vec<u32> = again.collect();
-            if let Some((_, rest)) = again.split_last() {
-                found.push(Recompute::Layers(rest.iter().copied().collect()));
-            }
-        }
-        let kept = match &plan.recompute {
-            Recompute::EveryLayer => BTreeSet::new(),
-            Recompute::ButProducts(kept) => kept.clone(),
-            Recompute::Nothing | Recompute::Layers(_) => return found,
-        };
-        let mut first = 0;
-        let of_ipus: Vec<Vec<u32>> = plan
-            .layers_per_ipu
-            .iter()
-            .map(|&count| {
-                first += count;
-                let layers = (first - count..first).rev();
-                layers.filter(|l| !kept.contains(l)).collect()
-            })
-            .collect();
-        // The slowest IPU sets the beat, so what one gains may show only when all do.
-        let mut more = vec![of_ipus.iter().filter_map(|l| l.first().copied()).collect()];
-        for layers in of_ipus.into_iter().filter(|l| !l.is_empty()) {
-            more.push(vec![layers[0]]);
-            more.push(layers);
-        }
-        for layers in more {
-            let with = Recompute::ButProducts(kept.iter().copied().chain(layers).collect());
-            if with != plan.recompute && !found.contains(&with) {
-                found.push(with);
-            }
-        }
-        found
-    }
 }
 
-fn half_and_double(n: usize, most: usize) -> impl Iterator<Item = usize> {
-    [n / 2, n * 2]
-        .into_iter()
-        .filter(move |n| (1..=most).contains(n))
+fn fastest(candidates: &[Candidate]) -> f64 {
+    let rates = candidates.iter().map(|c| c.samples_per_second);
+    rates.fold(0.0, f64::max)
 }
 
 fn shape(plan: &Plan) -> Shape {
-    (plan.replicas, plan.batch_size)
+    (plan.replicas, plan.batch_size, plan.tensor_parallel)
 }
 
 /// What plans of a kind share.
@@ -449,9 +438,13 @@ pub(super) fn kind(plan: &Plan) -> String {
         Recompute::ButProducts(_) => "all again, some without products",
     };
     format!(
-        "{} × {} IPUs, micro-batches of {}, {again}{}",
+        "{} × {} IPUs{}, micro-batches of {}, {again}{}",
         plan.replicas,
         plan.ipus_per_replica(),
+        match plan.tensor_parallel {
+            1 => String::new(),
+            members => format!(" in groups of {members}"),
+        },
         plan.batch_size,
         if plan.offchip { ", off chip" } else { "" }
     )

@@ -45,24 +45,34 @@ impl Task<'_> {
             .collect()
     }
 
-    /// IPUs of a replica: whatever divides the pod and is not more than layers and one.
-    fn replica_sizes(&self) -> Vec<u32> {
-        let ipus = self.machine().ipus;
-        let most = (self.config.n_layer as u32 + 1).min(ipus);
-        (1..=most).filter(|n| ipus.is_multiple_of(*n)).collect()
+    /// IPUs over which a layer can be divided: powers of two that divide heads and hidden columns, 1 first.
+    pub(super) fn groups(&self) -> Vec<u32> {
+        let sizes = (0..=self.machine().ipus.ilog2()).map(|i| 1u32 << i);
+        let divides = |n: usize, members: u32| n.is_multiple_of(members as usize);
+        sizes
+            .filter(|&t| divides(self.config.n_head, t) && divides(self.config.n_inner, t))
+            .collect()
     }
 
-    /// All plans with micro-batches of a probe's size.
-    pub(super) fn plans(&self, batch_size: usize, probe: &Probe) -> Vec<Plan> {
+    /// Groups of a replica: whatever divides the pod and is not more than layers and one.
+    fn replica_sizes(&self, members: u32) -> Vec<u32> {
+        let groups = self.machine().ipus / members;
+        let most = (self.config.n_layer as u32 + 1).min(groups);
+        let whole = |groups: &u32| self.machine().ipus.is_multiple_of(groups * members);
+        (1..=most).filter(whole).collect()
+    }
+
+    /// All plans with micro-batches and groups of a probe's size.
+    pub(super) fn plans(&self, batch_size: usize, members: u32, probe: &Probe) -> Vec<Plan> {
         let mut plans = Vec::new();
-        for ipus in self.replica_sizes() {
-            let replicas = self.machine().ipus / ipus;
+        for groups in self.replica_sizes(members) {
+            let replicas = self.machine().ipus / (groups * members);
             let samples = batch_size * replicas as usize;
             if !self.global_batch.is_multiple_of(samples) {
                 continue;
             }
             for recompute in [Recompute::EveryLayer, Recompute::Nothing] {
-                let splits = self.splits(ipus, &recompute, probe);
+                let splits = self.splits(groups, &recompute, probe);
                 let places = if self.machine().streaming_bytes > 0 {
                     &[false, true][..]
                 } else {
@@ -74,6 +84,7 @@ impl Task<'_> {
                 {
                     let plan = Plan {
                         layers_per_ipu: layers_per_ipu.clone(),
+                        tensor_parallel: members,
                         replicas,
                         batch_size,
                         accumulation: (self.global_batch / samples) as u32,
@@ -98,8 +109,8 @@ impl Task<'_> {
         }
     }
 
-    /// Layers on each IPU, evenly by cycles, and evenly by bytes.
-    fn splits(&self, ipus: u32, recompute: &Recompute, probe: &Probe) -> Vec<Vec<u32>> {
+    /// Layers on each group of IPUs, evenly by cycles, and evenly by bytes.
+    fn splits(&self, groups: u32, recompute: &Recompute, probe: &Probe) -> Vec<Vec<u32>> {
         let layers = self.config.n_layer;
         let again = if *recompute == Recompute::Nothing {
             0.0
@@ -108,7 +119,7 @@ impl Task<'_> {
         };
         let split = |each: f64, base: f64| -> Vec<u32> {
             let costs = vec![each as u64; layers];
-            let split = stage_split(&costs, ipus as usize, base as u64);
+            let split = stage_split(&costs, groups as usize, base as u64);
             split.into_iter().map(|n| n as u32).collect()
         };
         let by_cycles = split(probe.layer + again, probe.outer);
@@ -128,19 +139,20 @@ impl Task<'_> {
         let (mut busiest, mut fullest) = (0.0f64, (0, 0.0f64));
         let (mut first, mut stage) = (0, 0);
         let (mut heaviest, mut visiting) = (0.0f64, 0.0f64);
-        for (ipu, &count) in plan.layers_per_ipu.iter().enumerate() {
-            let mut cycles = if ipu == 0 { probe.outer } else { 0.0 };
-            let mut bytes = if ipu == 0 {
+        // Of a group, the first IPU has what is not divided.
+        for (group, &count) in plan.layers_per_ipu.iter().enumerate() {
+            let mut cycles = if group == 0 { probe.outer } else { 0.0 };
+            let mut bytes = if group == 0 {
                 shared_out(probe.outer_state)
             } else {
                 0.0
             };
-            let [mut weights, mut visits] = if ipu == 0 {
+            let [mut weights, mut visits] = if group == 0 {
                 probe.outer_state
             } else {
                 [0.0; 2]
             };
-            stage += u32::from(ipu > 0 && count > 0);
+            stage += u32::from(group > 0 && count > 0);
             let waiting = match stages {
                 1 => 1,
                 _ => 2 * (forward - 1 - stage) + 1,
@@ -154,12 +166,12 @@ impl Task<'_> {
                         Again::Everything => probe.again,
                     };
                 bytes += shared_out(probe.layer_state);
-                bytes += f64::from(waiting) * self.kept(plan.batch_size, again);
+                bytes += f64::from(waiting) * self.kept(&plan, again);
                 weights += probe.layer_state[0];
                 visits += probe.layer_state[1];
             }
             first += count;
-            let working = match (ipu, count) {
+            let working = match (group, count) {
                 (0, 0) => probe.outer_working,
                 (0, _) => probe.outer_working.max(probe.layer_working),
                 _ => probe.layer_working,
@@ -169,7 +181,7 @@ impl Task<'_> {
             heaviest = heaviest.max(weights);
             visiting = visiting.max(visits);
             if bytes > fullest.1 {
-                fullest = (ipu as u32, bytes);
+                fullest = (group as u32 * plan.tensor_parallel, bytes);
             }
         }
         let beat = busiest + if stages > 1 { probe.shared } else { 0.0 };
@@ -192,9 +204,10 @@ impl Task<'_> {
 
     /// Bytes of a tile that a layer keeps of a micro-batch from its forward to its backward pass: its input; or besides, what its products gave;
     /// or all that its gradients read: three times the scores, and about seven activations and two of the MLP.
-    fn kept(&self, batch_size: usize, again: Again) -> f64 {
+    /// What is divided over a group is there in part.
+    fn kept(&self, plan: &Plan, again: Again) -> f64 {
         let config = self.config;
-        let rows = (batch_size * self.base.block_size) as f64;
+        let rows = (plan.batch_size * self.base.block_size) as f64;
         let input = config.n_embd as f64;
         let products = 6.0 * input + config.n_inner as f64;
         let all = 3.0 * (config.n_head * self.base.block_size) as f64
@@ -206,6 +219,7 @@ impl Task<'_> {
             Again::ButProducts => products,
             Again::Everything => input,
         };
+        let elements = input + (elements - input) / f64::from(plan.tensor_parallel);
         rows * elements * width / f64::from(self.machine().tiles_per_ipu)
     }
 

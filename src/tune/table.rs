@@ -14,7 +14,10 @@ pub fn winners(tuning: &Tuning, machine: &Machine, limit: usize) -> String {
         vec![
             three_digits(outcome.samples_per_second),
             format!("{} × {}", plan.replicas, plan.ipus_per_replica()),
-            format!("{:?}", plan.layers_per_ipu),
+            match plan.tensor_parallel {
+                1 => format!("{:?}", plan.layers_per_ipu),
+                members => format!("{:?} × {members}", plan.layers_per_ipu),
+            },
             plan.batch_size.to_string(),
             plan.accumulation.to_string(),
             recompute(outcome),

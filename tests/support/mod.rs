@@ -13,9 +13,11 @@ use superstep::precision::PrecisionSettings;
 use superstep_ir::graph::Module;
 use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
+use superstep_passes::pass::PassContext;
 use superstep_passes::plan::matmul::PlanStyle;
+use superstep_passes::tensor_parallel::TensorParallel;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, matrices, training_module};
-use superstep_passes::{CompileOptions, Compiled, compile};
+use superstep_passes::{CompileOptions, Compiled, Pass, compile};
 use superstep_runtime::HostError;
 use superstep_runtime::{Engine, EngineOptions, Host};
 
@@ -40,6 +42,8 @@ pub struct Golden {
     pub expected: Json,
     /// Slices in which the head works.
     pub vocabulary: VocabularySlices,
+    /// IPUs over which layers are divided.
+    pub members: u32,
 }
 
 impl Golden {
@@ -62,6 +66,7 @@ impl Golden {
         Golden {
             folder,
             vocabulary: VocabularySlices::whole(config.vocab_size),
+            members: 1,
             config,
             weights,
             tokens,
@@ -69,6 +74,12 @@ impl Golden {
             seq: shape[3],
             expected,
         }
+    }
+
+    /// The same with layers divided over groups of IPUs.
+    pub fn divided(mut self, members: u32) -> Golden {
+        self.members = members;
+        self
     }
 
     /// The same with the head in slices, of equal shares for so many replicas.
@@ -153,6 +164,11 @@ impl Golden {
         loss_chunks: usize,
     ) -> Module {
         let mut forward = self.forward(true, false, loss_chunks);
+        let pass = TensorParallel {
+            members: self.members,
+        };
+        pass.run(&mut forward, &mut PassContext::new())
+            .expect("divided graph");
         let decayed = matrices(&forward);
         precision
             .precision

@@ -109,6 +109,10 @@ fn check_step(program: &Program, step: &Step) -> Result<(), String> {
                 .try_for_each(|mv| check_move(program, mv))
         }
         Step::Sync(Sync::Ipu(ipu)) => check_ipu(program, ipu.0),
+        Step::Sync(Sync::Group { first, count }) => {
+            check_ipu(program, first.0)?;
+            check_ipu(program, first.0.saturating_add(count.saturating_sub(1)))
+        }
         Step::Sync(Sync::Replica) => Ok(()),
         Step::Host { stream, origin } => {
             check_origin(program, *origin)?;

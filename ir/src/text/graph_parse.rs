@@ -340,20 +340,21 @@ impl<'s> Parser<'s> {
         }
     }
 
-    /// `ipu 0 stage 1 backward layer 3`, every part optional.
+    /// `ipu 0 stage 1 backward layer 3 member 1`, every part optional.
     fn place(&mut self) -> Parse<Place> {
         let mut place = Place::default();
         let mut parts = 0;
         while let Token::Word(word) = *self.peek() {
             let phase = Phase::ALL.into_iter().find(|p| p.name() == word);
             match word {
-                "ipu" | "stage" | "layer" => {
+                "ipu" | "stage" | "layer" | "member" => {
                     self.advance();
                     let n: u32 = self.whole_number("a number")?;
                     match word {
                         "ipu" => place.ipu = Some(IpuId(n)),
                         "stage" => place.stage = Some(StageId(n)),
-                        _ => place.layer = Some(n),
+                        "layer" => place.layer = Some(n),
+                        _ => place.member = Some(n),
                     }
                 }
                 _ => match phase {
@@ -367,7 +368,7 @@ impl<'s> Parser<'s> {
             parts += 1;
         }
         if parts == 0 {
-            return self.expected("`ipu`, `stage`, `layer` or a phase");
+            return self.expected("`ipu`, `stage`, `layer`, `member` or a phase");
         }
         Ok(place)
     }

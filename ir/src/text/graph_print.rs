@@ -179,5 +179,6 @@ fn place(place: &Place) -> String {
     parts.extend(place.stage.map(|stage| stage.to_string()));
     parts.push(place.phase.to_string());
     parts.extend(place.layer.map(|layer| format!("layer {layer}")));
+    parts.extend(place.member.map(|member| format!("member {member}")));
     format!("@{}", parts.join(" "))
 }

@@ -27,7 +27,7 @@ use super::graph_print::{counted, graph_name, real};
 use super::lexer::quote;
 use super::map_expr;
 use super::program_names::ProgramNames;
-use crate::ids::{GridId, ProcId, VarId};
+use crate::ids::{GridId, IpuId, ProcId, VarId};
 use crate::op::ReduceKind;
 use crate::program::{
     Codelet, Cut, Direction, Exchange, Grid, Move, Operand, Procedure, Program, RemoteDirection,
@@ -224,6 +224,10 @@ impl Printer<'_> {
             Step::Compute(set) => format!("compute {}", quote(&set.name)),
             Step::Exchange(exchange) => format!("exchange {}", quote(&exchange.name)),
             Step::Sync(Sync::Ipu(ipu)) => format!("sync {ipu}"),
+            Step::Sync(Sync::Group { first, count }) => {
+                let last = first.0.saturating_add(count.saturating_sub(1));
+                format!("sync {first} to {}", IpuId(last))
+            }
             Step::Sync(Sync::Replica) => "sync replica".into(),
             Step::Host { stream, .. } => match self.program.streams.get(*stream as usize) {
                 Some(s) => {

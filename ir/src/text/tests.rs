@@ -124,6 +124,7 @@ fn elementwise(b: &mut Builder<'_>, x: Value) {
         stage: Some(StageId(1)),
         phase: Phase::Backward,
         layer: Some(11),
+        member: Some(2),
     };
     for op in UnaryOp::ALL {
         b.unary("u", op, x).unwrap();

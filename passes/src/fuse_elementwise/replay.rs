@@ -95,6 +95,7 @@ fn pays(graph: &Graph, op: OpId, late: &[Use]) -> bool {
             && reader.results()[0] == node.results()[0]
             && reader.place.ipu == node.place.ipu
             && reader.place.layer == node.place.layer
+            && reader.place.member == node.place.member
             && reader.place.phase == phase(graph, late[0].op)
     };
     if !late.iter().all(can_take) {

@@ -4,23 +4,27 @@
 //! exchange takes what later stages need to their IPUs. `n` micro-batches through `s` stages take `n + s − 1` cycles: fill, main, flush. A value
 //! that is needed `d` cycles after it is there waits in a ring of `d + 1` entries, at an index that a counter of each stage gives.
 //!
+//! A stage of which several IPUs do a part each, a *group*, runs in rounds: in a round all members work at the same time, then an exchange takes
+//! what other members wait for over their links.
+//!
 //! *Levels* (the update): every stage runs once, all its IPUs at the same time; what passes from one to another stays where it is, or crosses
 //! a link after its level.
+
+mod assembly;
+mod rounds;
 
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
-use superstep_ir::graph::{Graph, Phase, Value};
-use superstep_ir::ids::{GridId, IpuId, OpId, OriginId, ProcId, VarId};
-use superstep_ir::program::{
-    Category, Codelet, ComputeSet, Cut, Exchange, Grid, Operand, Origin, Procedure, Step, Sync,
-    VertexGroup,
-};
-use superstep_ir::types::{DType, Real, Shape, TensorType};
+use superstep_ir::graph::{Graph, Value};
+use superstep_ir::ids::{GridId, IpuId, ProcId, VarId};
+use superstep_ir::program::{Category, Codelet, Cut, Grid, Operand, Step};
+use superstep_ir::types::{DType, Shape, TensorType};
 
-use super::{Binding, GraphLowering, LowerError, Lowering, OpLowering, whole_move};
+use super::{Binding, GraphLowering, LowerError, Lowering, OpLowering};
 use crate::plan::Layout;
-use crate::schedule::schedule;
+use assembly::Assembly;
+use rounds::segments_of;
 
 /// How the stages of a graph run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +35,11 @@ pub(super) enum Schedule {
     Pipeline { micro_batches: u32 },
 }
 
-/// One stage on one IPU.
+/// One round of a stage on one IPU; there is only one round where the IPU is alone.
 #[derive(Clone, Debug)]
 struct Segment {
     stage: u32,
+    round: u32,
     ipu: IpuId,
     steps: Vec<Step>,
     /// Counters of its runs, by the grid on whose tiles they are.
@@ -57,17 +62,29 @@ struct Ring {
     until: u32,
 }
 
+/// A copy of a value on another IPU.
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    copy: VarId,
+    /// The first stage in which it is there.
+    from: u32,
+    /// It came inside of that stage, to another member of the group.
+    inside: bool,
+}
+
 /// What lives while a graph is lowered stage by stage.
 pub(super) struct Staged {
     pipelined: bool,
+    /// IPUs of a group.
+    group: u32,
     segments: Vec<Segment>,
     current: usize,
     homes: FxHashMap<VarId, Home>,
     /// Copies on other IPUs, by variable and IPU.
-    received: IndexMap<(VarId, IpuId), VarId>,
+    received: IndexMap<(VarId, IpuId), Received>,
     /// By the variable whose values wait.
     rings: IndexMap<VarId, Ring>,
-    /// What the current segment has taken out of rings.
+    /// What the current stage has taken out of rings.
     restored: FxHashMap<VarId, VarId>,
     /// Bindings as they were before the current segment put its own variables in.
     original: FxHashMap<Value, Binding>,
@@ -81,15 +98,19 @@ impl Lowering<'_> {
         schedule: Schedule,
     ) -> Result<ProcId, LowerError> {
         self.place_weights(graph);
-        let by_segment = segments_of(graph);
-        let segment = |&(stage, ipu): &(u32, IpuId)| Segment {
+        let pipelined = schedule != Schedule::Levels;
+        let group = if pipelined { self.group } else { 1 };
+        let by_segment = segments_of(graph, group);
+        let segment = |&(stage, round, ipu): &(u32, u32, IpuId)| Segment {
             stage,
+            round,
             ipu,
             steps: vec![],
             counters: IndexMap::new(),
         };
         let staged = Staged {
-            pipelined: schedule != Schedule::Levels,
+            pipelined,
+            group,
             segments: by_segment.keys().map(segment).collect(),
             current: 0,
             homes: FxHashMap::default(),
@@ -127,24 +148,14 @@ impl Lowering<'_> {
     }
 }
 
-/// The ops of a graph by stage and IPU, in schedule order.
-fn segments_of(graph: &Graph) -> IndexMap<(u32, IpuId), Vec<OpId>> {
-    let mut segments: IndexMap<(u32, IpuId), Vec<OpId>> = IndexMap::new();
-    for op in schedule(graph) {
-        let place = graph.node(op).place;
-        let stage = place.stage.map_or(0, |s| s.0);
-        let ipu = place.ipu.unwrap_or(IpuId(0));
-        segments.entry((stage, ipu)).or_default().push(op);
-    }
-    segments.sort_keys();
-    segments
-}
-
 impl GraphLowering<'_, '_> {
     fn enter(&mut self, segment: usize) {
         if let Some(staged) = &mut self.staged {
+            let stage = |segment: usize| staged.segments[segment].stage;
+            if stage(segment) != stage(staged.current) {
+                staged.restored.clear();
+            }
             staged.current = segment;
-            staged.restored.clear();
             self.bindings.extend(staged.original.drain());
         }
     }
@@ -243,9 +254,11 @@ impl OpLowering<'_, '_, '_> {
         if at == ipu {
             return Some((variable, stage, from));
         }
-        if let Some(&known) = staged.received.get(&(variable, ipu)) {
-            return Some((known, stage, from + 1));
+        if let Some(known) = staged.received.get(&(variable, ipu)) {
+            return Some((known.copy, stage, known.from));
         }
+        let inside = from == stage && at.0 / staged.group == ipu.0 / staged.group;
+        let from = from + u32::from(!inside);
         // The same layout on the other IPU: every tile sends to its counterpart.
         let source = self.g.lw.program.variable(variable).clone();
         let grid = self.g.lw.program.grid(source.grid).clone();
@@ -257,9 +270,10 @@ impl OpLowering<'_, '_, '_> {
         let name = format!("{}.on_{}", source.name, ipu.0);
         let copy = self.g.lw.variable(name, source.ty, layout, Category::Stash);
         self.g.pending.insert(copy, usize::MAX);
+        let received = Received { copy, from, inside };
         let staged = self.g.staged.as_mut()?;
-        staged.received.insert((variable, ipu), copy);
-        Some((copy, stage, from + 1))
+        staged.received.insert((variable, ipu), received);
+        Some((copy, stage, from))
     }
 
     /// Takes this micro-batch's entry out of the ring of `source`, which is stored in stage `from`.
@@ -329,313 +343,25 @@ impl OpLowering<'_, '_, '_> {
     }
 }
 
+impl Segment {
+    /// What its counters and procedures are called.
+    fn name(&self) -> String {
+        match self.round {
+            0 => format!("stage.{}", self.stage),
+            round => format!("stage.{}.round.{round}", self.stage),
+        }
+    }
+}
+
 /// The counter of a segment's runs on the tiles of a grid.
 fn counter(lw: &mut Lowering<'_>, segment: &mut Segment, grid: GridId) -> VarId {
     if let Some(&known) = segment.counters.get(&grid) {
         return known;
     }
-    let name = format!("stage.{}.count", segment.stage);
+    let name = format!("{}.count", segment.name());
     let ty = TensorType::new(DType::U32, Shape::new(&[1]));
     let layout = Layout::copies(grid, 1);
     let variable = lw.variable(name, ty, layout, Category::Stash);
     segment.counters.insert(grid, variable);
     variable
-}
-
-/// Lowered segments on their way to one procedure.
-struct Assembly<'a, 'm> {
-    lw: &'a mut Lowering<'m>,
-    staged: Staged,
-    graph: &'a Graph,
-}
-
-impl Assembly<'_, '_> {
-    fn assemble(mut self, schedule: Schedule) -> ProcId {
-        self.store_rings();
-        self.advance_counters();
-        let mut start = Vec::new();
-        if self.staged.pipelined {
-            start = self.zero_rings();
-        }
-        let procedures = self.segment_procedures();
-        let steps = match schedule {
-            Schedule::Levels => self.levels(&procedures),
-            Schedule::Pipeline { micro_batches } => self.pipeline(&procedures, micro_batches),
-        };
-        start.extend(steps);
-        self.procedure(self.graph.name.clone(), start)
-    }
-
-    fn procedure(&mut self, name: String, steps: Vec<Step>) -> ProcId {
-        let procedures = &mut self.lw.program.procedures;
-        procedures.push(Procedure { name, steps });
-        ProcId(procedures.len() as u32 - 1)
-    }
-
-    fn origin(&mut self, name: String, kind: &str, ipu: IpuId) -> OriginId {
-        let origins = &mut self.lw.program.origins;
-        origins.push(Origin {
-            name,
-            kind: kind.into(),
-            ipu,
-            phase: Phase::Forward,
-            flops: 0,
-        });
-        OriginId(origins.len() as u32 - 1)
-    }
-
-    /// Every ring gets its entries, and a step that stores one as soon as it is there.
-    fn store_rings(&mut self) {
-        let rings = std::mem::take(&mut self.staged.rings);
-        let mut stores: Vec<(usize, usize, VarId, VarId)> = Vec::new();
-        for (&source, ring) in &rings {
-            let entries = (ring.until - ring.from + 1) as usize;
-            self.lw.program.variables[ring.variable.index()].ty.shape.0[0] = entries;
-            let ipu = self.lw.program.grid_of(source).ipu;
-            // What came over a link is there when the stage starts.
-            let home = self.staged.homes.get(&source).copied();
-            let (segment, at) = match home {
-                Some(home) => (home.segment, home.steps),
-                None => (self.segment(ring.from, ipu), 0),
-            };
-            stores.push((segment, at, source, ring.variable));
-        }
-        stores.sort_by_key(|&(segment, at, source, _)| (segment, std::cmp::Reverse(at), source));
-        let mut origins: FxHashMap<usize, OriginId> = FxHashMap::default();
-        for (segment, at, source, ring) in stores {
-            let grid = self.lw.program.variable(source).grid;
-            let count = counter(self.lw, &mut self.staged.segments[segment], grid);
-            let (stage, ipu) = (
-                self.staged.segments[segment].stage,
-                self.staged.segments[segment].ipu,
-            );
-            let origin = match origins.get(&segment) {
-                Some(&known) => known,
-                None => self.origin(format!("stage.{stage}.stash"), "stash", ipu),
-            };
-            origins.insert(segment, origin);
-            let name = format!("{}.stash", self.lw.program.variable(source).name);
-            let inputs = [Operand::whole(count), Operand::whole(source)];
-            let step = compute(name, origin, [(Codelet::Stash, grid, &inputs[..], ring)]);
-            self.staged.segments[segment].steps.insert(at, step);
-        }
-        self.staged.rings = rings;
-    }
-
-    /// The segment of a stage on an IPU, made if nothing else runs there then.
-    fn segment(&mut self, stage: u32, ipu: IpuId) -> usize {
-        let segments = &mut self.staged.segments;
-        let known = segments
-            .iter()
-            .position(|s| (s.stage, s.ipu) == (stage, ipu));
-        known.unwrap_or_else(|| {
-            segments.push(Segment {
-                stage,
-                ipu,
-                steps: vec![],
-                counters: IndexMap::new(),
-            });
-            segments.len() - 1
-        })
-    }
-
-    fn advance_counters(&mut self) {
-        for i in 0..self.staged.segments.len() {
-            let Segment {
-                stage,
-                ipu,
-                counters,
-                ..
-            } = self.staged.segments[i].clone();
-            if counters.is_empty() {
-                continue;
-            }
-            let name = format!("stage.{stage}.count");
-            let origin = self.origin(name.clone(), "count", ipu);
-            let groups = counters
-                .iter()
-                .map(|(&grid, &count)| (Codelet::Advance, grid, &[][..], count));
-            let step = compute(name, origin, groups);
-            self.staged.segments[i].steps.push(step);
-        }
-    }
-
-    /// Steps that set all counters and rings to zero.
-    fn zero_rings(&mut self) -> Vec<Step> {
-        let counters = self
-            .staged
-            .segments
-            .iter()
-            .flat_map(|s| s.counters.values());
-        let rings = self.staged.rings.values().map(|r| &r.variable);
-        let mut by_ipu: IndexMap<IpuId, Vec<VarId>> = IndexMap::new();
-        for &variable in counters.chain(rings) {
-            let ipu = self.lw.program.grid_of(variable).ipu;
-            by_ipu.entry(ipu).or_default().push(variable);
-        }
-        by_ipu.sort_keys();
-        let mut bodies = Vec::new();
-        for (ipu, variables) in by_ipu {
-            let name = format!("{}.start.{}", self.graph.name, ipu.0);
-            let origin = self.origin(name.clone(), "count", ipu);
-            let groups = variables.into_iter().map(|v| {
-                let zero = Codelet::Fill { value: Real(0.0) };
-                (zero, self.lw.program.variable(v).grid, &[][..], v)
-            });
-            let step = compute(name.clone(), origin, groups);
-            bodies.push(self.procedure(name, vec![step]));
-        }
-        Self::at_once(bodies).into_iter().collect()
-    }
-
-    fn at_once(bodies: Vec<ProcId>) -> Option<Step> {
-        match bodies[..] {
-            [] => None,
-            [only] => Some(Step::Call(only)),
-            _ => Some(Step::Parallel(bodies)),
-        }
-    }
-
-    /// By stage and IPU, ascending.
-    fn segment_procedures(&mut self) -> Vec<(u32, IpuId, ProcId)> {
-        let mut segments = std::mem::take(&mut self.staged.segments);
-        let mut procedures: Vec<(u32, IpuId, ProcId)> = segments
-            .iter_mut()
-            .map(|s| {
-                let name = format!("{}.stage.{}.on_{}", self.graph.name, s.stage, s.ipu.0);
-                let id = self.procedure(name, std::mem::take(&mut s.steps));
-                (s.stage, s.ipu, id)
-            })
-            .collect();
-        self.staged.segments = segments;
-        procedures.sort_by_key(|&(stage, ipu, _)| (stage, ipu));
-        procedures
-    }
-
-    /// The exchange of what the stages `first..=last` made for other IPUs.
-    fn copies(&mut self, name: &str, first: u32, last: u32) -> Vec<Step> {
-        let due = self.staged.received.iter().filter(|((source, _), _)| {
-            let segment = self.staged.homes[source].segment;
-            let stage = self.staged.segments[segment].stage;
-            (first..=last).contains(&stage)
-        });
-        let due: Vec<(VarId, VarId)> = due.map(|((source, _), &copy)| (*source, copy)).collect();
-        if due.is_empty() {
-            return vec![];
-        }
-        let moves = due
-            .into_iter()
-            .map(|(source, copy)| whole_move(&self.lw.program, source, vec![], copy))
-            .collect();
-        let name = format!("{}.{name}", self.graph.name);
-        let origin = self.origin(name.clone(), "copy", IpuId(0));
-        vec![
-            Step::Sync(Sync::Replica),
-            Step::Exchange(Exchange {
-                name,
-                origin,
-                moves,
-            }),
-        ]
-    }
-
-    fn levels(&mut self, procedures: &[(u32, IpuId, ProcId)]) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for level in procedures.chunk_by(|a, b| a.0 == b.0) {
-            steps.extend(Self::at_once(level.iter().map(|p| p.2).collect()));
-            let level = level[0].0;
-            steps.extend(self.copies(&format!("level.{level}.copies"), level, level));
-        }
-        steps
-    }
-
-    /// The full pipeline is one procedure, repeated; micro-batches that do not fill it pass through it together, with stages idle before and
-    /// behind them.
-    fn pipeline(&mut self, procedures: &[(u32, IpuId, ProcId)], micro_batches: u32) -> Vec<Step> {
-        let stages = procedures.last().map_or(1, |p| p.0 + 1);
-        let mut branches: FxHashMap<Vec<ProcId>, ProcId> = FxHashMap::default();
-        let mut steps = Vec::new();
-        let mut cycle = |this: &mut Self, name: String, first: u32, last: u32| {
-            let body = this.cycle(&name, procedures, first, last, &mut branches);
-            this.procedure(format!("{}.{name}", this.graph.name), body)
-        };
-        // Most stages that have a micro-batch in the same cycle.
-        let busy = micro_batches.min(stages);
-        for c in 0..busy - 1 {
-            let body = cycle(self, format!("fill.{c}"), 0, c);
-            steps.push(Step::Call(body));
-        }
-        if busy == stages {
-            let body = cycle(self, "main".into(), 0, stages - 1);
-            let count = micro_batches + 1 - stages;
-            steps.push(Step::Repeat { count, body });
-        } else {
-            for c in busy - 1..stages {
-                let body = cycle(self, format!("pass.{c}"), c + 1 - busy, c);
-                steps.push(Step::Call(body));
-            }
-        }
-        for first in stages + 1 - busy..stages {
-            let body = cycle(self, format!("flush.{first}"), first, stages - 1);
-            steps.push(Step::Call(body));
-        }
-        steps
-    }
-
-    /// One cycle in which the stages `first..=last` run: each IPU one stage after the other, then the copies between IPUs.
-    fn cycle(
-        &mut self,
-        name: &str,
-        procedures: &[(u32, IpuId, ProcId)],
-        first: u32,
-        last: u32,
-        branches: &mut FxHashMap<Vec<ProcId>, ProcId>,
-    ) -> Vec<Step> {
-        let mut by_ipu: IndexMap<IpuId, Vec<ProcId>> = IndexMap::new();
-        for &(stage, ipu, procedure) in procedures {
-            if (first..=last).contains(&stage) {
-                by_ipu.entry(ipu).or_default().push(procedure);
-            }
-        }
-        by_ipu.sort_keys();
-        let mut bodies = Vec::new();
-        for (ipu, calls) in by_ipu {
-            let body = match (&calls[..], branches.get(&calls)) {
-                (&[only], _) => only,
-                (_, Some(&known)) => known,
-                _ => {
-                    let steps = calls.iter().map(|&c| Step::Call(c)).collect();
-                    let name = format!("{}.{name}.on_{}", self.graph.name, ipu.0);
-                    let made = self.procedure(name, steps);
-                    branches.insert(calls, made);
-                    made
-                }
-            };
-            bodies.push(body);
-        }
-        let mut steps: Vec<Step> = self.lw.new_seed().into_iter().collect();
-        steps.extend(Self::at_once(bodies));
-        steps.extend(self.copies(&format!("{name}.copies"), first, last));
-        steps
-    }
-}
-
-/// A compute set of groups `(codelet, grid, inputs, output)`.
-fn compute<'o>(
-    name: String,
-    origin: OriginId,
-    groups: impl IntoIterator<Item = (Codelet, GridId, &'o [Operand], VarId)>,
-) -> Step {
-    let group =
-        |(codelet, grid, inputs, output): (Codelet, GridId, &[Operand], VarId)| VertexGroup {
-            codelet,
-            grid,
-            inputs: SmallVec::from_slice(inputs),
-            outputs: smallvec::smallvec![Operand::whole(output)],
-        };
-    Step::Compute(ComputeSet {
-        name,
-        origin,
-        groups: groups.into_iter().map(group).collect(),
-    })
 }

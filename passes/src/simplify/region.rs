@@ -16,13 +16,16 @@ use super::language::{Head, Term, attributes};
 /// Larger regions are cut in topological order.
 const OPS_MAX: usize = 500;
 
-/// The ops of each layer on each IPU that rules may rewrite, in topological order.
+/// An IPU, a layer, and a member of the group of IPUs over which it is divided.
+type Whereabouts = (Option<IpuId>, Option<u32>, Option<u32>);
+
+/// The ops of each layer on each IPU, and each member of a group, that rules may rewrite, in topological order.
 pub(super) fn cut(graph: &Graph) -> Vec<Vec<OpId>> {
-    let mut regions: IndexMap<(Option<IpuId>, Option<u32>), Vec<OpId>> = IndexMap::new();
+    let mut regions: IndexMap<Whereabouts, Vec<OpId>> = IndexMap::new();
     for op in graph.topological() {
         let node = graph.node(op);
         if !node.op.has_effect() && !is_source(&node.op) {
-            let key = (node.place.ipu, node.place.layer);
+            let key = (node.place.ipu, node.place.layer, node.place.member);
             regions.entry(key).or_default().push(op);
         }
     }

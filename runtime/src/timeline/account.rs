@@ -32,6 +32,7 @@ pub(super) fn account<'p>(program: &'p Program, moves: &'p DistinctMoves<'p>) ->
                 .map_init(|| TileSums::new(&program.machine), measure)
                 .collect();
             give_syncs_to_what_follows(&mut measured);
+            give_groups_to_what_follows(&mut measured);
             measured
         })
         .collect();
@@ -59,6 +60,7 @@ fn empty(program: &Program, ipus: Vec<IpuTime>) -> Timeline {
         times: 0,
         cycles: KindCycles::default(),
         ledger: Ledger::default(),
+        shared_cycles: 0,
         ipus: Vec::new(),
     };
     Timeline {
@@ -113,12 +115,27 @@ fn give_syncs_to_what_follows(steps: &mut [Option<Measured>]) {
     }
 }
 
+/// A transfer behind the barrier of a group is between its IPUs.
+fn give_groups_to_what_follows(steps: &mut [Option<Measured>]) {
+    for i in 1..steps.len() {
+        let (before, rest) = steps.split_at_mut(i);
+        if let (Some(Some(before)), Some(Some(step))) = (before.last(), rest.first_mut())
+            && before.kind == Kind::Sync
+            && step.kind == Kind::InterIpu
+        {
+            step.group = before.group;
+        }
+    }
+}
+
 /// One run of a procedure, with all that it calls.
 #[derive(Clone)]
 struct Run {
     cycles: KindCycles,
     ledger: Ledger,
-    /// Of what runs on one IPU, by IPU: also of procedures that others wait for.
+    /// Of what all IPUs do together.
+    shared: u64,
+    /// Of what runs on one IPU, or on its group, by IPU: also of procedures that others wait for.
     ipus: Vec<Ledger>,
 }
 
@@ -127,6 +144,7 @@ impl Run {
         Run {
             cycles: KindCycles::default(),
             ledger: Ledger::default(),
+            shared: 0,
             ipus: vec![Ledger::default(); ipus as usize],
         }
     }
@@ -134,6 +152,8 @@ impl Run {
     fn add(&mut self, other: &Run, times: u64) {
         self.cycles += other.cycles * times;
         self.ledger += other.ledger * times;
+        let shared = other.shared.saturating_mul(times);
+        self.shared = self.shared.saturating_add(shared);
         self.add_ipus(other, times);
     }
 
@@ -146,8 +166,13 @@ impl Run {
     fn add_step(&mut self, step: &Measured) {
         self.cycles += KindCycles::of(step.kind, step.cycles);
         self.ledger += step.ledger;
-        if let Some(ipu) = step.ipu.and_then(|i| self.ipus.get_mut(i as usize)) {
-            *ipu += step.ledger;
+        for ipu in step.ipus() {
+            if let Some(ledger) = self.ipus.get_mut(ipu as usize) {
+                *ledger += step.ledger;
+            }
+        }
+        if step.is_shared() {
+            self.shared = self.shared.saturating_add(step.cycles);
         }
     }
 }
@@ -199,6 +224,7 @@ impl Walk<'_> {
                         self.longest.insert((id, i), *body);
                         run.cycles += longest.cycles;
                         run.ledger += longest.ledger;
+                        run.shared = run.shared.saturating_add(longest.shared);
                     }
                 }
                 step => {
@@ -213,16 +239,17 @@ impl Walk<'_> {
         account.times = times;
         account.cycles = run.cycles;
         account.ledger = run.ledger;
+        account.shared_cycles = run.shared;
         account.ipus.clone_from(&run.ipus);
         self.known[id.index()] = Some(run.clone());
         run
     }
 
     fn step(&mut self, step: &Step, measured: &Measured, index: u32, start: u64, times: u64) {
-        if let Some(ipu) = measured
-            .ipu
-            .and_then(|i| self.timeline.ipus.get_mut(i as usize))
-        {
+        for ipu in measured.ipus() {
+            let Some(ipu) = self.timeline.ipus.get_mut(ipu as usize) else {
+                continue;
+            };
             let cycles = measured.cycles.saturating_mul(times);
             ipu.busy = ipu.busy.saturating_add(cycles);
             if measured.kind == Kind::Compute {
@@ -272,7 +299,7 @@ impl Walk<'_> {
                     let critical = &mut self.timeline.origins[id.index()].critical;
                     *critical = critical.saturating_add(cycles);
                 }
-                if step.ipu.is_none() {
+                if step.is_shared() {
                     let shared = &mut self.timeline.shared_cycles;
                     *shared = shared.saturating_add(cycles);
                 }

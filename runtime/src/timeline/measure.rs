@@ -20,6 +20,8 @@ pub(super) struct Measured {
     pub(super) ledger: Ledger,
     pub(super) origin: Option<OriginId>,
     pub(super) ipu: Option<u32>,
+    /// First and number of the IPUs that do it together, where these are not all of the replica.
+    pub(super) group: Option<(u32, u32)>,
     pub(super) tiles: u32,
     pub(super) tile_cycles: u64,
     pub(super) bytes: u64,
@@ -35,11 +37,26 @@ impl Measured {
             ledger,
             origin: None,
             ipu: None,
+            group: None,
             tiles: 0,
             tile_cycles: 0,
             bytes: 0,
             touched: [0; 2],
         }
+    }
+
+    /// The IPUs that do it, unless it is all of them.
+    pub(super) fn ipus(&self) -> std::ops::Range<u32> {
+        match (self.ipu, self.group) {
+            (Some(ipu), _) => ipu..ipu.saturating_add(1),
+            (None, Some((first, count))) => first..first.saturating_add(count),
+            (None, None) => 0..0,
+        }
+    }
+
+    /// Whether all IPUs of the replica take part.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.ipu.is_none() && self.group.is_none()
     }
 
     fn sync(cycles: u64) -> Measured {
@@ -86,6 +103,10 @@ pub(super) fn measure<'p>(
         Step::Sync(Sync::Ipu(ipu)) => Measured {
             ipu: Some(ipu.0),
             ..Measured::sync(machine.sync_cycles)
+        },
+        Step::Sync(Sync::Group { first, count }) => Measured {
+            group: Some((first.0, *count)),
+            ..Measured::sync(machine.global_sync_cycles)
         },
         Step::Sync(Sync::Replica) if program.ipus == 1 => Measured::sync(machine.sync_cycles),
         Step::Sync(Sync::Replica) => Measured::sync(machine.global_sync_cycles),

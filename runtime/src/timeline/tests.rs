@@ -422,7 +422,7 @@ fn procedures_side_by_side_keep_their_own_accounts() {
     let fill = cycle.ipus[0].total();
     assert!(fill > 0);
     assert_eq!(cycle.ipus[1].total(), 3 * fill);
-    assert_eq!(cycle.shared_cycles(), p.machine.global_sync_cycles);
+    assert_eq!(cycle.shared_cycles, p.machine.global_sync_cycles);
     assert_eq!(
         cycle.cycles.total(),
         3 * fill + p.machine.global_sync_cycles

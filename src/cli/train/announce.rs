@@ -16,18 +16,23 @@ use crate::train::TrainingRun;
 /// The IPU of every part of the model.
 pub(super) fn device_allocation(manifest: &Manifest) -> String {
     let layers = &manifest.layers_per_ipu;
+    let members = manifest.tensor_parallel as usize;
     let of_layer: Vec<usize> = layers
         .iter()
         .enumerate()
-        .flat_map(|(ipu, &count)| std::iter::repeat_n(ipu, count as usize))
+        .flat_map(|(group, &count)| std::iter::repeat_n(group * members, count as usize))
         .collect();
     let first = of_layer.first().copied().unwrap_or(0);
+    let group = |ipu: usize| match members {
+        1 => format!("IPU {ipu}"),
+        _ => format!("IPUs {ipu} to {}", ipu + members - 1),
+    };
     let mut lines = vec![
         "\n---------- Device Allocation -----------".to_owned(),
         format!("{:<19} --> IPU 0", "Token Embedding"),
         format!("{:<19} --> IPU {first}", "Position Embedding"),
     ];
-    let layer = |(layer, ipu)| format!("{:<19} --> IPU {ipu}", format!("Layer {layer}"));
+    let layer = |(layer, ipu)| format!("{:<19} --> {}", format!("Layer {layer}"), group(ipu));
     lines.extend(of_layer.into_iter().enumerate().map(layer));
     lines.push(format!("{:<19} --> IPU 0", "Head"));
     lines.push("----------------------------------------".into());
@@ -83,7 +88,8 @@ impl Options {
         let slices = manifest.embedding_serialization_factor;
         for (field, value) in [
             ("layers_per_ipu", json!(manifest.layers_per_ipu)),
-            ("ipus_per_replica", json!(manifest.layers_per_ipu.len())),
+            ("tensor_parallel", json!(manifest.tensor_parallel)),
+            ("ipus_per_replica", json!(manifest.ipus_per_replica())),
             ("replication_factor", json!(manifest.replicas)),
             ("gradient_accumulation_steps", json!(accumulation)),
             (

@@ -139,6 +139,7 @@ impl Options {
             "embedding_serialization_factor",
             manifest.embedding_serialization_factor,
         );
+        run.setting("tensor_parallel", manifest.tensor_parallel);
         run.setting("device_iterations", self.schedule.device_iterations());
         run.setting("block_size", blocks.block_size());
         run.setting("seed", self.schedule.seed);

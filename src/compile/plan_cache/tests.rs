@@ -41,6 +41,7 @@ fn settings() -> TrainingSettings {
         optimiser: OptimiserSettings::hugging_face(),
         precision: PrecisionSettings::of(Precision::F32),
         layers_per_ipu: None,
+        tensor_parallel: 1,
         pipelined: true,
         recompute: Recompute::Nothing,
         replicas: 1,

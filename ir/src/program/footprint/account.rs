@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 
 use fixedbitset::FixedBitSet;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::outline::{Line, Place, outline};
 use super::{CodeKind, Footprint, TileFootprint};
@@ -35,7 +35,7 @@ enum StepForm {
     /// Vertex forms by number.
     Compute(SmallVec<[u32; 4]>),
     Exchange(ExchangeForm),
-    Sync(Option<IpuId>),
+    Sync(Sync),
     /// The layout of what a tile loads or stores, its IPU.
     Remote(u32, IpuId, RemoteDirection),
     SetSeed(GridId),
@@ -142,15 +142,16 @@ impl<'p> Account<'p> {
                 state, direction, ..
             } => self.remote(*state, *direction, moves),
             Step::Sync(sync) => {
-                let ipu = match sync {
-                    Sync::Ipu(ipu) => Some(*ipu),
-                    Sync::Replica => None,
+                let at = |ipu| Control::plain(Where::Ipu(ipu), SYNC);
+                let controls: SmallVec<[Control; 2]> = match *sync {
+                    Sync::Ipu(ipu) => smallvec![at(Some(ipu))],
+                    Sync::Group { first, count } => {
+                        let members = first.0..first.0.saturating_add(count);
+                        members.map(|ipu| at(Some(IpuId(ipu)))).collect()
+                    }
+                    Sync::Replica => smallvec![at(None)],
                 };
-                self.line(
-                    StepForm::Sync(ipu),
-                    &[],
-                    &[Control::plain(Where::Ipu(ipu), SYNC)],
-                );
+                self.line(StepForm::Sync(*sync), &[], &controls);
             }
             Step::SetSeed { seed, .. } => {
                 let grid = self.program.variable(*seed).grid;

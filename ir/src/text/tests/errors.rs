@@ -122,7 +122,7 @@ fn wrong_attributes_are_pointed_at() {
     );
     check(
         "%y = neg %x @gpu 0",
-        "expected `ipu`, `stage`, `layer` or a phase, found `gpu`",
+        "expected `ipu`, `stage`, `layer`, `member` or a phase, found `gpu`",
         "gpu",
     );
     check(

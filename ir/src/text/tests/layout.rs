@@ -20,6 +20,7 @@ fn columns_are_aligned_and_names_are_not_repeated() {
         stage: Some(StageId(1)),
         phase: Phase::Forward,
         layer: Some(0),
+        member: None,
     };
     let fc = b.matmul("c_fc", x, w, false, false).unwrap();
     let act = b.unary("gelu (tanh)", UnaryOp::GeluTanh, fc).unwrap();

@@ -56,12 +56,15 @@ fn expressions() -> impl Strategy<Value = MapExpr> {
 
 fn places() -> impl Strategy<Value = Place> {
     let number = || prop::option::of(any::<u32>());
-    (number(), number(), 0usize..3, number()).prop_map(|(ipu, stage, phase, layer)| Place {
-        ipu: ipu.map(IpuId),
-        stage: stage.map(StageId),
-        phase: Phase::ALL[phase],
-        layer,
-    })
+    (number(), number(), 0usize..3, number(), number()).prop_map(
+        |(ipu, stage, phase, layer, member)| Place {
+            ipu: ipu.map(IpuId),
+            stage: stage.map(StageId),
+            phase: Phase::ALL[phase],
+            layer,
+            member,
+        },
+    )
 }
 
 proptest! {

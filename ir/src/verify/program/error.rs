@@ -207,6 +207,10 @@ fn what(program: &Program, step: &Step) -> String {
         Step::Compute(set) => format!("compute {:?}", set.name),
         Step::Exchange(exchange) => format!("exchange {:?}", exchange.name),
         Step::Sync(Sync::Ipu(ipu)) => format!("sync {ipu}"),
+        Step::Sync(Sync::Group { first, count }) => {
+            let last = first.0.saturating_add(count.saturating_sub(1));
+            format!("sync {first} to {}", IpuId(last))
+        }
         Step::Sync(Sync::Replica) => "sync replica".into(),
         Step::Host { stream, .. } => {
             let stream = program.streams.get(*stream as usize);

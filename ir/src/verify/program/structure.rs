@@ -272,6 +272,13 @@ impl Structure<'_> {
                 }
             }
             Step::Sync(Sync::Ipu(ipu)) => self.ipu(&place, *ipu),
+            Step::Sync(Sync::Group { first, count }) => {
+                self.ipu(&place, *first);
+                self.ipu(
+                    &place,
+                    IpuId(first.0.saturating_add(count.saturating_sub(1))),
+                );
+            }
             Step::Sync(Sync::Replica) => {}
             Step::Host { stream, origin } => {
                 self.count(&place, "stream", *stream, program.streams.len());

@@ -31,6 +31,7 @@ fn backward_ops_inherit_place_and_name() {
         ipu: Some(IpuId(1)),
         stage: Some(StageId(2)),
         layer: Some(4),
+        member: None,
         phase: Phase::Forward,
     };
     b.scope("h.4");
