@@ -10,6 +10,7 @@ mod forwarding;
 mod groups;
 mod phases;
 pub(crate) mod sharing;
+pub(crate) mod uses;
 
 use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{ComputeSet, Exchange, Move, Program, RemoteDirection, Step};
@@ -22,6 +23,7 @@ use crate::error::EngineError;
 use crate::exchange::{self, LoadedMove};
 use crate::layout::Layouts;
 use forwarding::Forwarding;
+use uses::Uses;
 
 use crate::phase::Phase;
 use crate::superstep::{Action, Actions, Span, Superstep};
@@ -69,9 +71,10 @@ impl Loaded {
         check_calls(program)?;
         let numbers = numbers(program);
         let layouts = Layouts::of(program)?;
+        let uses = Uses::of(program);
         let shared = match options.stepwise {
             true => vec![false; program.variables.len()],
-            false => sharing::shared(program, &layouts),
+            false => sharing::shared(program, &layouts, &uses),
         };
         let exchanges = program
             .procedures
@@ -80,16 +83,16 @@ impl Loaded {
             .filter_map(as_exchange);
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
-        let mut forwarding = Forwarding::of(program);
+        let mut forwarding = Forwarding::of(&uses);
         let alone = match options.stepwise {
-            true => Vec::new(),
+            true => vec![false; program.variables.len()],
             false => sharing::alone(program, &layouts),
         };
-        let uses = arena::Uses::of(program, &alone);
         let context = phases::Context {
             program,
             layouts: &layouts,
             uses: &uses,
+            alone: &alone,
             shared: &shared,
             stepwise: options.stepwise,
         };

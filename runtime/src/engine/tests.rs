@@ -344,7 +344,8 @@ fn a_dropped_move_or_a_clobbered_address_changes_the_numbers() {
 /// Numbers of the variables whose copies share storage.
 fn shared(program: &Program) -> Vec<u32> {
     let layouts = crate::layout::Layouts::of(program).expect("sound");
-    let shared = crate::load::sharing::shared(program, &layouts);
+    let uses = crate::load::uses::Uses::of(program);
+    let shared = crate::load::sharing::shared(program, &layouts, &uses);
     let numbers = (0..shared.len() as u32).zip(shared);
     numbers.filter(|s| s.1).map(|s| s.0).collect()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 use superstep_ir::ids::VarId;
-use superstep_ir::program::{Program, Step, Variable};
+use superstep_ir::program::Variable;
 use superstep_ir::units::align_up;
 
 use super::phases::Context;
@@ -15,47 +15,6 @@ use crate::tile_memory::Store;
 /// Cache lines do not hold two variables.
 const ALIGNMENT: usize = 64;
 const _: () = assert!(ALIGNMENT.is_multiple_of(Variable::ALIGNMENT as usize));
-
-/// By variable: how often the steps of the program name it; more often than there are steps, if it has to be on its tiles: what is kept
-/// from step to step, what the host knows, and what shares bytes with another variable.
-pub(super) struct Uses(Vec<u32>);
-
-impl Uses {
-    pub(super) fn of(program: &Program, alone: &[bool]) -> Uses {
-        let mut uses = vec![0_u32; program.variables.len()];
-        let mut kept: Vec<VarId> = program.states.iter().map(|s| s.variable).collect();
-        kept.extend(program.streams.iter().map(|s| s.variable));
-        for step in program.procedures.iter().flat_map(|p| &p.steps) {
-            match step {
-                Step::Exchange(exchange) => {
-                    for mv in &exchange.moves {
-                        uses[mv.source.index()] += 1;
-                        uses[mv.destination.index()] += 1;
-                    }
-                }
-                Step::Compute(set) => {
-                    for group in &set.groups {
-                        for operand in group.inputs.iter().chain(&group.outputs) {
-                            uses[operand.variable.index()] += 1;
-                        }
-                    }
-                }
-                Step::Collective(c) => kept.extend([c.source, c.destination]),
-                Step::SetSeed { seed, .. } => kept.push(*seed),
-                Step::Host { .. }
-                | Step::Remote { .. }
-                | Step::Sync(_)
-                | Step::Repeat { .. }
-                | Step::Call(_)
-                | Step::Parallel(_) => {}
-            }
-        }
-        let not_alone = (0..alone.len()).filter(|&v| !alone[v]);
-        kept.extend(not_alone.map(|v| VarId(v as u32)));
-        kept.iter().for_each(|v| uses[v.index()] = u32::MAX);
-        Uses(uses)
-    }
-}
 
 /// How a phase uses a variable.
 pub(super) struct Life {
@@ -120,8 +79,10 @@ pub(super) fn passing(context: &Context<'_>, supersteps: &[Superstep]) -> Vec<Li
         }
     }
     lives.retain(|life| {
-        let all_uses = life.uses == context.uses.0[life.variable.index()];
-        all_uses && life.written >= context.stored_bytes(life.variable)
+        let all = context.uses[life.variable];
+        let knows_all = !all.kept && life.uses == all.count();
+        let alone = context.alone[life.variable.index()];
+        knows_all && alone && life.written >= context.stored_bytes(life.variable)
     });
     lives
 }

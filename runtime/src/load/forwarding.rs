@@ -5,8 +5,8 @@
 
 use rustc_hash::FxHashMap;
 use superstep_ir::ids::VarId;
-use superstep_ir::program::{Program, Step};
 
+use super::uses::{Use, Uses};
 use crate::compute::Group;
 use crate::exchange::{Expansion, LoadedMove, in_row_order};
 use crate::layout::Layout;
@@ -21,50 +21,11 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(super) fn of(program: &Program) -> Forwarding {
-        let count = program.variables.len();
-        let (mut received, mut read) = (vec![0_u32; count], vec![0_u32; count]);
-        let mut kept = vec![false; count];
-        let states = program.states.iter().map(|s| s.variable);
-        let streams = program.streams.iter().map(|s| s.variable);
-        states.chain(streams).for_each(|v| kept[v.index()] = true);
-        for step in program.procedures.iter().flat_map(|p| &p.steps) {
-            match step {
-                Step::Exchange(exchange) => {
-                    for mv in &exchange.moves {
-                        received[mv.destination.index()] += 1;
-                        kept[mv.source.index()] = true;
-                    }
-                }
-                Step::Compute(set) => {
-                    for group in &set.groups {
-                        group.inputs.iter().for_each(|i| {
-                            read[i.variable.index()] += 1;
-                            kept[i.variable.index()] |= i.entry.is_some();
-                        });
-                        group
-                            .outputs
-                            .iter()
-                            .for_each(|o| kept[o.variable.index()] = true);
-                    }
-                }
-                Step::Collective(c) => {
-                    kept[c.source.index()] = true;
-                    kept[c.destination.index()] = true;
-                }
-                Step::SetSeed { seed, .. } => kept[seed.index()] = true,
-                Step::Host { .. }
-                | Step::Remote { .. }
-                | Step::Sync(_)
-                | Step::Repeat { .. }
-                | Step::Call(_)
-                | Step::Parallel(_) => {}
-            }
-        }
+    pub(super) fn of(uses: &Uses) -> Forwarding {
+        let passing =
+            |of: Use| (of.received, of.read, of.count()) == (1, 1, 2) && !of.entry_read && !of.kept;
         Forwarding {
-            passing: (0..count)
-                .map(|v| received[v] == 1 && read[v] == 1 && !kept[v])
-                .collect(),
+            passing: uses.iter().map(passing).collect(),
             in_order: FxHashMap::default(),
         }
     }

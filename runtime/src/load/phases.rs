@@ -10,9 +10,10 @@ use smallvec::{SmallVec, smallvec};
 use superstep_ir::ids::VarId;
 use superstep_ir::program::Program;
 
-use super::arena::{self, Life, Uses};
+use super::arena::{self, Life};
 use super::clusters::Clusters;
 use super::span;
+use super::uses::Uses;
 use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
 use crate::layout::Layouts;
@@ -26,6 +27,8 @@ pub(super) struct Context<'a> {
     pub(super) program: &'a Program,
     pub(super) layouts: &'a Layouts,
     pub(super) uses: &'a Uses,
+    /// By variable: nothing else lies on its bytes while it is alive.
+    pub(super) alone: &'a [bool],
     /// By variable: of its copies only the first ones are there.
     pub(super) shared: &'a [bool],
     /// Every superstep is a phase, and all variables are on their tiles.

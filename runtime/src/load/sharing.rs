@@ -2,8 +2,9 @@
 //! vertices and exchanges of the others read it there. No value depends on it; it saves the copies of a multicast.
 
 use superstep_ir::ids::VarId;
-use superstep_ir::program::{Program, Step};
+use superstep_ir::program::Program;
 
+use super::uses::{Use, Uses};
 use crate::layout::Layouts;
 use crate::superstep::Span;
 
@@ -11,44 +12,14 @@ use crate::superstep::Span;
 ///
 /// They may when all that ever writes them is moves, which give all copies the same elements, and when nothing else that is alive at
 /// the same time, in-place results included, lies on the same bytes of a tile.
-pub(crate) fn shared(program: &Program, layouts: &Layouts) -> Vec<bool> {
-    let mut received = vec![false; program.variables.len()];
-    let mut kept_apart = vec![false; program.variables.len()];
-    let states = program.states.iter().map(|s| s.variable);
-    let streams = program.streams.iter().map(|s| s.variable);
-    states
-        .chain(streams)
-        .for_each(|v| kept_apart[v.index()] = true);
-    for step in program.procedures.iter().flat_map(|p| &p.steps) {
-        match step {
-            Step::Exchange(exchange) => {
-                let destinations = exchange.moves.iter().map(|m| m.destination);
-                destinations.for_each(|v| received[v.index()] = true);
-            }
-            Step::Compute(set) => {
-                let outputs = set.groups.iter().flat_map(|g| &g.outputs);
-                outputs.for_each(|o| kept_apart[o.variable.index()] = true);
-            }
-            Step::Collective(c) => {
-                [c.source, c.destination]
-                    .iter()
-                    .for_each(|v| kept_apart[v.index()] = true);
-            }
-            Step::SetSeed { seed, .. } => kept_apart[seed.index()] = true,
-            Step::Host { .. }
-            | Step::Remote { .. }
-            | Step::Sync(_)
-            | Step::Repeat { .. }
-            | Step::Call(_)
-            | Step::Parallel(_) => {}
-        }
-    }
+pub(crate) fn shared(program: &Program, layouts: &Layouts, uses: &Uses) -> Vec<bool> {
     let has_copies = |v: usize| {
         let layout = &layouts.layouts[v];
         layout.first_copies.len() < layout.blocks.len()
     };
-    let mut shared: Vec<bool> = (0..program.variables.len())
-        .map(|v| received[v] && !kept_apart[v] && has_copies(v))
+    let only_received = |of: Use| of.received > 0 && of.written == 0 && !of.kept;
+    let mut shared: Vec<bool> = (uses.iter().enumerate())
+        .map(|(v, of)| only_received(of) && has_copies(v))
         .collect();
     leave_out_overlapped(program, layouts, &mut shared);
     shared
