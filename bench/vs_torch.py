@@ -76,7 +76,7 @@ def run_superstep(path, folder, steps, case, machine, precision):
     command = [path, "train", "--model_name_or_path", os.path.join(folder, "model"), "--train_tokens",
                os.path.join(folder, "tokens.npy"), "--max_steps", str(steps), "--per_device_train_batch_size", str(case["batch"]),
                "--gradient_accumulation_steps", "1", "--block_size", str(case["seq"]), "--learning_rate", str(RATE), "--weight_decay",
-               str(DECAY), "--lr_scheduler_type", "constant", "--shuffle", "false", "--machine", machine, "--output_dir", out,
+               str(DECAY), "--lr_scheduler_type", "constant", "--shuffle", "false", "--machine", machine, "--output_dir", out, "--overwrite_output_dir",
                "--threads", str(THREADS), "--precision", precision]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     error = process.stderr.read()
