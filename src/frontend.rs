@@ -47,6 +47,7 @@ pub use parameters::Parameter;
 pub use presets::preset;
 pub use resolve::{CacheLocation, ModelSource, resolve};
 pub use save::{SaveDtype, save_pretrained};
+pub use shards::holds_weights;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::VocabularySlices;
 pub use weights::{Loaded, Tensor, WeightWarning, Weights, load_weights};

@@ -7,10 +7,11 @@ use half::slice::HalfFloatSliceExt;
 use superstep_ir::op::StateKind;
 use superstep_ir::program::{Program, State};
 use superstep_ir::types::{DType, TensorType};
+use superstep_passes::tensor_parallel::part_of;
 use superstep_runtime::{Engine, EngineOptions, Host};
 
 use crate::error::Error;
-use crate::frontend::members::{MemberParts, part_name};
+use crate::frontend::members::MemberParts;
 use crate::frontend::vocabulary::TABLE;
 use crate::frontend::{Gpt2Config, SaveDtype, Tensor, VocabularySlices, Weights};
 
@@ -137,7 +138,7 @@ impl Session {
     fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         if let Some(division) = self.parts.division(name) {
             for member in 0..division.members() {
-                let state = part_name(name, member);
+                let state = part_of(name, member);
                 let mut part = division.take(bytes, member);
                 // Replicas that share it out have parts of equal size.
                 part.resize(self.bytes_of(&state).unwrap_or(part.len()), 0);
@@ -159,7 +160,7 @@ impl Session {
     fn read_bytes(&self, name: &str, bytes: &mut [u8]) -> Result<(), Error> {
         if let Some(division) = self.parts.division(name) {
             for member in 0..division.members() {
-                let state = part_name(name, member);
+                let state = part_of(name, member);
                 let share = bytes.len() / division.members();
                 let mut part = vec![0; self.bytes_of(&state).unwrap_or(share)];
                 self.engine.read_state(&state, &mut part)?;
@@ -204,7 +205,7 @@ impl Session {
     pub fn dtype(&self, name: &str) -> Option<DType> {
         let name = match (self.table.has(name), self.parts.division(name)) {
             (true, _) => self.table.state(name, 0),
-            (false, Some(_)) => part_name(name, 0),
+            (false, Some(_)) => part_of(name, 0),
             (false, None) => name.to_owned(),
         };
         let variable = self.state(&name)?.variable;

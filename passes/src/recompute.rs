@@ -149,8 +149,8 @@ mod tests {
     use superstep_ir::types::{DType, Real, TensorType};
 
     use super::*;
-    use crate::testing::random_environment;
-    use crate::training::{Optimiser, TrainingOptions, training_module};
+    use crate::testing::{plain_descent, random_environment};
+    use crate::training::training_module;
 
     /// Two layers of a product, dropout, tanh, another product and tanh, and a sum as the loss.
     fn micro_batch() -> Graph {
@@ -188,17 +188,7 @@ mod tests {
             .reduce("loss", superstep_ir::op::ReduceKind::Sum, 2, x)
             .unwrap();
         b.output("loss", loss).unwrap();
-        let options = TrainingOptions {
-            optimiser: Optimiser::Sgd {
-                momentum: 0.0,
-                weight_decay: 0.0,
-            },
-            gradient_accumulation_steps: 1,
-            max_grad_norm: None,
-            decayed: Default::default(),
-            numerics: Default::default(),
-        };
-        let module = training_module(&forward, &options).unwrap();
+        let module = training_module(&forward, &plain_descent()).unwrap();
         module.graph("micro_batch").unwrap().clone()
     }
 

@@ -9,6 +9,21 @@ use superstep_ir::op::{Op, StateKind};
 use superstep_ir::types::{DType, TensorType};
 
 use crate::pass::{Pass, PassContext};
+use crate::training::{Optimiser, TrainingOptions};
+
+/// Training whose update is the gradient times the rate and nothing else.
+pub(crate) fn plain_descent() -> TrainingOptions {
+    TrainingOptions {
+        optimiser: Optimiser::Sgd {
+            momentum: 0.0,
+            weight_decay: 0.0,
+        },
+        gradient_accumulation_steps: 1,
+        max_grad_norm: None,
+        decayed: Default::default(),
+        numerics: Default::default(),
+    }
+}
 
 /// A small deterministic source of numbers (splitmix64): tests need variety, not quality.
 pub(crate) struct Random(u64);

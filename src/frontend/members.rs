@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use superstep_passes::tensor_parallel::part_of;
+
 use super::vocabulary::TABLE;
 
 /// The weights that a program keeps in parts.
@@ -38,9 +40,9 @@ impl MemberParts {
     ) -> MemberParts {
         let divided = weights.filter(|&(name, _)| name != TABLE && !states.contains_key(name));
         let divided = divided.filter_map(|(name, shape)| {
-            let part = states.get(part_name(name, 0).as_str())?;
+            let part = states.get(part_of(name, 0).as_str())?;
             let division = Division::of(shape, part, runs(name))?;
-            let last = part_name(name, division.members - 1);
+            let last = part_of(name, division.members - 1);
             let is_whole = states.contains_key(last.as_str());
             is_whole.then(|| (name.to_owned(), division))
         });
@@ -60,11 +62,6 @@ impl MemberParts {
         let (name, member) = state.rsplit_once('.')?;
         Some((name, self.division(name)?, member.parse().ok()?))
     }
-}
-
-/// What a member's part of a state is called.
-pub fn part_name(state: &str, member: usize) -> String {
-    format!("{state}.{member}")
 }
 
 impl Division {

@@ -12,7 +12,16 @@ use super::safetensors_in::SafetensorsFile;
 /// The file that `save_pretrained` writes, here and in `transformers`.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+/// What PyTorch's own format is called; we do not read it.
+const PICKLED_FILE: &str = "pytorch_model.bin";
+const PICKLED_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 const INDEX_BYTES_MAX: u64 = 64 << 20;
+
+/// Whether a folder has the weights of a model, in whichever format.
+pub fn holds_weights(dir: &Path) -> bool {
+    let names = [WEIGHTS_FILE, INDEX_FILE, PICKLED_FILE, PICKLED_INDEX_FILE];
+    names.iter().any(|name| dir.join(name).exists())
+}
 
 /// The open weight files of a model, and where each tensor is.
 pub(super) struct WeightFiles {
@@ -43,7 +52,7 @@ impl WeightFiles {
         if index.exists() {
             return open_shards(dir, index);
         }
-        let hint = if dir.join("pytorch_model.bin").exists() {
+        let hint = if dir.join(PICKLED_FILE).exists() {
             "; pytorch_model.bin is not read: save the model again with transformers, which writes safetensors"
         } else {
             ""

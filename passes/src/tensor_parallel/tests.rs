@@ -10,8 +10,8 @@ use superstep_ir::verify::verify_graph;
 
 use super::TensorParallel;
 use crate::pass::{Pass, PassContext, PassError};
-use crate::testing::{Random, close, random_environment};
-use crate::training::{Optimiser, TrainingOptions, training_module};
+use crate::testing::{Random, close, plain_descent, random_environment};
+use crate::training::training_module;
 
 /// Sizes of a decoder layer.
 #[derive(Clone, Copy, Debug)]
@@ -157,16 +157,7 @@ fn divided_layers_mean_the_same_forward_and_backward() {
             head_size: 1 + random.below(4),
             inner: members * (1 + random.below(4)),
         };
-        let options = TrainingOptions {
-            optimiser: Optimiser::Sgd {
-                momentum: 0.0,
-                weight_decay: 0.0,
-            },
-            gradient_accumulation_steps: 1,
-            max_grad_norm: None,
-            decayed: Default::default(),
-            numerics: Default::default(),
-        };
+        let options = plain_descent();
         let before = layer(sizes);
         let after = divided(&before, members as u32).unwrap();
         let [before, after] = [before, after].map(|graph| {

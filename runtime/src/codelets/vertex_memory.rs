@@ -47,8 +47,8 @@ pub(crate) struct VertexMemory<'a, 'v> {
 impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
     /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, or, where a neighbour has them, from there on, tiles
-    /// being `stride` bytes apart, or from where their slots begin; they are aligned for their element types, nobody else writes to them, and nobody else reads or writes
-    /// the outputs, which are on the tile itself, or in its slot.
+    /// being `stride` bytes apart, or from where their slots begin; they are aligned for their element types, nobody else writes to them,
+    /// and nobody else reads or writes the outputs, which are on the tile itself, or in its slot.
     pub(crate) unsafe fn new(
         (tile, stride): (*mut u8, usize),
         vertex: &'a Vertex<'v>,

@@ -6,8 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::LoadedMove;
-use super::expansion::{Copy, Loops, Pattern};
-use super::pieces::{AHEAD, prefetch};
+use super::expansion::{Loops, Pattern, Region};
 use crate::tile_memory::SharedTiles;
 
 impl LoadedMove {
@@ -27,38 +26,51 @@ impl LoadedMove {
     pub(crate) unsafe fn receive(&self, i: usize, memory: SharedTiles<'_>) {
         let expansion = &*self.expansion;
         let own = memory.at(self.destination, expansion.tiles[i]);
-        let copies = expansion.received(i);
-        let pattern = |copy: &Copy| &expansion.patterns[copy.pattern as usize];
-        let source = |copy: &Copy, tile: u32| {
-            let block = memory.at(self.source, tile);
-            block.wrapping_add(copy.source_offset as usize)
-        };
-        for (c, copy) in copies.iter().enumerate() {
-            let own_pattern = pattern(copy);
-            let across = own_pattern.across;
-            if let Some(next) = copies.get(c + 1) {
-                prefetch(
-                    source(next, next.source_tile),
-                    pattern(next).run_bytes as usize,
-                );
-            }
-            for region in 0..across.tiles {
-                let (tile, offset) = copy.region(across, region);
-                if region + AHEAD < across.tiles {
-                    let (later, _) = copy.region(across, region + AHEAD);
-                    prefetch(source(copy, later), own_pattern.run_bytes as usize);
-                }
-                // SAFETY: the contract of this function.
-                unsafe {
-                    copy_region(
-                        source(copy, tile),
-                        own.wrapping_add(offset as usize),
-                        own_pattern,
-                    )
-                }
-            }
+        for (from, region) in self.sources(i, memory) {
+            let to = own.wrapping_add(region.destination_offset as usize);
+            // SAFETY: the contract of this function.
+            unsafe { copy_region(from, to, region.pattern) }
         }
     }
+
+    /// The regions that receiving tile `i` gets, each with where it is read. They are short and far apart, so nobody but us can know what
+    /// comes next: it is asked for ahead.
+    pub(super) fn sources(
+        &self,
+        i: usize,
+        memory: SharedTiles<'_>,
+    ) -> impl Iterator<Item = (*const u8, Region<'_>)> {
+        let start = move |region: &Region<'_>| {
+            let block = memory.at(self.source, region.source_tile);
+            block
+                .wrapping_add(region.source_offset as usize)
+                .cast_const()
+        };
+        let mut later = self.expansion.received(i).skip(AHEAD);
+        self.expansion.received(i).map(move |region| {
+            if let Some(later) = later.next() {
+                prefetch(start(&later), later.pattern.run_bytes as usize);
+            }
+            (start(&region), region)
+        })
+    }
+}
+
+/// How many regions ahead are asked for.
+const AHEAD: usize = 4;
+const MOST_PREFETCHED: usize = 1024;
+const CACHE_LINE: usize = 64;
+
+/// Asks for the first bytes of a region.
+fn prefetch(from: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes.min(MOST_PREFETCHED)).step_by(CACHE_LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, bytes);
 }
 
 /// # Safety

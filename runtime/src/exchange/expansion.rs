@@ -99,13 +99,27 @@ impl Across {
     };
 }
 
+/// One region of a copy; offsets are relative to the variables' addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct Region<'a> {
+    pub(crate) source_tile: u32,
+    pub(crate) source_offset: u32,
+    pub(crate) destination_offset: u32,
+    pub(crate) pattern: &'a Pattern,
+}
+
 impl Copy {
-    /// Source tile and destination offset of region `i`.
-    pub(crate) fn region(&self, across: Across, i: u32) -> (u32, u32) {
-        let tile = self
-            .source_tile
-            .wrapping_add_signed(i as i32 * across.tile_step);
-        (tile, self.destination_offset + i * across.destination_step)
+    /// Its regions, in order; `pattern` is its own.
+    fn regions<'a>(&self, pattern: &'a Pattern) -> impl Iterator<Item = Region<'a>> + use<'a> {
+        let (first, across) = (*self, pattern.across);
+        (0..across.tiles).map(move |i| Region {
+            source_tile: first
+                .source_tile
+                .wrapping_add_signed(i as i32 * across.tile_step),
+            source_offset: first.source_offset,
+            destination_offset: first.destination_offset + i * across.destination_step,
+            pattern,
+        })
     }
 
     /// What region `i` has beyond the first one, if it could be of one copy with it.
@@ -253,9 +267,11 @@ impl Expansion {
         Some(number as usize)
     }
 
-    /// The copies that `tiles[i]` receives.
-    pub(crate) fn received(&self, i: usize) -> &[Copy] {
-        &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize]
+    /// The regions that `tiles[i]` receives, by their first byte there.
+    pub(crate) fn received(&self, i: usize) -> impl Iterator<Item = Region<'_>> {
+        let copies = &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize];
+        let regions = |copy: &Copy| copy.regions(&self.patterns[copy.pattern as usize]);
+        copies.iter().flat_map(regions)
     }
 }
 
@@ -307,14 +323,12 @@ mod tests {
     use super::*;
 
     fn copies(joined: &[Copy], patterns: &Patterns) -> Vec<(u32, u32, u32)> {
-        let regions = joined.iter().flat_map(|copy| {
-            let across = patterns.patterns[copy.pattern as usize].across;
-            (0..across.tiles).map(move |i| {
-                let (tile, to) = copy.region(across, i);
-                (tile, copy.source_offset, to)
-            })
-        });
-        regions.collect()
+        let regions = joined
+            .iter()
+            .flat_map(|copy| copy.regions(&patterns.patterns[copy.pattern as usize]));
+        regions
+            .map(|r| (r.source_tile, r.source_offset, r.destination_offset))
+            .collect()
     }
 
     /// Copies of one pattern: source tile, offset there and at the destination.

@@ -71,26 +71,22 @@ struct Run {
 fn collect(mv: &LoadedMove, reads: bool, writes: bool, runs: &mut Vec<Run>) {
     let expansion = &mv.expansion;
     for (i, &tile) in expansion.tiles.iter().enumerate() {
-        for copy in expansion.received(i) {
-            let pattern = &expansion.patterns[copy.pattern as usize];
-            let starts = starts(pattern);
-            for region in 0..pattern.across.tiles {
-                let (source_tile, offset) = copy.region(pattern.across, region);
-                let source = u64::from(mv.source.address) + u64::from(copy.source_offset);
-                let destination = u64::from(mv.destination.address) + u64::from(offset);
-                let run = |ipu: u32, tile: u32, start: u64, written: bool| Run {
-                    ipu,
-                    tile,
-                    bytes: start..start + u64::from(pattern.run_bytes),
-                    written,
-                };
-                for (from, to) in &starts {
-                    if reads {
-                        runs.push(run(mv.source.ipu, source_tile, source + from, false));
-                    }
-                    if writes {
-                        runs.push(run(mv.destination.ipu, tile, destination + to, true));
-                    }
+        for region in expansion.received(i) {
+            let source = u64::from(mv.source.address) + u64::from(region.source_offset);
+            let destination =
+                u64::from(mv.destination.address) + u64::from(region.destination_offset);
+            let run = |ipu: u32, tile: u32, start: u64, written: bool| Run {
+                ipu,
+                tile,
+                bytes: start..start + u64::from(region.pattern.run_bytes),
+                written,
+            };
+            for (from, to) in starts(region.pattern) {
+                if reads {
+                    runs.push(run(mv.source.ipu, region.source_tile, source + from, false));
+                }
+                if writes {
+                    runs.push(run(mv.destination.ipu, tile, destination + to, true));
                 }
             }
         }

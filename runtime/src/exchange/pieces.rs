@@ -5,15 +5,10 @@
 use bytemuck::cast_slice;
 
 use super::LoadedMove;
-use super::expansion::{Copy, Expansion, Loops};
+use super::expansion::{Expansion, Loops};
 
 use crate::codelets::{Isa, widen};
 use crate::tile_memory::SharedTiles;
-
-/// How many copies ahead are asked for.
-pub(super) const AHEAD: u32 = 4;
-const MOST_PREFETCHED: usize = 1024;
-const CACHE_LINE: usize = 64;
 
 /// The operand of one vertex in pieces on other tiles.
 pub(crate) struct Pieces<'a> {
@@ -45,39 +40,19 @@ impl<'a> Pieces<'a> {
 
     /// Calls `each` with all pieces as floats, in the order in which they are received.
     pub(crate) fn each(&self, isa: Isa, work: &mut Vec<f32>, each: &mut impl FnMut(&Runs<'_>)) {
-        let (mv, expansion) = (self.mv, &*self.mv.expansion);
-        let copies = self.receiver.map_or(&[][..], |i| expansion.received(i));
-        let start = |copy: &Copy, tile: u32| {
-            let block = self.memory.at(mv.source, tile);
-            block.wrapping_add(copy.source_offset as usize)
+        let Some(receiver) = self.receiver else {
+            return;
         };
-        let regions = |copy: &Copy| expansion.patterns[copy.pattern as usize].across.tiles;
-        for (c, copy) in copies.iter().enumerate() {
-            let pattern = &expansion.patterns[copy.pattern as usize];
-            let (outer, inner) = match &pattern.loops[..] {
+        for (from, region) in self.mv.sources(receiver, self.memory) {
+            let (outer, inner) = match &region.pattern.loops[..] {
                 [outer @ .., inner] => (outer, *inner),
                 [] => (&[][..], Loops::ONCE),
             };
-            let run = pattern.run_bytes as usize;
-            for region in 0..pattern.across.tiles {
-                // Pieces are short and far apart, so nobody but us can know what comes next.
-                let later = if region + AHEAD < pattern.across.tiles {
-                    Some((copy, region + AHEAD))
-                } else {
-                    let ahead = region + AHEAD - pattern.across.tiles;
-                    let next = copies.get(c + 1);
-                    next.map(|next| (next, ahead.min(regions(next) - 1)))
-                };
-                if let Some((later, region)) = later {
-                    let pattern = &expansion.patterns[later.pattern as usize];
-                    let tile = later.region(pattern.across, region).0;
-                    prefetch(start(later, tile), pattern.run_bytes as usize);
-                }
-                let (tile, first) = copy.region(pattern.across, region);
-                runs(start(copy, tile), first as usize, outer, &mut |from, at| {
-                    self.each_run(isa, work, (from, at, run), inner, each);
-                });
-            }
+            let run = region.pattern.run_bytes as usize;
+            let first = region.destination_offset as usize;
+            runs(from, first, outer, &mut |from, at| {
+                self.each_run(isa, work, (from, at, run), inner, each);
+            });
         }
     }
 
@@ -141,18 +116,6 @@ pub(crate) struct Runs<'a> {
     pub(crate) stride: usize,
 }
 
-/// Asks for the first bytes of a piece.
-pub(super) fn prefetch(from: *const u8, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes.min(MOST_PREFETCHED)).step_by(CACHE_LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, bytes);
-}
-
 /// All runs of a loop nest: where they are, and their offset at the destination.
 fn runs(from: *const u8, at: usize, loops: &[Loops], each: &mut impl FnMut(*const u8, usize)) {
     let [outer, rest @ ..] = loops else {
@@ -179,20 +142,20 @@ pub(crate) fn in_row_order(
         return receiver.is_none() && bytes == 0;
     };
     let mut parts: Vec<(usize, usize)> = Vec::new();
-    for copy in expansion.received(receiver) {
-        let pattern = &expansion.patterns[copy.pattern as usize];
-        let run = pattern.run_bytes as usize;
-        for region in 0..pattern.across.tiles {
-            let first = copy.region(pattern.across, region).1 as usize;
-            let last = first + pattern.spans().1 as usize - 1;
-            // Copies are sorted by their first byte, so one row is complete before the next begins.
-            if first / row_bytes != last / row_bytes || !run.is_multiple_of(element_bytes) {
-                return false;
-            }
-            runs(std::ptr::null(), first, &pattern.loops, &mut |_, at| {
-                parts.push((at, run))
-            });
+    for region in expansion.received(receiver) {
+        let run = region.pattern.run_bytes as usize;
+        let first = region.destination_offset as usize;
+        let last = first + region.pattern.spans().1 as usize - 1;
+        // Regions are sorted by their first byte, so one row is complete before the next begins.
+        if first / row_bytes != last / row_bytes || !run.is_multiple_of(element_bytes) {
+            return false;
         }
+        runs(
+            std::ptr::null(),
+            first,
+            &region.pattern.loops,
+            &mut |_, at| parts.push((at, run)),
+        );
     }
     parts.sort_unstable();
     let end = parts

@@ -64,12 +64,11 @@ impl Clusters {
 
     pub(super) fn link_move(&mut self, mv: &LoadedMove) {
         for (i, &tile) in mv.expansion.tiles.iter().enumerate() {
-            for copy in mv.expansion.received(i) {
-                let across = mv.expansion.patterns[copy.pattern as usize].across;
-                for region in 0..across.tiles {
-                    let source = copy.region(across, region).0;
-                    self.link((mv.destination.ipu, tile), (mv.source.ipu, source));
-                }
+            for region in mv.expansion.received(i) {
+                self.link(
+                    (mv.destination.ipu, tile),
+                    (mv.source.ipu, region.source_tile),
+                );
             }
         }
     }

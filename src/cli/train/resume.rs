@@ -9,23 +9,16 @@ use crate::atomic_file;
 use crate::compile::Compiled;
 use crate::data::TokenBlocks;
 use crate::error::Error;
+use crate::frontend::holds_weights;
 use crate::train::Schedule;
 use crate::train::checkpoint::{self, Checkpoint, RunIdentity};
 use superstep_ir::executable::Executable;
-
-/// What a folder has that holds a model.
-const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 impl Options {
     /// Refuses to train into the folder of a model, such as the one that training starts from, unless that is wanted or there is a
     /// checkpoint to go on from.
     pub(super) fn check_replaces_no_model(&self, output_dir: &Path) -> Result<(), Error> {
-        let holds_model = WEIGHTS.iter().any(|name| output_dir.join(name).exists());
+        let holds_model = holds_weights(output_dir);
         let goes_on = checkpoint::list(output_dir).is_ok_and(|listed| !listed.is_empty());
         if !self.output.do_train || self.output.overwrite_output_dir || !holds_model || goes_on {
             return Ok(());
