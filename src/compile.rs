@@ -12,7 +12,6 @@ use superstep_passes::instrument::{Instrument, PrintIr, PrintWhen};
 use superstep_passes::pass::PassContext;
 use superstep_passes::pipeline;
 use superstep_passes::plan::PlanBook;
-use superstep_passes::plan::book::Key;
 use superstep_passes::tensor_parallel::TensorParallel;
 use superstep_passes::training::{Moments, Optimiser, TrainingOptions, training_module};
 
@@ -28,6 +27,7 @@ use crate::settings::{EvaluationSettings, OptimiserKind, OptimiserSettings, Trai
 mod cache;
 mod compiler;
 mod file;
+mod loss_chunks;
 mod machine;
 mod plan_cache;
 pub mod remedies;
@@ -49,14 +49,15 @@ pub trait IrSink {
     fn graph(&mut self, pass: &str, text: &str);
 }
 
-/// The logits of one chunk of rows may take this share of an IPU's memory, once as they are and once as their gradient.
-const LOGITS_SHARE: f64 = 0.05;
+/// Shows no graph.
+pub struct NoGraphs;
+
+impl IrSink for NoGraphs {
+    fn graph(&mut self, _: &str, _: &str) {}
+}
 
 /// Weights of fewer elements are updated by every replica (PopART's default threshold of replicated tensor sharding).
 const SHARDING_THRESHOLD: usize = 8192;
-
-/// How often the number of row chunks is doubled before a model counts as too large.
-const CHUNK_DOUBLINGS: u32 = 3;
 
 /// Compiles the training step of a model: all micro-batches and the update.
 pub fn compile_training(
@@ -67,7 +68,7 @@ pub fn compile_training(
     sink: &mut dyn IrSink,
 ) -> Result<Compiled, Error> {
     let mut book = plans.open(&settings.machine);
-    let fitted = fit(config, settings, &mut book, sink);
+    let fitted = loss_chunks::fit(config, settings, &mut book, sink);
     plans.keep(book);
     let (placed, loss_chunks) = fitted?;
     let manifest = Manifest {
@@ -95,53 +96,6 @@ pub fn compile_training(
         manifest,
         program: placed.program,
     })
-}
-
-/// Compiles with the row chunks that were asked for, or with the fewest of a few numbers with which the model fits.
-fn fit(
-    config: &Gpt2Config,
-    settings: &TrainingSettings,
-    book: &mut PlanBook,
-    sink: &mut dyn IrSink,
-) -> Result<(Placed, usize), Error> {
-    if let Some(asked) = settings.loss_chunks {
-        return Ok((compile_with(config, settings, asked, book, sink)?, asked));
-    }
-    let key = Key::of(&format!("{settings:?} {}", config.to_json()));
-    if let Some(chunks) = book.loss_chunks(key)
-        && let Ok(placed) = compile_with(config, settings, chunks, book, sink)
-    {
-        return Ok((placed, chunks));
-    }
-    let fitted = fewest_chunks(config, settings, book, sink);
-    if let Ok((_, chunks)) = &fitted {
-        book.set_loss_chunks(key, *chunks);
-    }
-    fitted
-}
-
-fn fewest_chunks(
-    config: &Gpt2Config,
-    settings: &TrainingSettings,
-    book: &mut PlanBook,
-    sink: &mut dyn IrSink,
-) -> Result<(Placed, usize), Error> {
-    let rows = settings.batch_size.saturating_mul(settings.block_size);
-    let precision = settings.precision.precision;
-    let fewest = loss_chunks(rows, config.vocab_size, &settings.machine, precision);
-    let mut chunks = fewest;
-    let mut outcome = compile_with(config, settings, chunks, book, sink);
-    for _ in 0..CHUNK_DOUBLINGS {
-        match outcome {
-            Err(error) if error.is_overflow_of_the_head() && chunks * 2 <= rows => {
-                chunks *= 2;
-                // An error with other chunks says no more than the first.
-                outcome = compile_with(config, settings, chunks, book, sink).map_err(|_| error);
-            }
-            outcome => return Ok((outcome?, chunks)),
-        }
-    }
-    Ok((outcome?, chunks))
 }
 
 fn compile_with(
@@ -180,7 +134,7 @@ pub fn compile_evaluation(
     let (machine, precision) = (&settings.machine, settings.precision);
     let (batch, seq) = (settings.batch_size, settings.block_size);
     let rows = batch.saturating_mul(seq);
-    let loss_chunks = loss_chunks(rows, config.vocab_size, machine, precision);
+    let loss_chunks = loss_chunks::by_size(rows, config.vocab_size, machine, precision);
     let options = GraphOptions {
         batch,
         seq,
@@ -383,16 +337,6 @@ fn optimiser(settings: &OptimiserSettings) -> Optimiser {
             weight_decay,
         },
     }
-}
-
-/// Fewest row chunks whose logits stay within their share of memory; equal ones if the rows can be divided so, which saves plans
-/// and lets rows be sliced further.
-fn loss_chunks(rows: usize, vocab_size: usize, machine: &Machine, precision: Precision) -> usize {
-    let memory = f64::from(machine.tiles_per_ipu) * f64::from(machine.tile_memory);
-    let logits = rows as f64 * vocab_size as f64 * precision.elements().bytes() as f64;
-    let fewest = ((logits / (memory * LOGITS_SHARE)).ceil() as usize).clamp(1, rows.max(1));
-    let equal = (fewest..=2 * fewest).find(|&chunks| rows.is_multiple_of(chunks));
-    equal.unwrap_or(fewest)
 }
 
 /// Seconds by pass, over all graphs, in the order of first use.

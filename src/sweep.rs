@@ -11,7 +11,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::program::Program;
 use superstep_runtime::timeline::{Cause, timeline};
 
-use crate::compile::{Compiled, IrSink, PlanCache, compile_training};
+use crate::compile::{Compiled, NoGraphs, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::manifest::Manifest;
@@ -140,7 +140,7 @@ impl Subject<'_> {
                 plans,
             } => {
                 settings.machine = point.machine.clone();
-                match compile_training(name, config, settings, plans, &mut Silent) {
+                match compile_training(name, config, settings, plans, &mut NoGraphs) {
                     Ok(compiled) => figures(&compiled.program, &compiled.manifest),
                     Err(error @ Error::Compile(_)) => return Ok(point.failed(&error)),
                     Err(error) => return Err(error),
@@ -176,13 +176,6 @@ impl Point {
             figures: None,
         }
     }
-}
-
-/// Nobody asked for graphs.
-struct Silent;
-
-impl IrSink for Silent {
-    fn graph(&mut self, _pass: &str, _text: &str) {}
 }
 
 fn figures(program: &Program, manifest: &Manifest) -> Figures {

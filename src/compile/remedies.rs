@@ -10,7 +10,7 @@ use superstep_passes::place::Recompute;
 use superstep_passes::serialise::Serialise;
 use superstep_runtime::timeline::timeline;
 
-use super::{IrSink, PlanCache, compile_training};
+use super::{NoGraphs, PlanCache, compile_training};
 use crate::frontend::Gpt2Config;
 use crate::report::format::{bytes, number_list, three_digits};
 use crate::report::memory::MemoryReport;
@@ -263,14 +263,14 @@ fn unlimited_cycles(config: &Gpt2Config, settings: &TrainingSettings) -> Option<
     };
     settings.machine.tile_memory = settings.machine.tile_memory.saturating_mul(TIMES);
     let plans = PlanCache::none();
-    let compiled = compile_training("unlimited", config, &settings, &plans, &mut Quiet).ok()?;
+    let compiled = compile_training("unlimited", config, &settings, &plans, &mut NoGraphs).ok()?;
     Some(timeline(&compiled.program).cycles.total())
 }
 
 /// The remedy that a change is, and the cycles of a step where it does the same work.
 fn remedy(config: &Gpt2Config, change: Change, plans: &PlanCache) -> Option<(Remedy, Option<u64>)> {
     let settings = &change.settings;
-    let compiled = compile_training("remedy", config, settings, plans, &mut Quiet).ok()?;
+    let compiled = compile_training("remedy", config, settings, plans, &mut NoGraphs).ok()?;
     let samples =
         settings.batch_size as f64 * f64::from(settings.accumulation * settings.replicas.max(1));
     let time = timeline(&compiled.program);
@@ -283,11 +283,4 @@ fn remedy(config: &Gpt2Config, change: Change, plans: &PlanCache) -> Option<(Rem
     };
     let cycles = change.is_same_work.then(|| time.cycles.total());
     Some((remedy, cycles))
-}
-
-/// Shows no graph.
-struct Quiet;
-
-impl IrSink for Quiet {
-    fn graph(&mut self, _: &str, _: &str) {}
 }

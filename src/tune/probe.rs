@@ -7,7 +7,7 @@ use superstep_ir::program::{Category, Origin, Program};
 use superstep_passes::place::Recompute;
 use superstep_runtime::timeline::{Cause, timeline};
 
-use crate::compile::{IrSink, PlanCache, compile_training};
+use crate::compile::{NoGraphs, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::report::memory::MemoryReport;
@@ -67,12 +67,12 @@ impl Probe {
             ..base.clone()
         };
         settings.machine.ipus = settings.machine.ipus.max(2 * members);
-        let compiled = match compile_training("probe", &one, &settings, plans, &mut Silent) {
+        let compiled = match compile_training("probe", &one, &settings, plans, &mut NoGraphs) {
             // One replica may not hold what several share: for the cycles it does not matter where that is.
             Err(error) if error.is_overflow() => {
                 let memory = settings.machine.tile_memory;
                 settings.machine.tile_memory = memory.saturating_mul(2);
-                compile_training("probe", &one, &settings, plans, &mut Silent)?
+                compile_training("probe", &one, &settings, plans, &mut NoGraphs)?
             }
             outcome => outcome?,
         };
@@ -162,11 +162,4 @@ impl Bytes {
             working: working.max(0.0),
         }
     }
-}
-
-/// Nobody asked for graphs.
-pub(super) struct Silent;
-
-impl IrSink for Silent {
-    fn graph(&mut self, _: &str, _: &str) {}
 }

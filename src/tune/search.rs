@@ -8,10 +8,10 @@ use serde::Serialize;
 use superstep_passes::place::Recompute;
 
 use super::neighbours::Limits;
-use super::probe::{Probe, Silent};
+use super::probe::Probe;
 use super::space::{Candidate, Task};
 use super::{Outcome, Plan};
-use crate::compile::{Compiled, PlanCache, compile_training};
+use crate::compile::{Compiled, NoGraphs, PlanCache, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::report::format::{bytes, three_digits};
@@ -332,7 +332,7 @@ impl Search<'_> {
             self.tuner.config,
             &settings,
             self.tuner.plans,
-            &mut Silent,
+            &mut NoGraphs,
         );
         let compiled = match compiled {
             Ok(compiled) => compiled,

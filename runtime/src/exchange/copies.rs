@@ -46,28 +46,49 @@ impl LoadedMove {
                 .wrapping_add(region.source_offset as usize)
                 .cast_const()
         };
-        let mut later = self.expansion.received(i).skip(AHEAD);
+        let mut later = self.expansion.received(i).fuse();
+        let mut ahead = 0;
         self.expansion.received(i).map(move |region| {
-            if let Some(later) = later.next() {
-                prefetch(start(&later), later.pattern.run_bytes as usize);
+            while ahead < BYTES_AHEAD
+                && let Some(later) = later.next()
+            {
+                ask_for(start(&later), &later.pattern.loops, later.pattern.run_bytes);
+                ahead += later.pattern.bytes();
             }
+            ahead = ahead.saturating_sub(region.pattern.bytes());
             (start(&region), region)
         })
     }
 }
 
-/// How many regions ahead are asked for.
-const AHEAD: usize = 4;
-const MOST_PREFETCHED: usize = 1024;
+/// So much is asked for before it is read: many regions, and less than half of the smallest L1.
+const BYTES_AHEAD: u64 = 16 << 10;
 const CACHE_LINE: usize = 64;
 
-/// Asks for the first bytes of a region.
+/// Asks for all runs of a loop nest.
+fn ask_for(from: *const u8, loops: &[Loops], run_bytes: u32) {
+    let [outer, rest @ ..] = loops else {
+        return prefetch(from, run_bytes as usize);
+    };
+    for i in 0..outer.extent as usize {
+        let from = from.wrapping_add(i * outer.source_stride as usize);
+        ask_for(from, rest, run_bytes);
+    }
+}
+
+/// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`].
+#[inline]
 fn prefetch(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes.min(MOST_PREFETCHED)).step_by(CACHE_LINE) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+        let in_line = from.addr() % CACHE_LINE;
+        let bytes = in_line + bytes.min(BYTES_AHEAD as usize);
+        for line in (0..bytes).step_by(CACHE_LINE) {
+            let line = from.wrapping_sub(in_line).wrapping_add(line);
+            // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (from, bytes);

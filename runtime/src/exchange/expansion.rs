@@ -179,7 +179,7 @@ impl Pattern {
     }
 
     /// Bytes moved of a region.
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.loops
             .iter()
             .map(|l| u64::from(l.extent))

@@ -3,17 +3,12 @@ use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::*;
-use crate::compile::{Compiled, IrSink, compile_training, fit};
+use crate::compile::loss_chunks::fit;
+use crate::compile::{Compiled, NoGraphs, compile_training};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::precision::{Precision, PrecisionSettings};
 use crate::settings::{OptimiserSettings, TrainingSettings};
-
-struct Silent;
-
-impl IrSink for Silent {
-    fn graph(&mut self, _: &str, _: &str) {}
-}
 
 fn config() -> Gpt2Config {
     let json = json!({
@@ -60,14 +55,14 @@ fn settings() -> TrainingSettings {
 /// Compiles with what `folder` keeps.
 fn compiled(folder: &Path, settings: &TrainingSettings) -> Result<Compiled, Error> {
     let plans = PlanCache::at(folder.to_path_buf()).unwrap();
-    let compiled = compile_training("small", &config(), settings, &plans, &mut Silent);
+    let compiled = compile_training("small", &config(), settings, &plans, &mut NoGraphs);
     compiled.map(without_times)
 }
 
 /// A compilation from scratch.
 fn cold(settings: &TrainingSettings) -> Compiled {
     let plans = PlanCache::none();
-    let compiled = compile_training("small", &config(), settings, &plans, &mut Silent);
+    let compiled = compile_training("small", &config(), settings, &plans, &mut NoGraphs);
     without_times(compiled.unwrap())
 }
 
@@ -259,7 +254,7 @@ fn machines_have_books_of_their_own() {
     // A book is never used for another machine, wherever it comes from.
     let plans = PlanCache::at(folder.path().to_path_buf()).unwrap();
     let mut book = plans.open(&machine());
-    let (placed, _) = fit(&config(), &faster, &mut book, &mut Silent).unwrap();
+    let (placed, _) = fit(&config(), &faster, &mut book, &mut NoGraphs).unwrap();
     assert_eq!(placed.program, cold(&faster).program);
     assert_eq!(book.machine(), &faster.machine);
 }
@@ -274,7 +269,7 @@ fn books_that_were_written_at_the_same_time_are_joined() {
             ..settings()
         };
         let mut book = plans.open(&machine());
-        fit(&config(), &settings, &mut book, &mut Silent).unwrap();
+        fit(&config(), &settings, &mut book, &mut NoGraphs).unwrap();
         book
     });
     for book in books {
