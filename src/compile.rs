@@ -31,6 +31,8 @@ mod loss_chunks;
 mod machine;
 mod plan_cache;
 pub mod remedies;
+#[cfg(test)]
+mod testing;
 
 pub use cache::{ExecutableCache, Origin};
 pub use file::{open, save};

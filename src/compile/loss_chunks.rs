@@ -34,16 +34,45 @@ pub(super) fn fit(
     if let Some(asked) = settings.loss_chunks {
         return Ok((compile_with(config, settings, asked, book, sink)?, asked));
     }
+    if settings.print_ir_after.is_none() {
+        return best(config, settings, book);
+    }
+    // Only graphs of what it comes to are shown; of what does not fit, those of the first try.
+    let quiet = TrainingSettings {
+        print_ir_after: None,
+        ..settings.clone()
+    };
+    let chunks = best(config, &quiet, book).map_or_else(|_| first(config, settings), |(_, n)| n);
+    let placed = compile_with(config, settings, chunks, book, sink)?;
+    Ok((placed, chunks))
+}
+
+fn best(
+    config: &Gpt2Config,
+    settings: &TrainingSettings,
+    book: &mut PlanBook,
+) -> Result<(Placed, usize), Error> {
     let key = Key::of(&format!("{settings:?} {}", config.to_json()));
     if let Some(chunks) = book.loss_chunks(key)
-        && let Ok(placed) = compile_with(config, settings, chunks, book, sink)
+        && let Ok(placed) = compile_with(config, settings, chunks, book, &mut NoGraphs)
     {
         return Ok((placed, chunks));
     }
-    let fitted = fewest(config, settings, book, sink)?;
+    let fitted = fewest(config, settings, book)?;
     let (placed, chunks) = fewer_while_faster(config, settings, book, fitted);
     book.set_loss_chunks(key, chunks);
     Ok((placed, chunks))
+}
+
+/// The number by size.
+fn first(config: &Gpt2Config, settings: &TrainingSettings) -> usize {
+    let precision = settings.precision.precision;
+    by_size(
+        rows(settings),
+        config.vocab_size,
+        &settings.machine,
+        precision,
+    )
 }
 
 /// The number by size, doubled while the head overflows.
@@ -51,18 +80,17 @@ fn fewest(
     config: &Gpt2Config,
     settings: &TrainingSettings,
     book: &mut PlanBook,
-    sink: &mut dyn IrSink,
 ) -> Result<(Placed, usize), Error> {
     let rows = rows(settings);
-    let precision = settings.precision.precision;
-    let mut chunks = by_size(rows, config.vocab_size, &settings.machine, precision);
-    let mut outcome = compile_with(config, settings, chunks, book, sink);
+    let mut chunks = first(config, settings);
+    let mut outcome = compile_with(config, settings, chunks, book, &mut NoGraphs);
     for _ in 0..DOUBLINGS {
         match outcome {
             Err(error) if error.is_overflow_of_the_head() && chunks * 2 <= rows => {
                 chunks *= 2;
                 // An error with other chunks says no more than the first.
-                outcome = compile_with(config, settings, chunks, book, sink).map_err(|_| error);
+                outcome =
+                    compile_with(config, settings, chunks, book, &mut NoGraphs).map_err(|_| error);
             }
             outcome => return Ok((outcome?, chunks)),
         }
@@ -77,15 +105,10 @@ fn fewer_while_faster(
     book: &mut PlanBook,
     (mut best, mut chunks): (Placed, usize),
 ) -> (Placed, usize) {
-    // Graphs have been shown with the first number; they are alike with others.
-    let settings = TrainingSettings {
-        print_ir_after: None,
-        ..settings.clone()
-    };
     let cycles = |placed: &Placed| timeline(&placed.program).cycles.total();
     let mut least = None;
-    while let Some(fewer) = equal_chunks(rows(&settings), 1..=chunks / 2).next_back() {
-        let Ok(placed) = compile_with(config, &settings, fewer, book, &mut NoGraphs) else {
+    while let Some(fewer) = equal_chunks(rows(settings), 1..=chunks / 2).next_back() {
+        let Ok(placed) = compile_with(config, settings, fewer, book, &mut NoGraphs) else {
             break;
         };
         let (before, now) = (*least.get_or_insert_with(|| cycles(&best)), cycles(&placed));
@@ -127,49 +150,11 @@ fn rows(settings: &TrainingSettings) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-    use superstep_passes::place::Recompute;
-    use superstep_passes::plan::matmul::PlanStyle;
-
     use super::*;
-    use crate::compile::PlanCache;
-    use crate::precision::PrecisionSettings;
-    use crate::settings::OptimiserSettings;
+    use crate::compile::{PlanCache, testing};
 
     fn config() -> Gpt2Config {
-        let json = json!({
-            "n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 16, "vocab_size": 1031, "n_inner": Value::Null,
-            "bos_token_id": 1030, "eos_token_id": 1030, "tie_word_embeddings": true,
-        });
-        Gpt2Config::from_json(json.to_string().as_bytes(), "config.json".as_ref()).unwrap()
-    }
-
-    fn settings() -> TrainingSettings {
-        TrainingSettings {
-            machine: Machine {
-                tiles_per_ipu: 16,
-                ..Machine::preset("pod4").unwrap()
-            },
-            block_size: 16,
-            batch_size: 16,
-            accumulation: 1,
-            optimiser: OptimiserSettings::hugging_face(),
-            precision: PrecisionSettings::of(Precision::F32),
-            layers_per_ipu: None,
-            tensor_parallel: 1,
-            pipelined: false,
-            recompute: Recompute::Nothing,
-            replicas: 1,
-            sharded: false,
-            offchip: false,
-            ipus_per_replica: None,
-            matmul_proportion: Vec::new(),
-            head_slices: 1,
-            serialise: Vec::new(),
-            matmul_plan: PlanStyle::Auto,
-            loss_chunks: None,
-            print_ir_after: None,
-        }
+        testing::config(1, 1031)
     }
 
     fn fitted(settings: &TrainingSettings) -> (u64, usize, u32) {
@@ -181,7 +166,11 @@ mod tests {
 
     #[test]
     fn no_half_of_the_chunks_would_be_faster() {
-        let settings = settings();
+        let machine = Machine {
+            tiles_per_ipu: 16,
+            ..Machine::preset("pod4").unwrap()
+        };
+        let settings = testing::settings(machine);
         let first = by_size(256, 1031, &settings.machine, Precision::F32);
         let with = |chunks: usize| {
             fitted(&TrainingSettings {

@@ -1,21 +1,16 @@
 use serde_json::{Value, json};
-use superstep_passes::place::Recompute;
 use superstep_passes::plan::matmul::PlanStyle;
 
 use super::*;
 use crate::compile::loss_chunks::fit;
-use crate::compile::{Compiled, NoGraphs, compile_training};
+use crate::compile::{Compiled, NoGraphs, compile_training, testing};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
 use crate::precision::{Precision, PrecisionSettings};
-use crate::settings::{OptimiserSettings, TrainingSettings};
+use crate::settings::TrainingSettings;
 
 fn config() -> Gpt2Config {
-    let json = json!({
-        "n_layer": 3, "n_head": 2, "n_embd": 32, "n_positions": 16, "vocab_size": 97, "n_inner": Value::Null,
-        "bos_token_id": 96, "eos_token_id": 96, "tie_word_embeddings": true,
-    });
-    Gpt2Config::from_json(json.to_string().as_bytes(), "config.json".as_ref()).unwrap()
+    testing::config(3, 97)
 }
 
 /// So small that all layers on one IPU is the second thing that fits; one layer on each of three is what is tried when that does not.
@@ -29,26 +24,10 @@ fn machine() -> Machine {
 
 fn settings() -> TrainingSettings {
     TrainingSettings {
-        machine: machine(),
-        block_size: 16,
         batch_size: 2,
         accumulation: 12,
-        optimiser: OptimiserSettings::hugging_face(),
-        precision: PrecisionSettings::of(Precision::F32),
-        layers_per_ipu: None,
-        tensor_parallel: 1,
         pipelined: true,
-        recompute: Recompute::Nothing,
-        replicas: 1,
-        sharded: false,
-        offchip: false,
-        ipus_per_replica: None,
-        matmul_proportion: Vec::new(),
-        head_slices: 1,
-        serialise: Vec::new(),
-        matmul_plan: PlanStyle::Auto,
-        loss_chunks: None,
-        print_ir_after: None,
+        ..testing::settings(machine())
     }
 }
 
