@@ -104,13 +104,39 @@ pub struct TrainingSettings {
     pub serialise: Vec<Serialise>,
     /// Styles of execution that products may choose from.
     pub matmul_plan: PlanStyle,
-    /// Row blocks of the output head; absent: as many as keep the logits a small part of an IPU's memory.
+    /// Row blocks of the output head; absent: found by the compiler.
     pub loss_chunks: Option<usize>,
     /// `all` or the name of a pass: print the graph after it.
     pub print_ir_after: Option<String>,
 }
 
 impl TrainingSettings {
+    /// Steps of one micro-batch with Hugging Face's optimiser in f32: nothing asked for, nothing divided.
+    pub fn plain(machine: Machine, block_size: usize, batch_size: usize) -> TrainingSettings {
+        TrainingSettings {
+            machine,
+            block_size,
+            batch_size,
+            accumulation: 1,
+            optimiser: OptimiserSettings::hugging_face(),
+            precision: PrecisionSettings::default(),
+            layers_per_ipu: None,
+            tensor_parallel: 1,
+            pipelined: false,
+            recompute: Recompute::Nothing,
+            replicas: 1,
+            sharded: false,
+            offchip: false,
+            ipus_per_replica: None,
+            matmul_proportion: Vec::new(),
+            head_slices: 1,
+            serialise: Vec::new(),
+            matmul_plan: PlanStyle::Auto,
+            loss_chunks: None,
+            print_ir_after: None,
+        }
+    }
+
     /// How a vocabulary is cut for these settings: where optimiser state is shared out, every replica gets as much of each slice.
     pub fn vocabulary(&self, entries: usize) -> VocabularySlices {
         let replicas = if self.sharded {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use superstep_passes::place::Recompute;
-use superstep_passes::plan::matmul::PlanStyle;
 
 use super::generate::Continuation;
 use super::host_options::HostOptions;
@@ -23,7 +21,7 @@ use crate::frontend::{
 };
 use crate::generate::Sampling;
 use crate::ipu_config::OutputMode;
-use crate::precision::{Precision, PrecisionSettings};
+use crate::precision::Precision;
 use crate::report::Report;
 use crate::report::terminal::{pass_table, summary};
 use crate::session::Session;
@@ -118,31 +116,15 @@ impl Options {
     }
 
     fn settings(&self) -> Result<TrainingSettings, Error> {
+        let machine = machine_named(Some(&self.machine))?;
         Ok(TrainingSettings {
-            machine: machine_named(Some(&self.machine))?,
-            block_size: BLOCK_SIZE,
-            batch_size: BATCH_SIZE,
             accumulation: ACCUMULATION,
             optimiser: OptimiserSettings {
                 weight_decay: 0.01,
                 max_grad_norm: Some(1.0),
                 ..OptimiserSettings::hugging_face()
             },
-            precision: PrecisionSettings::default(),
-            layers_per_ipu: None,
-            tensor_parallel: 1,
-            pipelined: false,
-            recompute: Recompute::Nothing,
-            replicas: 1,
-            sharded: false,
-            offchip: false,
-            ipus_per_replica: None,
-            matmul_proportion: Vec::new(),
-            head_slices: 1,
-            serialise: Vec::new(),
-            matmul_plan: PlanStyle::Auto,
-            loss_chunks: None,
-            print_ir_after: None,
+            ..TrainingSettings::plain(machine, BLOCK_SIZE, BATCH_SIZE)
         })
     }
 

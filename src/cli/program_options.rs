@@ -66,7 +66,7 @@ pub(super) struct ProgramOptions {
     /// How products are executed: gather (bring whole blocks), shift (rotate pieces round rings of tiles), auto [default: auto].
     #[arg(long = "matmul_plan", value_name = "auto|gather|shift", value_parser = parse_style)]
     pub(super) matmul_plan: Option<PlanStyle>,
-    /// Row blocks in which the output head and the loss are computed [default: by the size of the logits].
+    /// Row blocks in which the output head and the loss are computed [default: found by the compiler].
     #[arg(long = "loss_chunks", value_name = "N", value_parser = at_least_one::<usize>)]
     pub(super) loss_chunks: Option<usize>,
     /// Print the graph after this pass, or after `all`.

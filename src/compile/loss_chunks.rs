@@ -108,11 +108,12 @@ fn fewer_while_faster(
     let cycles = |placed: &Placed| timeline(&placed.program).cycles.total();
     let mut least = None;
     while let Some(fewer) = equal_chunks(rows(settings), 1..=chunks / 2).next_back() {
-        let Ok(placed) = compile_with(config, settings, fewer, book, &mut NoGraphs) else {
-            break;
+        let placed = match compile_with(config, settings, fewer, book, &mut NoGraphs) {
+            Ok(placed) if placed.program.ipus <= best.program.ipus => placed,
+            _ => break,
         };
         let (before, now) = (*least.get_or_insert_with(|| cycles(&best)), cycles(&placed));
-        if placed.program.ipus > best.program.ipus || now >= before {
+        if now >= before {
             break;
         }
         (best, chunks, least) = (placed, fewer, Some(now));
@@ -170,7 +171,7 @@ mod tests {
             tiles_per_ipu: 16,
             ..Machine::preset("pod4").unwrap()
         };
-        let settings = testing::settings(machine);
+        let settings = TrainingSettings::plain(machine, 16, 16);
         let first = by_size(256, 1031, &settings.machine, Precision::F32);
         let with = |chunks: usize| {
             fitted(&TrainingSettings {

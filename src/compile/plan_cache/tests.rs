@@ -24,10 +24,9 @@ fn machine() -> Machine {
 
 fn settings() -> TrainingSettings {
     TrainingSettings {
-        batch_size: 2,
         accumulation: 12,
         pipelined: true,
-        ..testing::settings(machine())
+        ..TrainingSettings::plain(machine(), 16, 2)
     }
 }
 
