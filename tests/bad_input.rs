@@ -54,6 +54,13 @@ fn wrong_command_lines() {
             "cannot be used with",
         ),
         ("train --flux 3", "--flux"),
+        ("train --do_train false", "nothing to do"),
+        ("train --eval_steps 3", "--do_eval"),
+        (
+            "train --do_eval --early_stopping_patience 2",
+            "counts evaluations during training",
+        ),
+        ("train --logging_dir x", "--output_dir"),
         ("compile --model_name_or_path {}", "--output"),
         (
             "compile --model_name_or_path {} -o x --layers_per_ipu nine",
@@ -161,6 +168,10 @@ fn impossible_configurations() {
     let folder = tempfile::tempdir().unwrap();
     let broken = spoilt(folder.path(), "config.json", |bytes| bytes[..40].to_vec());
     train(&broken, "", &[], "config.json");
+    for batch in ["4294967296", "18446744073709551615"] {
+        let more = format!("--per_device_train_batch_size {batch}");
+        train(&fixture("tiny"), &more, &[], "32-bit indices");
+    }
 }
 
 #[test]
@@ -199,6 +210,11 @@ fn unusable_data() {
         "one optimiser step needs 2",
     );
     tokens(
+        &file("many.json", b"[[1, 2, 3]]"),
+        "--device_iterations 9223372036854775809 --per_device_train_batch_size 2",
+        "one optimiser step needs 18446744073709551615",
+    );
+    tokens(
         &file("long.json", format!("[{:?}]", vec![1; 65]).as_bytes()),
         "",
         "n_positions",
@@ -212,6 +228,7 @@ fn unusable_data() {
         superstep(&words(&line, &[&model, path])).fails(1, what);
     };
     text(&file("empty.txt", b""), "", "no text");
+    text(Path::new("/dev/null"), "", "no ordinary file");
     text(&file("blank.txt", b" \n\n"), "", "no text");
     text(
         &file("short.txt", b"It is"),

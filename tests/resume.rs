@@ -1,13 +1,15 @@
 //! Checkpoints, and what becomes of a run that is interrupted, goes wrong, or is asked to go on as another one. `accidents.rs` has those that are
 //! killed or short of disk space.
 
+#[path = "resume/interrupted.rs"]
+mod interrupted;
+#[path = "resume/logs.rs"]
+mod logs;
 mod program;
 #[path = "resume/slices.rs"]
 mod slices;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use program::{fixture, superstep, words};
 use serde_json::Value;
@@ -25,17 +27,6 @@ fn longer(out: &Path, max_steps: u32, save_steps: u32, more: &str) -> Vec<String
     let tiny = fixture("tiny");
     let line = format!("{RUN} --max_steps {max_steps} --save_steps {save_steps} {more}");
     words(&line, &[&tiny, &tiny.join("tokens.json"), out])
-}
-
-fn spawn(arguments: &[String]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_superstep"))
-        .args(arguments)
-        .env("HF_HUB_CACHE", "/nonexistent")
-        .env("SUPERSTEP_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts")
 }
 
 fn weights(dir: &Path) -> Vec<u8> {
@@ -144,60 +135,6 @@ fn another_run_is_refused_and_told_why() {
     );
     superstep(&longer(&out, 6, 6, "--overwrite_output_dir")).ok();
     assert!(!fourth.exists() && out.join("checkpoint-6").exists());
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill = format!("kill -{name} {}", child.id());
-    let status = Command::new("sh").args(["-c", &kill]).status();
-    assert!(status.unwrap().success());
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
-    let child = spawn(&longer(&out, 400, 1000, ""));
-    let steps = || match std::fs::read_to_string(out.join("metrics.jsonl")) {
-        Ok(text) => text.lines().count(),
-        Err(_) => 0,
-    };
-    while steps() < 3 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // As `timeout` sends it: to the program, and to its process group.
-    signal(&child, "TERM");
-    std::thread::sleep(Duration::from_millis(20));
-    signal(&child, "TERM");
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    let step = steps();
-    assert!((3..400).contains(&step));
-    let checkpoint = out.join(format!("checkpoint-{step}"));
-    let found = superstep::train::checkpoint::Checkpoint::open(&checkpoint).unwrap();
-    assert_eq!(found.content.global_step, step as u64);
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_ends_the_last_evaluation_and_the_model_is_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
-    let rows = vec![vec![7; 48]; 20_000];
-    let held_out = program::file(
-        folder.path(),
-        "held_out.json",
-        serde_json::to_string(&rows).unwrap().as_bytes(),
-    );
-    let more = format!("--do_eval --validation_file {}", held_out.display());
-    let child = spawn(&longer(&out, 1, 1000, &more));
-    while !out.join("train_results.json").exists() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    signal(&child, "INT");
-    let status = child.wait_with_output().unwrap().status;
-    assert_eq!(status.code(), Some(130));
-    assert!(out.join("model.safetensors").exists() && !out.join("eval_results.json").exists());
 }
 
 #[test]

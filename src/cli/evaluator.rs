@@ -46,7 +46,18 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Loss and perplexity of these weights.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] as soon as the user wants an end, after the batch that is under way.
     pub(super) fn evaluate(&mut self, weights: &Weights) -> Result<Evaluation, Error> {
+        let (interrupt, all) = (self.interrupt.clone(), self.blocks.len());
+        let go_on = |done: usize| match interrupt.is_asked() {
+            true => Err(Error::Interrupted(format!(
+                "interrupted in an evaluation, after {done} of {all} samples"
+            ))),
+            false => Ok(()),
+        };
+        go_on(0)?;
         let (session, _) = match &mut self.loaded {
             Some(loaded) => {
                 loaded.0.write_weights(weights)?;
@@ -65,13 +76,7 @@ impl<'a> Evaluator<'a> {
         let bar = ProgressBar::new(self.blocks.len() as u64);
         let result = evaluate(session, &self.blocks, call, &mut |done| {
             bar.set_position(done as u64);
-            if self.interrupt.is_asked() {
-                let all = self.blocks.len();
-                let message =
-                    format!("interrupted in an evaluation, after {done} of {all} samples");
-                return Err(Error::Interrupted(message));
-            }
-            Ok(())
+            go_on(done)
         });
         bar.finish_and_clear();
         result

@@ -17,8 +17,8 @@ use crate::data::{DataError, SampleOrder, TokenBlocks};
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::settings::EvaluationSettings;
+use crate::train::results;
 use crate::train::state::rounded;
-use crate::train::{Interrupt, results};
 use options::{DataOptions, OutputOptions, ScheduleOptions};
 use run::{Trained, write_state};
 
@@ -51,9 +51,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(&self) -> Result<(), Error> {
-        if !self.output.do_eval && self.output.needs_evaluations() {
-            return Err(Error::usage("evaluating during training needs --do_eval"));
-        }
+        self.output.check()?;
         if let Some(directory) = &self.output.output_dir {
             prepare_directory(directory)?;
             self.check_replaces_no_model(directory)?;
@@ -109,7 +107,6 @@ impl Options {
             Trained {
                 weights,
                 state: None,
-                interrupt: Interrupt::default(),
             }
         };
         if let Some(evaluator) = &mut evaluator {
@@ -148,7 +145,6 @@ impl Options {
 
     /// Evaluates what was trained; its values are a file of their own and the last entry of the log.
     fn final_evaluation(&self, evaluator: &mut Evaluator, trained: Trained) -> Result<(), Error> {
-        evaluator.interrupt = trained.interrupt;
         let evaluation = evaluator.evaluate(&trained.weights)?;
         if let Some(pace) = evaluator.pace() {
             say(format_args!("evaluation on {pace}"));
@@ -226,7 +222,9 @@ impl Options {
         manifest: &Manifest,
     ) -> Result<SampleOrder, Error> {
         let device_iterations = self.schedule.device_iterations();
-        let needed = manifest.samples_per_step() * device_iterations;
+        let needed = manifest
+            .samples_per_step()
+            .saturating_mul(device_iterations);
         let seed = self.data.shuffle.then_some(self.schedule.seed);
         let order = SampleOrder::new(blocks.len(), needed, seed).ok_or_else(|| {
             DataError::TooFewSamples {

@@ -15,6 +15,7 @@ use superstep_runtime::timeline::timeline;
 use super::{IrSink, NoGraphs, compile_with};
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
+use crate::frontend::model::ModelError;
 use crate::precision::Precision;
 use crate::settings::TrainingSettings;
 
@@ -31,6 +32,11 @@ pub(super) fn fit(
     book: &mut PlanBook,
     sink: &mut dyn IrSink,
 ) -> Result<(Placed, usize), Error> {
+    if i32::try_from(rows(settings)).is_err() {
+        // Nobody should look for numbers that divide so many.
+        let (batch, seq) = (settings.batch_size, settings.block_size);
+        return Err(ModelError::TooManyRows { batch, seq }.into());
+    }
     if let Some(asked) = settings.loss_chunks {
         return Ok((compile_with(config, settings, asked, book, sink)?, asked));
     }

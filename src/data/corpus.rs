@@ -87,6 +87,15 @@ impl Corpus {
                 other: other.clone(),
             });
         }
+        let is_special = |file: &&PathBuf| {
+            file.metadata()
+                .is_ok_and(|known| !known.is_file() && !known.is_dir())
+        };
+        if let Some(special) = files.iter().find(is_special) {
+            return Err(DataError::Special {
+                path: special.clone(),
+            });
+        }
         Ok(Corpus {
             path: path.to_path_buf(),
             files,

@@ -15,6 +15,9 @@ pub enum DataError {
     },
     #[error("{} is a directory, not a file", path.display())]
     Directory { path: PathBuf },
+    /// A pipe or a device: what was read of it is gone.
+    #[error("{} is no ordinary file, and text is read more than once", path.display())]
+    Special { path: PathBuf },
     /// A folder with nothing in it to read.
     #[error("{} has no files of text, JSON lines or Parquet (.txt, .jsonl, .parquet)", path.display())]
     NoFiles { path: PathBuf },
@@ -114,7 +117,7 @@ pub enum DataError {
     #[error(
         "{} gives {samples} samples, but one optimiser step needs {}: {batch} per micro-batch × {accumulation} accumulation steps{}{}",
         path.display(),
-        batch * accumulation * replicas * device_iterations,
+        batch.saturating_mul(*accumulation).saturating_mul(*replicas).saturating_mul(*device_iterations),
         Factor(*replicas, "replicas"),
         Factor(*device_iterations, "device iterations"),
     )]

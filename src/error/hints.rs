@@ -53,6 +53,7 @@ fn compile(error: &CompileError) -> Option<String> {
 fn data(error: &DataError) -> Option<String> {
     let hint = match error {
         DataError::TooShort { .. } => "give more text or a smaller --block_size",
+        DataError::Special { .. } => "write it to a file first",
         DataError::EmptyText { .. } => "give a file that has text in it",
         DataError::EmptySide { .. } => {
             "give a --validation_file or another --validation_split_percentage"

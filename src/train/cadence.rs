@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cadence {
     pub logging_steps: u64,
+    /// The first step is logged whatever its number.
+    pub logging_first_step: bool,
     /// Absent: only after the last step, if at all.
     pub eval_steps: Option<u64>,
     /// Absent: no checkpoints but the one of an interrupted run.
@@ -18,7 +20,7 @@ pub struct Cadence {
 
 impl Cadence {
     pub fn logs(&self, step: u64) -> bool {
-        is_due(Some(self.logging_steps), step)
+        is_due(Some(self.logging_steps), step) || (self.logging_first_step && step == 1)
     }
 
     pub fn evaluates(&self, step: u64) -> bool {

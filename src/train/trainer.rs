@@ -23,6 +23,8 @@ pub struct Trainer<'a> {
     pub cadence: Cadence,
     pub state: TrainerState,
     pub meter: Meter,
+    /// The evaluation after the step the state is at has not taken place yet: the run was interrupted in it.
+    pub evaluation_is_due: bool,
     pub interrupt: Interrupt,
     /// Where results go, if anywhere.
     pub records: Option<Records<'a>>,
@@ -38,13 +40,29 @@ pub struct Records<'a> {
     pub config: &'a Gpt2Config,
     pub tokenizer: Option<&'a Tokenizer>,
     pub identity: RunIdentity,
+    /// Why the logs do not grow any more. The run ends where a checkpoint can be written.
+    pub failure: Option<Error>,
+}
+
+impl Records<'_> {
+    fn append(&mut self, updates: &[StepMetrics]) {
+        let metrics = &mut self.metrics;
+        let written = updates.iter().try_for_each(|update| metrics.append(update));
+        self.keep_failure(written);
+    }
+
+    fn keep_failure(&mut self, written: Result<(), Error>) {
+        if let (Err(error), None) = (written, &self.failure) {
+            self.failure = Some(error);
+        }
+    }
 }
 
 /// Who looks on, and does what the loop itself cannot.
 pub trait Companion {
     /// A weight update is done.
     fn step(&mut self, metrics: &StepMetrics);
-    /// Evaluates the weights as they are.
+    /// Evaluates the weights as they are; [`Error::Interrupted`] if the user does not want to wait for it.
     fn evaluate(&mut self, session: &Session) -> Result<Evaluation, Error>;
     /// A checkpoint is in place.
     fn saved(&mut self, checkpoint: &Path);
@@ -67,27 +85,60 @@ impl Trainer<'_> {
     /// # Errors
     /// A loss that is no finite number, a full disk, and whatever else stops a step. Checkpoints that exist stay as they are.
     pub fn run(&mut self, companion: &mut dyn Companion) -> Result<Ending, Error> {
+        let due = self.evaluation_is_due && self.cadence.evaluates(self.state.global_step);
+        self.evaluation_is_due = due;
+        if due && let Some(ending) = self.evaluate_and_save(companion)? {
+            return Ok(ending);
+        }
         while self.state.global_step < self.run.schedule.steps {
+            if self.gains_no_more() {
+                return Ok(Ending::NoGain);
+            }
             if self.interrupt.is_asked() {
                 return self.interrupted(companion);
             }
             self.step(companion)?;
             let step = self.state.global_step;
             if self.cadence.logs(step) {
-                self.log()?;
+                self.log();
             }
-            let mut is_best = false;
-            if self.cadence.evaluates(step) {
-                is_best = self.evaluate(companion)?;
-            }
-            if self.cadence.saves(step) {
-                self.save(companion, is_best)?;
-            }
-            if self.gains_no_more() {
-                return Ok(Ending::NoGain);
+            self.evaluation_is_due = self.cadence.evaluates(step);
+            if let Some(ending) = self.evaluate_and_save(companion)? {
+                return Ok(ending);
             }
         }
         Ok(Ending::Complete)
+    }
+
+    /// What comes after a step; the ending if the user does not wait for it.
+    fn evaluate_and_save(
+        &mut self,
+        companion: &mut dyn Companion,
+    ) -> Result<Option<Ending>, Error> {
+        let mut is_best = false;
+        if self.evaluation_is_due && !self.log_fails() {
+            is_best = match self.evaluate(companion) {
+                Err(Error::Interrupted(_)) => return self.interrupted(companion).map(Some),
+                evaluated => evaluated?,
+            };
+            self.evaluation_is_due = false;
+        }
+        if let Some(error) = self
+            .records
+            .as_mut()
+            .and_then(|records| records.failure.take())
+        {
+            return Err(self.saved_after(error, companion, is_best));
+        }
+        if self.cadence.saves(self.state.global_step) {
+            self.save(companion, is_best)?;
+        }
+        Ok(None)
+    }
+
+    fn log_fails(&self) -> bool {
+        let records = self.records.as_ref();
+        records.is_some_and(|records| records.failure.is_some())
     }
 
     fn step(&mut self, companion: &mut dyn Companion) -> Result<(), Error> {
@@ -101,10 +152,10 @@ impl Trainer<'_> {
         };
         let seconds = updates.iter().map(|update| update.step_seconds).sum();
         for update in &updates {
-            if let Some(records) = &mut self.records {
-                records.metrics.append(update)?;
-            }
             companion.step(update);
+        }
+        if let Some(records) = &mut self.records {
+            records.append(&updates);
         }
         self.meter.step(loss, seconds);
         self.state.global_step += 1;
@@ -128,30 +179,38 @@ impl Trainer<'_> {
     }
 
     /// Logs the mean loss since the last entry and, as Hugging Face does, the learning rate of the next step.
-    fn log(&mut self) -> Result<(), Error> {
+    fn log(&mut self) {
         let loss = rounded(self.meter.take_mean(), 4);
         let rate = self.run.schedule.rate(self.state.global_step);
-        self.record("train", &[("learning_rate", rate), ("loss", loss)])
+        self.record("train", &[("learning_rate", rate), ("loss", loss)]);
     }
 
     /// Adds values to the log and to the events.
-    fn record(&mut self, group: &str, values: &[(&str, f64)]) -> Result<(), Error> {
+    fn record(&mut self, group: &str, values: &[(&str, f64)]) {
         self.state.log(values);
         let (step, epoch) = (self.state.global_step, self.state.epoch);
-        let events = self.records.as_mut().and_then(|r| r.events.as_mut());
-        let Some(events) = events else { return Ok(()) };
-        for (name, value) in values {
-            let name = name.strip_prefix("eval_").unwrap_or(name);
-            events.scalar(&format!("{group}/{name}"), step, *value)?;
-        }
-        events.scalar("train/epoch", step, epoch)?;
-        events.flush()
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        let Some(events) = &mut records.events else {
+            return;
+        };
+        let mut write = || {
+            for (name, value) in values {
+                let name = name.strip_prefix("eval_").unwrap_or(name);
+                events.scalar(&format!("{group}/{name}"), step, *value)?;
+            }
+            events.scalar("train/epoch", step, epoch)?;
+            events.flush()
+        };
+        let written = write();
+        records.keep_failure(written);
     }
 
     /// Whether it was the best so far.
     fn evaluate(&mut self, companion: &mut dyn Companion) -> Result<bool, Error> {
         let evaluation = companion.evaluate(&self.session)?;
-        self.record("eval", &evaluation.log_values())?;
+        self.record("eval", &evaluation.log_values());
         let best = self.state.best_metric.unwrap_or(f64::INFINITY);
         let is_best = evaluation.eval_loss < best - self.cadence.early_stopping_threshold;
         if is_best {
@@ -177,6 +236,27 @@ impl Trainer<'_> {
         Ok(Ending::Interrupted { checkpoint })
     }
 
+    /// The error of a log that cannot be written, after what was done so far was saved if that can be.
+    fn saved_after(&mut self, error: Error, companion: &mut dyn Companion, is_best: bool) -> Error {
+        let hint = error.hint();
+        let step = self.state.global_step;
+        match self.save(companion, is_best) {
+            Ok(saved) => {
+                let saved = saved.map_or(String::new(), |path| {
+                    format!("; what was done up to step {step} is in {}", path.display())
+                });
+                Error::Failed {
+                    message: format!("{error}{saved}"),
+                    hint,
+                }
+            }
+            Err(other) => {
+                let message = format!("{error}; nor can a checkpoint be saved: {other}");
+                self.with_last_checkpoint(Error::Failed { message, hint })
+            }
+        }
+    }
+
     fn save(
         &mut self,
         companion: &mut dyn Companion,
@@ -196,6 +276,7 @@ impl Trainer<'_> {
             state: &self.state,
             meter: &self.meter,
             loss_scale: self.run.loss_scale,
+            evaluation_is_due: self.evaluation_is_due,
             steps_per_epoch: self.run.order.steps_per_epoch(),
         };
         let saved = checkpoint::write(records.output_dir, &out, &self.session)?;

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use super::super::data_options::TextOptions;
 use super::super::host_options::HostOptions;
 use super::super::program_options::{above_zero, at_least_one, at_least_zero, ratio};
+use crate::error::Error;
 use crate::frontend::SaveDtype;
 use crate::ipu_config::IpuSettings;
 use crate::train::{Cadence, LrScheduler, Schedule, Warmup};
@@ -101,8 +102,11 @@ pub(super) struct OutputOptions {
     /// Log every N steps [default: ten times in all].
     #[arg(long = "logging_steps", value_name = "N", value_parser = at_least_one::<u64>)]
     pub(super) logging_steps: Option<u64>,
+    /// Log the first step, too.
+    #[arg(long = "logging_first_step", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub(super) logging_first_step: bool,
     /// Folder for TensorBoard's event files [default: OUTPUT_DIR/runs].
-    #[arg(long = "logging_dir", value_name = "DIR")]
+    #[arg(long = "logging_dir", value_name = "DIR", requires = "output_dir")]
     pub(super) logging_dir: Option<PathBuf>,
     /// Who gets logs besides the files: `tensorboard` or `none`.
     #[arg(long = "report_to", value_name = "NAME", default_value = "tensorboard", value_parser = ["tensorboard", "none", "all"])]
@@ -227,6 +231,7 @@ impl OutputOptions {
         };
         Cadence {
             logging_steps,
+            logging_first_step: self.logging_first_step,
             eval_steps: every(eval_strategy, self.eval_steps.unwrap_or(logging_steps)),
             save_steps: every(self.save_strategy, self.save_steps),
             save_total_limit: self.save_total_limit,
@@ -235,11 +240,24 @@ impl OutputOptions {
         }
     }
 
-    /// Whether the run is to be evaluated before its end.
-    pub(super) fn needs_evaluations(&self) -> bool {
-        self.eval_steps.is_some()
-            || self.early_stopping_patience.is_some()
-            || !matches!(self.eval_strategy, None | Some(Strategy::No))
+    /// Refuses options that would come to nothing.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let evaluates = match self.eval_strategy {
+            None => self.eval_steps.is_some(),
+            Some(strategy) => strategy != Strategy::No,
+        };
+        let stops_early = self.early_stopping_patience.is_some();
+        let wrong = match (self.do_train, self.do_eval) {
+            (false, false) => "nothing to do: --do_train is false, and --do_eval is not given",
+            (_, false) if evaluates || stops_early || self.eval_steps.is_some() => {
+                "evaluating during training needs --do_eval"
+            }
+            _ if stops_early && !evaluates => {
+                "--early_stopping_patience counts evaluations during training: give --eval_steps N or --eval_strategy"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::usage(wrong))
     }
 
     /// Where TensorBoard's files go, if anywhere.

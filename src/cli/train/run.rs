@@ -34,8 +34,6 @@ pub(super) struct Trained {
     pub(super) weights: Weights,
     /// Absent where nothing was trained.
     pub(super) state: Option<TrainerState>,
-    /// What the user wants with what comes after the training.
-    pub(super) interrupt: Interrupt,
 }
 
 impl Options {
@@ -95,6 +93,7 @@ impl Options {
                 config: &model.config,
                 tokenizer: tokenizer.as_ref(),
                 identity,
+                failure: None,
             }),
             None => None,
         };
@@ -149,6 +148,8 @@ impl Options {
     ) -> Result<Trainer<'a>, Error> {
         let (steps, per_epoch) = (run.schedule.steps, run.order.steps_per_epoch());
         let cadence = self.output.cadence(steps, per_epoch);
+        let content = checkpoint.as_ref().map(|checkpoint| &checkpoint.content);
+        let evaluation_is_due = content.is_some_and(|content| content.evaluation_is_due);
         let (state, meter) = match checkpoint {
             Some(checkpoint) => (checkpoint.state, checkpoint.content.meter),
             None => {
@@ -166,6 +167,7 @@ impl Options {
             cadence,
             state,
             meter,
+            evaluation_is_due,
             interrupt,
             records,
             flops_per_step,
@@ -177,8 +179,11 @@ impl Options {
         &self,
         mut trainer: Trainer,
         model: &Model,
-        evaluator: Option<&mut Evaluator>,
+        mut evaluator: Option<&mut Evaluator>,
     ) -> Result<Trained, Error> {
+        if let Some(evaluator) = &mut evaluator {
+            evaluator.interrupt = trainer.interrupt.clone();
+        }
         let per_step = self.schedule.device_iterations() as u64;
         let updates = trainer.run.schedule.steps * per_step;
         let first = trainer.state.global_step * per_step;
@@ -230,7 +235,6 @@ impl Options {
         Ok(Trained {
             weights,
             state: Some(trainer.state),
-            interrupt: trainer.interrupt,
         })
     }
 }

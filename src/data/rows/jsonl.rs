@@ -27,6 +27,8 @@ pub(super) struct JsonRows {
     file: BufReader<File>,
     column: String,
     number: usize,
+    /// How many had the field.
+    rows: usize,
     /// Where the file stands when it is at the beginning of a line.
     offset: u64,
     held_bytes_max: u64,
@@ -55,6 +57,7 @@ impl JsonRows {
             file,
             column: column.unwrap_or(COLUMN_DEFAULT).to_owned(),
             number: 0,
+            rows: 0,
             offset: mark as u64,
             held_bytes_max: HELD_BYTES_MAX,
             line: Vec::new(),
@@ -120,8 +123,16 @@ impl JsonRows {
         self.line.clear();
         self.line.shrink_to(KEPT_BYTES);
         match found {
-            Found::Text => Ok(()),
+            Found::Text => {
+                self.rows += 1;
+                Ok(())
+            }
             Found::NoText => Err(self.bad(format!("`{}` is no text", self.column))),
+            // Rows before had it.
+            Found::Others(found) if self.rows > 0 => {
+                let found = found.join(", ");
+                Err(self.bad(format!("it has no `{}`, only {found}", self.column)))
+            }
             Found::Others(found) => Err(DataError::Column {
                 path: self.path.clone(),
                 column: self.column.clone(),
@@ -239,7 +250,10 @@ mod tests {
             (r#"{"text": "\udc00"}"#, "line 2: it is no JSON object"),
             (r#"{"text": 7}"#, "line 2: `text` is no text"),
             (r#"{"text": {"text": ""}}"#, "line 2: `text` is no text"),
-            (r#"{"x": 1, "y": ""}"#, "no column `text`; it has x, y"),
+            (
+                r#"{"x": 1, "y": ""}"#,
+                "line 2: it has no `text`, only x, y",
+            ),
         ] {
             for held_bytes_max in [HELD_BYTES_MAX, 2] {
                 let content = format!("{{\"text\": \"a\"}}\n{line}\n");
@@ -247,6 +261,8 @@ mod tests {
                 assert!(error.contains(what), "{line}: {error}");
             }
         }
+        let error = rows(b"{\"x\": 1}\n", 2).unwrap_err();
+        assert!(error.contains("no column `text`; it has x"), "{error}");
         let bad = b"{\"text\": \"\xff\"}\n";
         assert!(rows(bad, HELD_BYTES_MAX).is_err() && rows(bad, 2).is_err());
         let name = format!("{{\"{}\": 1}}", "n".repeat(2 << 20));

@@ -30,6 +30,9 @@ pub struct Content {
     pub step_in_epoch: u64,
     pub meter: Meter,
     pub loss_scale: LossScale,
+    /// The evaluation after the last step was interrupted: it comes before the next step. Left out where it is false, as in older files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evaluation_is_due: bool,
     pub identity: RunIdentity,
     /// blake3 digests by file name.
     pub files: BTreeMap<String, String>,

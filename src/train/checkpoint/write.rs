@@ -27,6 +27,7 @@ pub struct CheckpointOut<'a> {
     pub state: &'a TrainerState,
     pub meter: &'a Meter,
     pub loss_scale: LossScale,
+    pub evaluation_is_due: bool,
     pub steps_per_epoch: u64,
 }
 
@@ -60,6 +61,7 @@ fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error>
         step_in_epoch: step % out.steps_per_epoch,
         meter: *out.meter,
         loss_scale: out.loss_scale,
+        evaluation_is_due: out.evaluation_is_due,
         identity: out.identity.clone(),
         files: digests(dir)?,
     };
