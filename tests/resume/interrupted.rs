@@ -87,7 +87,7 @@ fn history(dir: &Path) -> Vec<Value> {
 #[test]
 fn ctrl_c_ends_an_evaluation_which_takes_place_when_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let rows: Vec<Vec<u32>> = (0..300).map(|row| (row..row + 48).collect()).collect();
+    let rows: Vec<Vec<u32>> = (0..120).map(|row| (row..row + 48).collect()).collect();
     let rows = serde_json::to_string(&rows).unwrap();
     let held_out = program::file(folder.path(), "held_out.json", rows.as_bytes());
     // At step 2 a checkpoint is due as well, at step 3 none is.
@@ -111,7 +111,7 @@ fn ctrl_c_ends_an_evaluation_which_takes_place_when_the_run_goes_on() {
             while opened() < starts || logged() < every {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(100));
             signal(&child, "INT");
             let asked = Instant::now();
             let status = child.wait_with_output().unwrap().status;
