@@ -317,6 +317,19 @@ fn damaged_executables() {
         &[&tiny, &file],
     ))
     .ok();
+    // It is not for a model that computes something else with weights of the same shapes.
+    let other = with_config(folder.path(), "n_head", "4");
+    for (model, what) in [
+        ("--model_name_or_path {}", "`n_head` is 4 here and 2 there"),
+        (
+            "--config_overrides activation_function=relu,resid_pdrop=0.5",
+            "`resid_pdrop` is 0.5 here and 0.0 there",
+        ),
+    ] {
+        let line = format!("train --executable {{}} --train_tokens {{}} {model}");
+        let tokens = fixture("tiny").join("tokens.json");
+        superstep(&words(&line, &[&file, &tokens, &other])).fails(1, what);
+    }
     let whole = std::fs::read(&file).unwrap();
     let damaged = folder.path().join("damaged.superstep");
     let fails = |bytes: &[u8]| {

@@ -133,6 +133,16 @@ fn another_run_is_refused_and_told_why() {
         "{}",
         run.err
     );
+    // What it is asked to do now is in its state.
+    let more = format!(
+        "--allow_resume_mismatch --resume_from_checkpoint {}",
+        fourth.display()
+    );
+    superstep(&longer(&out, 8, 3, &more)).ok();
+    let state = json(&out.join("trainer_state.json"));
+    for (field, value) in [("max_steps", 8), ("global_step", 8), ("save_steps", 3)] {
+        assert_eq!(state[field], value, "{field}");
+    }
     superstep(&longer(&out, 6, 6, "--overwrite_output_dir")).ok();
     assert!(!fourth.exists() && out.join("checkpoint-6").exists());
 }

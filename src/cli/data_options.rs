@@ -56,7 +56,7 @@ impl TextOptions {
             return Ok(DataFile::Tokens(path.to_path_buf()));
         }
         let corpus = Corpus::at(path, self.text_column.as_deref())?;
-        Ok(DataFile::Text(corpus))
+        Ok(DataFile::of(corpus))
     }
 
     /// A split of the data set by name; none if it has no such split.
@@ -65,7 +65,7 @@ impl TextOptions {
         let column = self.text_column.as_deref();
         let cache = CacheLocation::from_env();
         let found = dataset::find(name, configuration, split, column, &cache)?;
-        Ok(found.map(DataFile::Text))
+        Ok(found.map(DataFile::of))
     }
 
     fn cache(&self) -> TokenCache {
@@ -97,6 +97,17 @@ pub(super) enum DataFile {
 }
 
 impl DataFile {
+    /// A text, and a word to the user if only a part of it is here.
+    fn of(corpus: Corpus) -> DataFile {
+        if let Some((missing, all)) = corpus.missing_shards() {
+            let path = corpus.path.display();
+            note(format_args!(
+                "{missing} of {all} numbered files are not in {path}; going on with the others"
+            ));
+        }
+        DataFile::Text(corpus)
+    }
+
     /// The samples; without `block_size`, tokens keep the length they have and text is cut to the model's default. `purpose` says what
     /// they are for.
     pub(super) fn load(

@@ -81,6 +81,10 @@ impl ModelOptions {
 
     /// A model of which only the shape is known, as an executable has it.
     pub(super) fn of_shape(&self, name: &str, config: Gpt2Config) -> Result<Model, Error> {
+        let config = match &self.config_overrides {
+            Some(overrides) => config.with_overrides(overrides)?,
+            None => config,
+        };
         let source = ModelSource::Preset {
             name: name.to_owned(),
             config: Box::new(config.clone()),

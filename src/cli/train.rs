@@ -173,20 +173,23 @@ impl Options {
             .agree_with(manifest, &compiled.program.machine.name)?;
         self.optimiser.agree_with(&manifest.optimiser)?;
         let config = manifest.model_config()?;
-        let model = if self.model.is_given() {
-            let model = self.model.load()?;
-            if model.config.parameters() != config.parameters() {
-                let message = format!(
-                    "{} is another shape of model than the one compiled into {}",
-                    model.name,
-                    path.display()
-                );
-                return Err(Error::failed(message).with_hint("compile it with `superstep compile`"));
-            }
-            model
-        } else {
-            self.model.of_shape(&manifest.model, config)?
+        let model = match self.model.is_given() {
+            true => self.model.load()?,
+            false => self.model.of_shape(&manifest.model, config.clone())?,
         };
+        let differences = model.config.differences(&config).into_iter();
+        let differences: Vec<String> = differences
+            .map(|(field, here, there)| format!("`{field}` is {here} here and {there} there"))
+            .collect();
+        if !differences.is_empty() {
+            let message = format!(
+                "{} is another model than the one compiled into {}: {}",
+                model.name,
+                path.display(),
+                differences.join(", ")
+            );
+            return Err(Error::failed(message).with_hint("compile it with `superstep compile`"));
+        }
         Ok((model, Some(compiled)))
     }
 

@@ -1,5 +1,6 @@
 //! Which files a data set is made of, and what kind they are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::DataError;
@@ -105,6 +106,29 @@ impl Corpus {
         })
     }
 
+    /// Files that the others are numbered with (`train-00000-of-00002.parquet`) and that are not there: how many, of how many.
+    pub fn missing_shards(&self) -> Option<(usize, usize)> {
+        let shards = self.files.iter().filter_map(|file| {
+            let (before, all) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
+            let (name, number) = before.rsplit_once('-')?;
+            number.parse::<usize>().ok()?;
+            Some((
+                (file.parent()?, name.to_owned()),
+                all.parse::<usize>().ok()?,
+            ))
+        });
+        let mut sets: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+        for (set, all) in shards {
+            let (found, of) = sets.entry(set).or_default();
+            *found += 1;
+            *of = all.max(*of);
+        }
+        let incomplete = sets.into_values().filter(|(found, all)| found < all);
+        incomplete
+            .map(|(found, all)| (all - found, all))
+            .reduce(|a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
     pub fn part(self, part: Part) -> Corpus {
         Corpus { part, ..self }
     }
@@ -174,5 +198,27 @@ mod tests {
         let corpus = Corpus::at(folder.path(), None).unwrap();
         let names = ["a.txt", "b/c.txt", "c/c.txt"];
         assert_eq!(corpus.files, names.map(|name| folder.path().join(name)));
+    }
+    #[test]
+    fn shards_that_are_not_there_are_counted() {
+        let missing = |names: &[&str]| {
+            let files = names.iter().map(PathBuf::from).collect();
+            Corpus::of("d".as_ref(), files, None)
+                .unwrap()
+                .missing_shards()
+        };
+        let name = |i: usize| format!("d/train-{i:05}-of-00003.parquet");
+        let (a, b, c) = (name(0), name(1), name(2));
+        assert_eq!(missing(&[&a, &b, &c]), None);
+        assert_eq!(missing(&[&a, &c]), Some((1, 3)));
+        assert_eq!(
+            missing(&[&a, "d/other-00001-of-00004.parquet"]),
+            Some((5, 7))
+        );
+        assert_eq!(
+            missing(&["d/train.parquet", "d/one-of-2.parquet", "d/x-of-y.parquet"]),
+            None
+        );
+        assert_eq!(missing(&["d/a-0-of-99999999999999999999.parquet"]), None);
     }
 }

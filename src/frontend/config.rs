@@ -94,7 +94,39 @@ pub struct Gpt2Config {
     source: Map<String, Value>,
 }
 
+/// Fields on which the program of a model depends.
+const OF_THE_PROGRAM: [&str; 13] = [
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "n_inner",
+    "n_positions",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "activation_function",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+];
+
 impl Gpt2Config {
+    /// The fields in which a program for this model would differ from one for `other`, with both values.
+    pub fn differences(&self, other: &Gpt2Config) -> Vec<(&'static str, Value, Value)> {
+        let fields = |config: &Gpt2Config| {
+            let mut map = config.to_map();
+            map.insert("n_inner".into(), json!(config.n_inner));
+            map
+        };
+        let (here, there) = (fields(self), fields(other));
+        OF_THE_PROGRAM
+            .into_iter()
+            .filter(|&field| here[field] != there[field])
+            .map(|field| (field, here[field].clone(), there[field].clone()))
+            .collect()
+    }
+
     /// Reads `config.json` of a model folder.
     pub fn load(dir: &Path) -> Result<Self, FrontendError> {
         Self::load_file(&dir.join("config.json"))

@@ -30,27 +30,36 @@ pub struct TrainerState {
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn start(max_steps: u64, num_train_epochs: u64, cadence: &super::Cadence) -> TrainerState {
+    pub fn start() -> TrainerState {
         TrainerState {
             best_metric: None,
             best_model_checkpoint: None,
             epoch: 0.0,
-            eval_steps: cadence.eval_steps.unwrap_or(cadence.logging_steps),
+            eval_steps: 0,
             global_step: 0,
             is_hyper_param_search: false,
             is_local_process_zero: true,
             is_world_process_zero: true,
             log_history: Vec::new(),
-            logging_steps: cadence.logging_steps,
-            max_steps,
+            logging_steps: 0,
+            max_steps: 0,
             num_input_tokens_seen: 0,
-            num_train_epochs,
-            save_steps: cadence.save_steps.unwrap_or(0),
+            num_train_epochs: 0,
+            save_steps: 0,
             total_flos: 0.0,
             train_batch_size: 0,
             trial_name: None,
             trial_params: None,
         }
+    }
+
+    /// What the run is asked to do, which may be something else than before when it goes on from a checkpoint.
+    pub fn plan(&mut self, max_steps: u64, num_train_epochs: u64, cadence: &super::Cadence) {
+        self.max_steps = max_steps;
+        self.num_train_epochs = num_train_epochs;
+        self.logging_steps = cadence.logging_steps;
+        self.eval_steps = cadence.eval_steps.unwrap_or(cadence.logging_steps);
+        self.save_steps = cadence.save_steps.unwrap_or(0);
     }
 
     /// Adds an entry to the log: `values`, between the epoch (two decimals) and the step.

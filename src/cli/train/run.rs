@@ -150,14 +150,12 @@ impl Options {
         let cadence = self.output.cadence(steps, per_epoch);
         let content = checkpoint.as_ref().map(|checkpoint| &checkpoint.content);
         let evaluation_is_due = content.is_some_and(|content| content.evaluation_is_due);
-        let (state, meter) = match checkpoint {
+        let (mut state, meter) = match checkpoint {
             Some(checkpoint) => (checkpoint.state, checkpoint.content.meter),
-            None => {
-                let mut state = TrainerState::start(steps, steps.div_ceil(per_epoch), &cadence);
-                state.train_batch_size = run.batch_size;
-                (state, Meter::default())
-            }
+            None => (TrainerState::start(), Meter::default()),
         };
+        state.plan(steps, steps.div_ceil(per_epoch), &cadence);
+        state.train_batch_size = run.batch_size;
         let interrupt = Interrupt::listen()
             .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
         let flops_per_step = 6.0 * run.tokens_per_step() as f64 * parameters_in_layers(config);
