@@ -10,7 +10,7 @@ use crate::atomic_file;
 use crate::frontend::Tokenizer;
 
 /// Version of what is kept.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Where tokens are kept.
 #[derive(Clone, Debug)]

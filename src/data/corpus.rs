@@ -49,9 +49,9 @@ pub enum Part {
 }
 
 impl Part {
-    /// The numbers of the rows, out of `rows`.
+    /// The numbers of the rows, out of `rows`; half a row is rounded to the even number, as by Hugging Face's data sets.
     pub(super) fn range(self, rows: u64) -> std::ops::Range<u64> {
-        let share = |percent: f64| (rows as f64 * percent / 100.0).round() as u64;
+        let share = |percent: f64| (percent * rows as f64 / 100.0).round_ties_even() as u64;
         match self {
             Part::All => 0..rows,
             Part::First(percent) => 0..share(percent),
@@ -199,6 +199,14 @@ mod tests {
         let names = ["a.txt", "b/c.txt", "c/c.txt"];
         assert_eq!(corpus.files, names.map(|name| folder.path().join(name)));
     }
+    #[test]
+    fn shares_of_rows_are_rounded_as_python_does() {
+        for (rows, first) in [(50, 2), (30, 2), (70, 4), (20, 1), (29, 1), (9, 0)] {
+            assert_eq!(Part::First(5.0).range(rows), 0..first);
+            assert_eq!(Part::Rest(5.0).range(rows), first..rows);
+        }
+    }
+
     #[test]
     fn shards_that_are_not_there_are_counted() {
         let missing = |names: &[&str]| {
