@@ -36,7 +36,7 @@ mod testing;
 
 pub use cache::{ExecutableCache, Origin};
 pub use file::{open, save};
-pub use machine::machine_named;
+pub use machine::{changed, machine_named};
 pub use plan_cache::PlanCache;
 
 /// A program and what it says about itself: what an executable file holds.

@@ -43,8 +43,12 @@ const PROMPT: &str = "It was";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one.
-    #[arg(long = "machine", value_name = "NAME|FILE.toml", default_value = "ipu")]
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one; behind it what differs, as in pod4,tiles_per_ipu=256.
+    #[arg(
+        long = "machine",
+        value_name = "NAME|FILE.toml[,KEY=VALUE…]",
+        default_value = "ipu"
+    )]
     machine: String,
     /// Optimiser steps.
     #[arg(long = "max_steps", value_name = "N", default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]

@@ -49,8 +49,8 @@ pub(super) struct Options {
     /// Samples of a batch.
     #[arg(long = "per_device_eval_batch_size", value_name = "N", default_value_t = 1, value_parser = at_least_one::<usize>)]
     batch_size: usize,
-    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
-    #[arg(long = "machine", value_name = "NAME|FILE.toml")]
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one; behind it what differs, as in pod4,tiles_per_ipu=256 [default: pod4].
+    #[arg(long = "machine", value_name = "NAME|FILE.toml[,KEY=VALUE…]")]
     machine: Option<String>,
     #[command(flatten)]
     ipu: IpuOptions,

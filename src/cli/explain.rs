@@ -43,8 +43,12 @@ pub(super) struct Options {
     /// How the product may be executed: auto, gather or shift.
     #[arg(long = "plan", alias = "matmul_plan", value_name = "STYLE", value_parser = parse_style, default_value = "auto")]
     plan: PlanStyle,
-    /// Machine: mk2, pod4, …, or a file that describes one.
-    #[arg(long = "machine", value_name = "NAME|FILE.toml", default_value = "mk2")]
+    /// Machine: mk2, pod4, …, or a file that describes one; behind it what differs, as in pod4,tiles_per_ipu=256.
+    #[arg(
+        long = "machine",
+        value_name = "NAME|FILE.toml[,KEY=VALUE…]",
+        default_value = "mk2"
+    )]
     machine: String,
     /// Share of tile memory that the product may use for operands and partials.
     #[arg(long = "available_memory_proportion", value_name = "X", value_parser = parse_share, default_value_t = DEFAULT_PROPORTION)]

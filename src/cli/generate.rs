@@ -71,8 +71,8 @@ pub(super) struct Options {
     /// Element types: f32, f16.16, f16.32; recipe is f16.16 here.
     #[arg(long = "precision", value_enum, value_name = "NAME", default_value_t = Precision::F32)]
     precision: Precision,
-    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
-    #[arg(long = "machine", value_name = "NAME|FILE.toml")]
+    /// Machine: ipu, pod4, pod8, pod16, pod32, pod64, or a file that describes one; behind it what differs, as in pod4,tiles_per_ipu=256 [default: pod4].
+    #[arg(long = "machine", value_name = "NAME|FILE.toml[,KEY=VALUE…]")]
     machine: Option<String>,
     #[command(flatten)]
     plan_cache: PlanCacheOptions,

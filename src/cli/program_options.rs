@@ -21,8 +21,8 @@ use crate::settings::{OptimiserKind, OptimiserSettings, TrainingSettings};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Program")]
 pub(super) struct ProgramOptions {
-    /// Machine: mk2, bow, c600, pod4, pod8, pod16, pod32, pod64, or a file that describes one [default: pod4].
-    #[arg(long = "machine", value_name = "NAME|FILE.toml")]
+    /// Machine: mk2, bow, c600, pod4, pod8, pod16, pod32, pod64, or a file that describes one; behind it what differs, as in pod4,tiles_per_ipu=256 [default: pod4].
+    #[arg(long = "machine", value_name = "NAME|FILE.toml[,KEY=VALUE…]")]
     pub(super) machine: Option<String>,
     /// Tokens of a training sample [default: the model's n_positions, at most 1024].
     #[arg(long = "block_size", value_name = "N", value_parser = at_least_one::<usize>)]

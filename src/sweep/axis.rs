@@ -1,9 +1,9 @@
 //! The parameters of a sweep and their combinations.
 
-use superstep_ir::machine::facts::FACTS;
-use superstep_ir::machine::{Machine, MachineError};
+use superstep_ir::machine::Machine;
 
 use super::POINTS_MOST;
+use crate::compile::changed;
 use crate::error::Error;
 
 /// A parameter and the values it takes.
@@ -90,23 +90,12 @@ fn point(base: &Machine, axes: &[Axis], index: usize) -> Result<Point, Error> {
     values.reverse();
     let keys = axes.iter().map(|axis| axis.key.as_str());
     let changes: Vec<(&str, &str)> = keys.zip(values.iter().copied()).collect();
-    let machine = base
-        .with(&changes)
-        .map_err(|error| Error::usage(format!("--set: {error}{}", known_keys(&error))))?;
+    let machine =
+        changed(base, &changes).map_err(|error| Error::usage(format!("--set: {error}")))?;
     Ok(Point {
         values: values.into_iter().map(str::to_owned).collect(),
         machine,
     })
-}
-
-/// The keys there are, after an error about one that there is not.
-fn known_keys(error: &MachineError) -> String {
-    let MachineError::UnknownKey { nearest: None, .. } = error else {
-        return String::new();
-    };
-    let keys = FACTS.iter().map(|fact| fact.field);
-    let keys: Vec<&str> = keys.filter(|key| *key != "name").collect();
-    format!("; keys are {}", keys.join(", "))
 }
 
 #[cfg(test)]
