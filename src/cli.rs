@@ -105,6 +105,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         };
         cli.command.run()?;
+        output::check_printed()?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,18 +1,44 @@
 //! Text for people, and the checks made before work starts that its result can be kept.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::atomic_file;
 use crate::compile::{IrSink, Origin};
 use crate::error::Error;
 
+/// Why the last text that could not be printed could not, such as a full disk behind stdout.
+static UNPRINTED: Mutex<Option<io::Error>> = Mutex::new(None);
+
 /// Prints `text` and a newline. When the reader closed the pipe (`superstep report … | head`), the rest of the output is of no use
 /// to anybody, but the command still does its work.
 pub(super) fn say(text: impl std::fmt::Display) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    print(format_args!("{text}\n"));
+}
+
+/// Prints `text` as it is.
+pub(super) fn print(text: impl std::fmt::Display) {
+    let mut out = io::stdout().lock();
+    let written = write!(out, "{text}").and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        *UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// Whether all that was said could be printed, for the end of a command.
+pub(super) fn check_printed() -> Result<(), Error> {
+    match UNPRINTED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+    {
+        Some(error) => Err(Error::failed(format!("cannot write to stdout: {error}"))),
+        None => Ok(()),
+    }
 }
 
 /// Something worth knowing that is no error: one line on stderr.

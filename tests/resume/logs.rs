@@ -127,3 +127,21 @@ fn the_first_step_is_logged_if_that_is_wanted() {
         [1, 5, 10]
     );
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_nobody_can_keep_are_an_error_after_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let err = shell(
+        "exec \"$@\" > /dev/full",
+        &arguments(folder.path(), &out, ""),
+    );
+    assert!(err.contains("error: cannot write to stdout"), "{err}");
+    assert!(out.join("model.safetensors").exists());
+    // A reader that had enough is none.
+    let line = "{ \"$@\"; echo $? >&2; } | true; exit 1";
+    let more = "--overwrite_output_dir";
+    let err = shell(line, &arguments(folder.path(), &out, more));
+    assert!(err.trim() == "0", "{err}");
+}

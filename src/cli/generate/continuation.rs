@@ -10,7 +10,7 @@ use superstep_runtime::timeline::{Timeline, timeline};
 use super::NEW_TOKENS;
 use crate::atomic_file;
 use crate::cli::host_options::HostOptions;
-use crate::cli::output::{note, say};
+use crate::cli::output::{note, print, say};
 use crate::compile::{PlanCache, compile_generation, machine_named};
 use crate::error::Error;
 use crate::frontend::model::CacheShape;
@@ -75,7 +75,7 @@ impl Continuation<'_> {
             .collect();
         let mut out = TextSoFar::new(self.tokenizer);
         if count == 1 {
-            show(&prompts[0]);
+            print(&prompts[0]);
         }
         let mut watch = |_: usize, id| {
             if count == 1 {
@@ -269,14 +269,8 @@ impl<'a> TextSoFar<'a> {
         };
         let whole = text.trim_end_matches('\u{FFFD}');
         if let Some(new) = whole.get(self.printed..) {
-            show(new);
+            print(new);
             self.printed = whole.len();
         }
     }
-}
-
-fn show(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // A reader that has gone away is no reason to fail.
-    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
