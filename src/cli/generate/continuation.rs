@@ -1,6 +1,5 @@
 //! Prompts continued by a model, and printed.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
