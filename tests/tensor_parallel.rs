@@ -366,7 +366,7 @@ fn groups_need_ipus_layers_and_a_pipeline() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("3 groups of 2 IPUs, which are 6") && text.ends_with("has 5 for a replica"),
+        text.contains("3 groups of 2 IPUs, which are 6") && text.ends_with("has 5"),
         "{text}"
     );
     let open = CompileOptions {

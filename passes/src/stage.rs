@@ -28,7 +28,7 @@ pub enum StageError {
         ipus: u32,
     },
     #[error(
-        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus} for a replica",
+        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus}",
         u64::from(*members) * *named as u64
     )]
     TooManyGroups {
@@ -37,6 +37,17 @@ pub enum StageError {
         machine: String,
         ipus: u32,
     },
+    #[error("ipus_per_replica is {given}, {machine} has {ipus}")]
+    MoreThanThereAre {
+        given: u32,
+        machine: String,
+        ipus: u32,
+    },
+    #[error(
+        "ipus_per_replica is {given}, but {layers} layers, with embedding and head on IPU 0, are for {} at most",
+        layers + 1
+    )]
+    MoreThanLayers { given: u32, layers: u32 },
     #[error(
         "layers divided over groups of {members} IPUs need layers_per_ipu: it says which layers each group has"
     )]
@@ -100,6 +111,21 @@ pub fn check(
         });
     }
     Ok(given.to_vec())
+}
+
+/// Checks a number of IPUs over which layers are to be spread.
+pub fn check_count(given: u32, layers: u32, machine: &Machine) -> Result<(), StageError> {
+    if given > machine.ipus {
+        return Err(StageError::MoreThanThereAre {
+            given,
+            machine: machine.name.clone(),
+            ipus: machine.ipus,
+        });
+    }
+    if given > layers + 1 {
+        return Err(StageError::MoreThanLayers { given, layers });
+    }
+    Ok(())
 }
 
 /// The assignment to `ipus` IPUs whose fullest IPU, by estimated bytes, is least full.
