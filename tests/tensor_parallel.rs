@@ -7,6 +7,7 @@ use std::sync::Arc;
 use superstep::precision::{Precision, PrecisionSettings};
 use superstep::session::Session;
 use superstep_ir::ids::IpuId;
+use superstep_ir::machine::Machine;
 use superstep_ir::op::StateKind;
 use superstep_ir::program::{Program, Step, Sync};
 use superstep_passes::place::{PlacementError, Recompute};
@@ -339,6 +340,28 @@ fn members_pass_each_other_whole_activations() {
     }
 }
 
+#[test]
+fn groups_are_found_where_layers_are_left_open() {
+    let golden = Golden::load("tiny").by_rows().divided(2);
+    let found = |kib: u32, ipus: u32| {
+        let open = CompileOptions {
+            layers_per_ipu: None,
+            ..options(&golden, &[], 1)
+        };
+        let machine = Machine {
+            tile_memory: kib << 10,
+            ..machine(ipus, 8)
+        };
+        let module = golden.training_module(&golden.hyper(""), 1);
+        let compiled = compile(module, &machine, &open, vec![]);
+        compiled.map(|c| (c.layers_per_ipu, c.program.ipus))
+    };
+    assert_eq!(found(624, 6).expect("fits"), (vec![2], 2));
+    assert_eq!(found(144, 6).expect("fits"), (vec![0, 2], 4));
+    assert_eq!(found(120, 6).expect("fits"), (vec![0, 1, 1], 6));
+    assert!(found(120, 4).is_err());
+}
+
 fn refused(golden: &Golden, options: CompileOptions, ipus: u32) -> StageError {
     let module = golden.training_module(&golden.hyper(""), 1);
     match compile(module, &machine(ipus, 64), &options, vec![]) {
@@ -371,11 +394,12 @@ fn groups_need_ipus_layers_and_a_pipeline() {
     );
     let open = CompileOptions {
         layers_per_ipu: None,
+        ipus_per_replica: Some(1),
         ..given()
     };
     assert_eq!(
-        refused(&golden, open, 6),
-        StageError::GroupsWithoutLayers { members: 2 }
+        refused(&golden, open, 6).to_string(),
+        "a group of 2 IPUs does not fit: mk2 has 1"
     );
     let in_turn = CompileOptions {
         pipelined: false,

@@ -1,10 +1,11 @@
 //! Layers on the IPUs of a pipeline so that the busiest IPU has least to do: a pipeline cycle takes as long as that IPU.
 //!
 //! How long a layer takes is read off a program in which the layers lie on IPUs in some other way: a layer takes about as long on one IPU
-//! as on another. Syncs are left out, and so are transfers between IPUs, which all IPUs wait for alike.
+//! as on another. Syncs are left out, and so are transfers between IPUs, which all IPUs wait for alike. Of a group of IPUs over which layers are
+//! divided the first has most to do.
 
 use rustc_hash::FxHashMap;
-use superstep_ir::graph::Module;
+use superstep_ir::graph::{Module, Place};
 use superstep_ir::program::cost::compute_set::compute_set;
 use superstep_ir::program::cost::moves::DistinctMoves;
 use superstep_ir::program::cost::traffic::TileSums;
@@ -17,7 +18,7 @@ use crate::stage::{LayersPerIpu, layer_count};
 /// Cycles of one run of a program's entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerCycles {
-    /// By decoder layer.
+    /// By decoder layer, on the first member of its group.
     layers: Vec<Cycles>,
     /// Of what belongs to no layer, which is on IPU 0.
     rest: Cycles,
@@ -26,11 +27,11 @@ pub struct LayerCycles {
 impl LayerCycles {
     /// Of a program that was lowered from `module`.
     pub fn of(program: &Program, module: &Module) -> LayerCycles {
-        let layer_of: FxHashMap<&str, Option<u32>> = module
+        let place_of: FxHashMap<&str, Place> = module
             .graphs
             .iter()
             .flat_map(|g| g.ops().map(|op| g.node(op)))
-            .map(|node| (node.name.as_str(), node.place.layer))
+            .map(|node| (node.name.as_str(), node.place))
             .collect();
         let moves = DistinctMoves::of(program);
         let mut sums = TileSums::new(&program.machine);
@@ -48,8 +49,11 @@ impl LayerCycles {
                 _ => return,
             };
             let name = program.origins[origin.index()].name.as_str();
-            let layer = layer_of.get(name).copied().flatten();
-            let sum = match layer {
+            let place = place_of.get(name).copied().unwrap_or_default();
+            if place.member.is_some_and(|member| member > 0) {
+                return;
+            }
+            let sum = match place.layer {
                 Some(layer) => &mut found.layers[layer as usize],
                 None => &mut found.rest,
             };

@@ -36,7 +36,7 @@ use search::{FIRST_SHARE, Search};
 /// What the user decides about the placement of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacementOptions {
-    /// Decoder layers on each IPU; absent: as many IPUs as the model needs, evenly filled.
+    /// Decoder layers on each IPU, or each group of them; absent: as many as the model needs, evenly filled.
     pub layers_per_ipu: Option<Vec<u32>>,
     /// Micro-batches of an optimiser step, or of an inference; 0 counts as 1.
     pub gradient_accumulation_steps: u32,
@@ -212,7 +212,7 @@ fn place_from(
     let members = options.members();
     let of_one = of_one_replica(machine, options.replicas.max(1))?;
     if let (None, Some(ipus)) = (&options.layers_per_ipu, options.ipus_per_replica) {
-        stage::check_count(ipus, layers, &of_one)?;
+        stage::check_count(ipus, members, layers, &of_one)?;
     }
     let mut clock = Clock::default();
     let prepared = prepare(module, machine, options, &mut clock)?;
@@ -236,18 +236,26 @@ fn place_from(
     if let Some(given) = &options.layers_per_ipu {
         return place_on(stage::check(given, members, layers, &of_one)?);
     }
-    let most = of_one.ipus.min(layers + 1);
-    let (mut ipus, most) = match options.ipus_per_replica {
-        Some(ipus) => (ipus, ipus),
-        None => (stage::least_ipus(module, &of_one), most),
+    let most = (of_one.ipus / members).min(layers + 1);
+    if most == 0 {
+        return Err(StageError::GroupTooLarge {
+            members,
+            machine: of_one.name,
+            ipus: of_one.ipus,
+        }
+        .into());
+    }
+    let (mut groups, most) = match options.ipus_per_replica {
+        Some(ipus) => (ipus / members, ipus / members),
+        None => (stage::least_groups(module, members, &of_one), most),
     };
     let even = loop {
-        match place_on(stage::balance(&prepared, ipus, options.pipelined)) {
-            Err(PlacementError::Overflow { .. }) if ipus < most => ipus += 1,
+        match place_on(stage::balance(&prepared, groups, options.pipelined)) {
+            Err(PlacementError::Overflow { .. }) if groups < most => groups += 1,
             outcome => break outcome?,
         }
     };
-    if options.pipelined && ipus > 1 {
+    if options.pipelined && groups > 1 {
         return busiest_relieved(even, &prepared, place_on);
     }
     Ok(even)
@@ -284,9 +292,6 @@ fn of_one_replica(machine: &Machine, replicas: u32) -> Result<Machine, Placement
 /// Refuses what contradicts itself or the module.
 fn check_options(options: &PlacementOptions, layers: u32) -> Result<(), StageError> {
     let members = options.members();
-    if members > 1 && options.layers_per_ipu.is_none() {
-        return Err(StageError::GroupsWithoutLayers { members });
-    }
     if members > 1 && !options.pipelined {
         return Err(StageError::GroupsWithoutPipeline { members });
     }

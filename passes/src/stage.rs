@@ -43,15 +43,23 @@ pub enum StageError {
         machine: String,
         ipus: u32,
     },
+    #[error("ipus_per_replica is {given}, which are no whole groups of {members} IPUs")]
+    PartOfAGroup { given: u32, members: u32 },
     #[error(
         "ipus_per_replica is {given}, but {layers} layers, with embedding and head on IPU 0, are for {} at most",
-        layers + 1
+        u64::from(*members) * (u64::from(*layers) + 1)
     )]
-    MoreThanLayers { given: u32, layers: u32 },
-    #[error(
-        "layers divided over groups of {members} IPUs need layers_per_ipu: it says which layers each group has"
-    )]
-    GroupsWithoutLayers { members: u32 },
+    MoreThanLayers {
+        given: u32,
+        members: u32,
+        layers: u32,
+    },
+    #[error("a group of {members} IPUs does not fit: {machine} has {ipus}")]
+    GroupTooLarge {
+        members: u32,
+        machine: String,
+        ipus: u32,
+    },
     #[error(
         "layers divided over groups of {members} IPUs need a pipeline, in which the IPUs of a group work at the same time"
     )]
@@ -113,8 +121,13 @@ pub fn check(
     Ok(given.to_vec())
 }
 
-/// Checks a number of IPUs over which layers are to be spread.
-pub fn check_count(given: u32, layers: u32, machine: &Machine) -> Result<(), StageError> {
+/// Checks a number of IPUs, in groups of `members`, over which layers are to be spread.
+pub fn check_count(
+    given: u32,
+    members: u32,
+    layers: u32,
+    machine: &Machine,
+) -> Result<(), StageError> {
     if given > machine.ipus {
         return Err(StageError::MoreThanThereAre {
             given,
@@ -122,41 +135,49 @@ pub fn check_count(given: u32, layers: u32, machine: &Machine) -> Result<(), Sta
             ipus: machine.ipus,
         });
     }
-    if given > layers + 1 {
-        return Err(StageError::MoreThanLayers { given, layers });
+    if !given.is_multiple_of(members) {
+        return Err(StageError::PartOfAGroup { given, members });
+    }
+    if given / members > layers + 1 {
+        return Err(StageError::MoreThanLayers {
+            given,
+            members,
+            layers,
+        });
     }
     Ok(())
 }
 
-/// The assignment to `ipus` IPUs whose fullest IPU, by estimated bytes, is least full.
-pub fn balance(module: &Module, ipus: u32, pipelined: bool) -> LayersPerIpu {
+/// The assignment to so many groups of IPUs whose fullest IPU, by estimated bytes, is least full.
+pub fn balance(module: &Module, groups: u32, pipelined: bool) -> LayersPerIpu {
     let estimate = Estimate::of(module);
-    let lengths = estimate.split(ipus, pipelined);
+    let lengths = estimate.split(groups, pipelined);
     lengths.into_iter().map(|n| n as u32).collect()
 }
 
 /// Bytes of a tile for code, as long as there is none that could be counted: a little less than an IPU with a layer or two has.
 const CODE: u32 = 64 << 10;
 
-/// Fewest IPUs whose fullest would hold the estimated bytes.
-pub fn least_ipus(module: &Module, machine: &Machine) -> u32 {
+/// Fewest groups of `members` IPUs whose fullest IPU would hold the estimated bytes.
+pub fn least_groups(module: &Module, members: u32, machine: &Machine) -> u32 {
     let estimate = Estimate::of(module);
+    let most = machine.ipus / members;
     let for_variables = machine.usable_tile_memory().saturating_sub(CODE);
     let capacity = u64::from(machine.tiles_per_ipu) * u64::from(for_variables);
-    (1..machine.ipus)
-        .find(|&ipus| {
+    (1..most)
+        .find(|&groups| {
             let mut at = 0;
-            let lengths = estimate.split(ipus, false);
-            lengths.into_iter().enumerate().all(|(ipu, count)| {
-                let bytes = estimate.bytes(ipu, at..at + count, 1);
+            let lengths = estimate.split(groups, false);
+            lengths.into_iter().enumerate().all(|(group, count)| {
+                let bytes = estimate.bytes(group, at..at + count, 1);
                 at += count;
                 bytes <= capacity / 10 * 9
             })
         })
-        .unwrap_or(machine.ipus)
+        .unwrap_or(most)
 }
 
-/// Estimated bytes of a module.
+/// Estimated bytes of a module on the first IPU of each group: it has as much as the others of what is divided, and all that is not.
 struct Estimate {
     /// By layer, bytes of state, and of forward values that its backward ops, or those that run again for them, read.
     layers: Vec<[u64; 2]>,
@@ -173,6 +194,9 @@ impl Estimate {
         for graph in &module.graphs {
             for op in graph.ops() {
                 let node = graph.node(op);
+                if node.place.member.is_some_and(|member| member > 0) {
+                    continue;
+                }
                 let (kind, bytes) = match &node.op {
                     Op::Parameter { remote: true, .. } => continue,
                     Op::Parameter { state, ty, .. } => {
@@ -194,21 +218,21 @@ impl Estimate {
         }
     }
 
-    /// On an IPU with these layers, where `waiting` micro-batches wait for their backward pass.
-    fn bytes(&self, ipu: usize, layers: std::ops::Range<usize>, waiting: u64) -> u64 {
+    /// On the group with these layers, where `waiting` micro-batches wait for their backward pass.
+    fn bytes(&self, group: usize, layers: std::ops::Range<usize>, waiting: u64) -> u64 {
         let of_layer = |[state, stash]: &[u64; 2]| state + stash * waiting;
         let layers: u64 = self.layers[layers].iter().map(of_layer).sum();
-        layers + if ipu == 0 { self.rest } else { 0 }
+        layers + if group == 0 { self.rest } else { 0 }
     }
 
-    /// Layers on each of `ipus` IPUs. In a pipeline more micro-batches wait the earlier a stage is.
-    fn split(&self, ipus: u32, pipelined: bool) -> Vec<usize> {
-        let waiting = |ipu: usize| match pipelined && ipus > 1 {
-            true => 2 * (u64::from(ipus) - ipu as u64) + 1,
+    /// Layers on each of so many groups. In a pipeline more micro-batches wait the earlier a stage is.
+    fn split(&self, groups: u32, pipelined: bool) -> Vec<usize> {
+        let waiting = |group: usize| match pipelined && groups > 1 {
+            true => 2 * (u64::from(groups) - group as u64) + 1,
             false => 1,
         };
-        stage_split_by(self.layers.len(), ipus as usize, |ipu, layers| {
-            self.bytes(ipu, layers, waiting(ipu))
+        stage_split_by(self.layers.len(), groups as usize, |group, layers| {
+            self.bytes(group, layers, waiting(group))
         })
     }
 }

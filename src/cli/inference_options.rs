@@ -52,20 +52,20 @@ impl InferenceOptions {
         let layers_per_ipu = inference.layers(training_layers, members);
         // Where the layers are given, so are the IPUs.
         let as_training = ipu.ipus_per_replica.filter(|_| layers_per_ipu.is_none());
+        let ipus_per_replica = inference.ipus_per_replica.or(as_training);
+        let room = layers_per_ipu.is_some()
+            || ipus_per_replica.is_none_or(|ipus| ipus.is_multiple_of(members));
         EvaluationSettings {
             device_iterations: self.device_iterations(),
             replicas: self.replicas(),
-            ipus_per_replica: inference.ipus_per_replica.or(as_training),
+            ipus_per_replica,
             // Those of training may be for another number of IPUs.
             matmul_proportion: match inference.matmul_proportion == ipu.matmul_proportion {
                 true => fitting(&shares, layers_per_ipu.as_ref().map_or(1, Vec::len)),
                 false => shares,
             },
-            // Groups work together in a pipeline only, and on layers that are given.
-            tensor_parallel: match pipelined && layers_per_ipu.is_some() {
-                true => members,
-                false => 1,
-            },
+            // Groups work together in a pipeline only.
+            tensor_parallel: if pipelined && room { members } else { 1 },
             layers_per_ipu,
             pipelined,
             head_slices: inference.head_slices.unwrap_or(1) as usize,

@@ -1,5 +1,7 @@
 //! Whole programs by hand: `y = gelu(x·w)` over four tiles, streamed in and out, twice, with a running sum as state.
 
+mod fast;
+mod forged;
 mod halves;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,6 @@ use superstep_ir::program::{
 use superstep_ir::types::TensorType;
 
 use super::*;
-use crate::superstep::Action;
-use crate::tile_memory::Store;
 
 /// A machine of twelve small tiles on each of two IPUs.
 fn machine() -> Machine {
@@ -341,45 +341,6 @@ fn a_dropped_move_or_a_clobbered_address_changes_the_numbers() {
     assert!(clobbered.is_ok_and(|found| found != sound));
 }
 
-/// Numbers of the variables whose copies share storage.
-fn shared(program: &Program) -> Vec<u32> {
-    let layouts = crate::layout::Layouts::of(program).expect("sound");
-    let uses = crate::load::uses::Uses::of(program);
-    let shared = crate::load::sharing::shared(program, &layouts, &uses);
-    let numbers = (0..shared.len() as u32).zip(shared);
-    numbers.filter(|s| s.1).map(|s| s.0).collect()
-}
-
-#[test]
-fn received_copies_share_storage_unless_something_is_written_there() {
-    assert_eq!(shared(&program()), [X_HERE, W_HERE, Y_TURNED]);
-    // A vertex writes it.
-    let mut written = program();
-    let gelu = Codelet::Map(MapExpr::unary(UnaryOp::GeluTanh));
-    let in_place = group(gelu, 1, &[W_HERE], &[W_HERE]);
-    written.procedures[1].steps.insert(3, in_place);
-    assert_eq!(shared(&written), [X_HERE, Y_TURNED]);
-    // A result lies on it, in place as it were: another tile may not have read it yet.
-    let mut covered = program();
-    covered.variables[Y as usize].address = 1024;
-    assert_eq!(shared(&covered), [W_HERE, Y_TURNED]);
-    // What comes later may.
-    let mut reused = program();
-    reused.variables[X_HERE as usize].live = Some((3, 3));
-    reused.variables[Y as usize].address = 1024;
-    assert_eq!(shared(&reused), [X_HERE, W_HERE, Y_TURNED]);
-    // Of a state every copy is there.
-    let mut kept = program();
-    kept.states.push(State {
-        name: "kept".into(),
-        kind: StateKind::Accumulator,
-        variable: VarId(Y_TURNED),
-        sharded: false,
-        remote: false,
-    });
-    assert_eq!(shared(&kept), [X_HERE, W_HERE]);
-}
-
 #[test]
 fn memory_is_read_only_while_it_is_live() {
     // The product reads weights whose life has ended: only poison can tell.
@@ -393,174 +354,6 @@ fn memory_is_read_only_while_it_is_live() {
     let sound = results(program(), &PLAIN).expect("sound");
     assert_eq!(results(late.clone(), &PLAIN).expect("still runs"), sound);
     assert_ne!(results(late, &poisoned).expect("still runs"), sound);
-}
-
-/// The error of a program that was changed.
-fn refused(change: impl FnOnce(&mut Program)) -> String {
-    let mut forged = program();
-    change(&mut forged);
-    match Engine::load(Arc::new(forged), &PLAIN) {
-        Ok(_) => "accepted".into(),
-        Err(error) => error.to_string(),
-    }
-}
-
-fn codelet(program: &mut Program, procedure: usize, step: usize) -> &mut VertexGroup {
-    match &mut program.procedures[procedure].steps[step] {
-        Step::Compute(set) => &mut set.groups[0],
-        _ => panic!("step {step} computes nothing"),
-    }
-}
-
-fn first_move(program: &mut Program, step: usize) -> &mut Move {
-    match &mut program.procedures[1].steps[step] {
-        Step::Exchange(exchange) => &mut exchange.moves[0],
-        _ => panic!("step {step} moves nothing"),
-    }
-}
-
-#[test]
-fn forged_programs_are_refused_when_they_are_loaded() {
-    let cases: Vec<(&str, String)> = vec![
-        (
-            "ends at byte",
-            refused(|p| p.variables[Y as usize].address = 4080),
-        ),
-        (
-            "not a multiple of 16",
-            refused(|p| p.variables[Y as usize].address += 4),
-        ),
-        (
-            "cut twice",
-            refused(|p| p.variables[Y as usize].cuts[1].axes[0] = 0),
-        ),
-        (
-            "its grid does not have",
-            refused(|p| p.variables[Y as usize].cuts[1].axes[0] = 9),
-        ),
-        (
-            "grains of 0",
-            refused(|p| p.variables[Y as usize].cuts[1].grain = 0),
-        ),
-        (
-            "has 1 cuts for 2",
-            refused(|p| p.variables[Y as usize].cuts.truncate(1)),
-        ),
-        (
-            "is too large",
-            refused(|p| p.variables[Y as usize].ty = TensorType::f32([usize::MAX, 5])),
-        ),
-        (
-            "unknown grid9",
-            refused(|p| p.variables[Y as usize].grid = GridId(9)),
-        ),
-        (
-            "two points on tile",
-            refused(|p| p.grids[1].axes[0].stride = 1),
-        ),
-        (
-            "more points than tiles",
-            refused(|p| p.grids[1].axes[0].extent = 100),
-        ),
-        ("counts 13 tiles", refused(|p| p.grids[1].tiles = 13)),
-        ("is on ipu 2", refused(|p| p.grids[1].ipu = IpuId(2))),
-        (
-            "variable v77",
-            refused(|p| codelet(p, 1, 3).inputs[0].variable = VarId(77)),
-        ),
-        (
-            "names grid9",
-            refused(|p| codelet(p, 1, 3).grid = GridId(9)),
-        ),
-        (
-            "on grid `rows`",
-            refused(|p| codelet(p, 1, 3).inputs[0].variable = VarId(X)),
-        ),
-        (
-            "no entry 0",
-            refused(|p| codelet(p, 1, 3).inputs[0].entry = Some(0)),
-        ),
-        ("belong", refused(|p| codelet(p, 1, 3).inputs.swap(0, 1))),
-        (
-            "takes 2 operands",
-            refused(|p| codelet(p, 1, 3).inputs.truncate(1)),
-        ),
-        (
-            "no arithmetic",
-            refused(|p| {
-                p.variables[X_HERE as usize].ty.dtype = superstep_ir::types::DType::F16;
-                p.variables[X as usize].ty.dtype = superstep_ir::types::DType::F16;
-            }),
-        ),
-        (
-            "do not exist",
-            refused(|p| {
-                codelet(p, 1, 4).codelet = Codelet::Map(MapExpr {
-                    operands: 1,
-                    nodes: vec![],
-                    outputs: vec![3],
-                    types: vec![],
-                });
-            }),
-        ),
-        (
-            "runs into another operand",
-            refused(|p| p.variables[Y as usize].address = 1024),
-        ),
-        ("is outside", refused(|p| first_move(p, 2).at[0] = 5)),
-        (
-            "is outside",
-            refused(|p| first_move(p, 2).at[0] = usize::MAX),
-        ),
-        (
-            "does not apply",
-            refused(|p| {
-                first_move(p, 2).views = vec![View::Slice {
-                    axis: 3,
-                    start: 0,
-                    len: 1,
-                }];
-            }),
-        ),
-        (
-            "reads and writes byte",
-            refused(|p| {
-                let own = Move {
-                    destination: VarId(X),
-                    ..first_move(p, 2).clone()
-                };
-                if let Step::Exchange(exchange) = &mut p.procedures[1].steps[2] {
-                    exchange.moves.push(own);
-                }
-            }),
-        ),
-        (
-            "calls itself",
-            refused(|p| p.procedures[2].steps.push(Step::Call(ProcId(1)))),
-        ),
-        (
-            "names proc9",
-            refused(|p| p.procedures[2].steps.push(Step::Call(ProcId(9)))),
-        ),
-        (
-            "stream 9",
-            refused(|p| {
-                p.procedures[2].steps.push(Step::Host {
-                    stream: 9,
-                    origin: OriginId(0),
-                });
-            }),
-        ),
-        ("entry proc9", refused(|p| p.entry = ProcId(9))),
-        ("part proc9", refused(|p| p.parts = vec![ProcId(9)])),
-        ("variable v9", refused(|p| p.states[0].variable = VarId(9))),
-    ];
-    for (expected, found) in cases {
-        assert!(
-            found.contains(expected),
-            "{found:?} does not say {expected:?}"
-        );
-    }
 }
 
 #[test]
@@ -637,72 +430,4 @@ fn a_vertex_depends_on_its_own_tile_alone() {
         product.run(&mut engine.memories[0]);
         assert_eq!(engine.memories[0].tile(own), after[i]);
     }
-}
-
-/// Steps of the procedure `micro`: for each loaded step, and each superstep of a phase, how many of the program it stands for.
-fn cuts(program: Program, options: &EngineOptions) -> Vec<u64> {
-    let engine = Engine::load(Arc::new(program), options).expect("sound");
-    let steps = engine.loaded.procedures[1].iter();
-    let count = |(_, step): &(u32, LoadedStep)| match step {
-        LoadedStep::Phase(phase) => phase.supersteps.iter().map(|s| s.steps).collect(),
-        _ => vec![1],
-    };
-    steps.flat_map(count).collect()
-}
-
-/// The operands of the only phase of `micro`: variable, and where its bytes are.
-fn stores(program: Program) -> BTreeMap<u32, Store> {
-    let engine = Engine::load(Arc::new(program), &PLAIN).expect("sound");
-    let phases = engine.loaded.procedures[1].iter();
-    let phases = phases.filter_map(|(_, step)| match step {
-        LoadedStep::Phase(phase) => Some(phase),
-        _ => None,
-    });
-    let actions = phases.flat_map(|phase| phase.supersteps.iter().flat_map(|s| &s.actions));
-    let groups = actions.filter_map(|action| match action {
-        Action::Compute(group) => Some(group),
-        _ => None,
-    });
-    let operands = groups.flat_map(|group| group.inputs.iter().chain(&group.outputs));
-    operands.map(|o| (o.variable.0, o.store)).collect()
-}
-
-#[test]
-fn what_nobody_needs_after_a_phase_is_in_the_arena() {
-    let found = stores(program());
-    assert_eq!(found[&X_HERE], Store::Arena);
-    assert_eq!(found[&W_HERE], Store::Arena);
-    // The procedure that is called reads it.
-    assert_eq!(found[&Y], Store::Tile);
-    // Bytes that two variables share show what each of them does.
-    let mut clobbered = program();
-    clobbered.variables[X_HERE as usize].address = clobbered.variables[W_HERE as usize].address;
-    let found = stores(clobbered);
-    assert_eq!((found[&X_HERE], found[&W_HERE]), (Store::Tile, Store::Tile));
-}
-
-#[test]
-fn supersteps_are_cut_where_tiles_must_wait_for_each_other() {
-    let strict = EngineOptions {
-        schedule: Schedule::Poisoned,
-        ..PLAIN
-    };
-    assert_eq!(cuts(program(), &strict), [1; 7]);
-    // Feed · sync, exchange · product of what tiles share, gelu · call · take.
-    assert_eq!(cuts(program(), &PLAIN), [1, 2, 2, 1, 1]);
-    // `turn` sends what gelu has written.
-    let mut inline = program();
-    let called = inline.procedures[2].steps.clone();
-    inline.procedures[1].steps.splice(5..6, called);
-    assert_eq!(cuts(inline.clone(), &PLAIN), [1, 2, 2, 1, 1, 1]);
-    assert_eq!(
-        results(inline, &PLAIN).expect("sound"),
-        results(program(), &PLAIN).expect("sound")
-    );
-    // The product overwrites what other tiles are still sent.
-    let mut reused = program();
-    reused.grids[1].base = 10;
-    reused.variables[Y as usize].address = 256;
-    reused.variables[W_HERE as usize].address = 2048;
-    assert_eq!(cuts(reused, &PLAIN), [1, 2, 2, 1, 1]);
 }
