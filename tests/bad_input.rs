@@ -377,10 +377,7 @@ fn placements_that_cannot_be() {
         compile(&line, &[], "embedding_serialization_factor");
     }
     for (more, what) in [
-        (
-            "--tensor_parallel 2",
-            "groups of 2 IPUs need layers_per_ipu",
-        ),
+        ("--tensor_parallel 2", "groups of 2 IPUs need a pipeline"),
         (
             "--tensor_parallel 2 --layers_per_ipu 0,2 --gradient_accumulation_steps 5",
             "groups of 2 IPUs need a pipeline",

@@ -398,7 +398,15 @@ fn groups_need_ipus_layers_and_a_pipeline() {
         ..given()
     };
     assert_eq!(
-        refused(&golden, open, 6).to_string(),
+        refused(&golden, open.clone(), 6).to_string(),
+        "ipus_per_replica is 1, which are no whole groups of 2 IPUs"
+    );
+    let open = CompileOptions {
+        ipus_per_replica: None,
+        ..open
+    };
+    assert_eq!(
+        refused(&golden, open, 1).to_string(),
         "a group of 2 IPUs does not fit: mk2 has 1"
     );
     let in_turn = CompileOptions {
