@@ -144,7 +144,7 @@ pub fn compile_evaluation(
         logits: false,
         dropout: false,
         loss_chunks,
-        vocabulary: VocabularySlices::whole(config.vocab_size),
+        vocabulary: VocabularySlices::new(config.vocab_size, settings.head_slices, 1),
     };
     let mut graphs = vec![gpt2_graph(config, options)?];
     divide_layers(config, settings.tensor_parallel, &mut graphs[0])?;

@@ -1,6 +1,6 @@
 //! The one error of the facade: what went wrong in whichever part, and what might help.
 
-mod hints;
+pub(crate) mod hints;
 
 use superstep_ir::executable::ExecutableError;
 use superstep_passes::compile::CompileError;

@@ -6,6 +6,7 @@
 mod fields;
 mod overrides;
 mod pods;
+mod read;
 
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,7 @@ pub struct IpuSettings {
     pub gradient_accumulation_steps: Option<u32>,
     pub device_iterations: Option<usize>,
     pub inference: InferenceSettings,
-    /// Blocks in which the output head is computed.
+    /// Slices of the vocabulary in which the output head is computed.
     pub head_slices: Option<u32>,
     pub optimizer_state_offchip: Option<bool>,
     pub replicated_tensor_sharding: Option<bool>,
@@ -90,6 +91,8 @@ pub struct InferenceSettings {
     pub replication_factor: Option<u32>,
     /// Micro-batches that each replica takes in a call of the host.
     pub device_iterations: Option<u32>,
+    /// Slices of the vocabulary in which the output head is computed.
+    pub head_slices: Option<u32>,
     /// That of training, where there is none of its own.
     pub matmul_proportion: Vec<f64>,
     /// No pipeline: IPUs work one after the other.
@@ -106,6 +109,20 @@ impl InferenceSettings {
         self.layers_per_ipu
             .clone()
             .or_else(|| as_training().map(<[u32]>::to_vec))
+    }
+}
+
+/// Ok where there is a pod of that name.
+///
+/// # Errors
+/// The names of those that there are.
+pub fn check_pod(name: &str) -> Result<(), String> {
+    match pods::is_pod(name) {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no pod `{name}`; pods are {}",
+            pods::names()
+        )),
     }
 }
 
@@ -164,11 +181,9 @@ impl IpuConfig {
     }
 
     fn parse(source: String, bytes: &[u8]) -> Result<IpuConfig, Error> {
-        match serde_json::from_slice(bytes) {
+        match read::fields(bytes) {
             Ok(map) => Ok(IpuConfig { source, map }),
-            Err(error) => Err(Error::failed(format!(
-                "{source} is not valid JSON: {error}"
-            ))),
+            Err(what) => Err(Error::failed(format!("{source}: {what}"))),
         }
     }
 
@@ -197,12 +212,22 @@ impl IpuConfig {
                     let verdict = field.verdict(value).map_err(|what| self.error(&what))?;
                     remarks.extend(verdict.map(|remark| format!("{}: {remark}", self.source)));
                 }
-                None => unknown.push(name.as_str()),
+                None => unknown.push(name.escape_debug().to_string()),
             }
         }
         if !unknown.is_empty() {
             let unknown = unknown.join(", ");
             remarks.push(format!("{}: unknown fields, kept: {unknown}", self.source));
+        }
+        for (projection, embedding) in HEAD_SLICES {
+            if let (Some(used), Some(other)) = (self.count(projection), self.count(embedding))
+                && used != other
+            {
+                remarks.push(format!(
+                    "{}: `{embedding}` {other} has no effect: head and embedding are one weight, and `{projection}` is {used}",
+                    self.source
+                ));
+            }
         }
         let settings = self.decided(layers).map_err(|what| self.error(&what))?;
         Ok((settings, remarks))
@@ -246,8 +271,7 @@ impl IpuConfig {
             replication_factor: count("replication_factor"),
             gradient_accumulation_steps: count("gradient_accumulation_steps"),
             device_iterations: count("device_iterations").map(|n| n as usize),
-            head_slices: count("projection_serialization_factor")
-                .or(count("embedding_serialization_factor")),
+            head_slices: self.head_slices(HEAD_SLICES[0]),
             optimizer_state_offchip: flag("optimizer_state_offchip"),
             replicated_tensor_sharding: flag("replicated_tensor_sharding"),
             recompute_every_layer: flag("recompute_checkpoint_every_layer").unwrap_or(false),
@@ -281,10 +305,16 @@ impl IpuConfig {
             ipus_per_replica: self.count(part.ipus),
             replication_factor: self.count("inference_replication_factor"),
             device_iterations: self.count("inference_device_iterations"),
+            head_slices: self.head_slices(HEAD_SLICES[1]),
             is_sharded: self
                 .flag("sharded_execution_for_inference")
                 .unwrap_or(false),
         })
+    }
+
+    /// The head goes first: it is what is worked on slice by slice.
+    fn head_slices(&self, (projection, embedding): (&str, &str)) -> Option<u32> {
+        self.count(projection).or(self.count(embedding))
     }
 
     /// Layers of each IPU, −1 replaced by an even share of what the others leave; `None` where all of them are −1.
@@ -347,6 +377,11 @@ impl IpuConfig {
         }
     }
 
+    /// True where a field has a value other than null.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     /// Sets a field, as a file with this value would have it.
     pub fn set(&mut self, name: &str, value: Value) {
         self.map.insert(name.to_owned(), value);
@@ -377,6 +412,18 @@ impl IpuConfig {
         Error::failed(format!("{}: {what}", self.source))
     }
 }
+
+/// The fields that say in how many slices head and embedding are worked on, in training and in evaluation.
+const HEAD_SLICES: [(&str, &str); 2] = [
+    (
+        "projection_serialization_factor",
+        "embedding_serialization_factor",
+    ),
+    (
+        "inference_projection_serialization_factor",
+        "inference_embedding_serialization_factor",
+    ),
+];
 
 /// The names of the fields that place training, or evaluation.
 struct Part {

@@ -66,6 +66,15 @@ impl Precision {
         }
     }
 
+    /// The fields of an `ipu_config.json` that give it; f32 is none of those that they can give.
+    pub const fn ipu_config_fields(self) -> [(&'static str, bool); 2] {
+        let recipe = matches!(self, Precision::Recipe);
+        [
+            ("enable_half_partials", self.has_half_partials()),
+            ("enable_half_first_order_momentum", recipe),
+        ]
+    }
+
     /// Rewrites an f32 forward graph.
     pub fn apply(self, forward: &mut Graph, master_weights: bool) -> Result<(), Error> {
         if !self.is_half() {

@@ -69,6 +69,15 @@ impl OptimiserSettings {
     }
 }
 
+/// Shares of tile memory for another number of IPUs than they were given for: where each has its own, the smallest for all.
+pub fn fitting(shares: &[Real], ipus: usize) -> Vec<Real> {
+    if shares.len() <= 1 || shares.len() == ipus {
+        return shares.to_vec();
+    }
+    let smallest = shares.iter().min_by(|a, b| a.0.total_cmp(&b.0));
+    smallest.into_iter().copied().collect()
+}
+
 /// A training program to compile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingSettings {
@@ -94,7 +103,7 @@ pub struct TrainingSettings {
     pub sharded: bool,
     /// Optimiser state lies in streaming memory and visits the tiles for the update.
     pub offchip: bool,
-    /// Most IPUs that a replica may have, where `layers_per_ipu` is left to the compiler.
+    /// IPUs that a replica has, where `layers_per_ipu` is left to the compiler.
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,

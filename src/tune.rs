@@ -20,7 +20,7 @@ use crate::compile::Compiled;
 use crate::report::format::number_list;
 use crate::report::memory::MemoryReport;
 use crate::report::pace::{Pace, beat};
-use crate::settings::TrainingSettings;
+use crate::settings::{TrainingSettings, fitting};
 
 pub use search::{Ceiling, Progress, Tuner, Tuning};
 pub use table::{ceiling, comparison, rejections, winners};
@@ -64,18 +64,14 @@ impl Plan {
             pipelined: self.ipus_per_replica() > 1,
             sharded: self.replicas > 1,
             offchip: self.offchip,
+            matmul_proportion: fitting(&base.matmul_proportion, self.layers_per_ipu.len()),
             ..base.clone()
         }
     }
 
     /// The options of `superstep compile` and `train` that give it.
     pub fn options(&self) -> String {
-        let recompute = match &self.recompute {
-            Recompute::Nothing => "none".to_owned(),
-            Recompute::EveryLayer => "all".to_owned(),
-            Recompute::Layers(layers) => format!("\"{}\"", number_list(layers)),
-            Recompute::ButProducts(kept) => format!("\"all keep {}\"", number_list(kept)),
-        };
+        let recompute = recompute_option(&self.recompute);
         let chunks = match self.loss_chunks {
             Some(chunks) => format!(" --loss_chunks {chunks}"),
             None => String::new(),
@@ -96,6 +92,16 @@ impl Plan {
             self.offchip,
             self.head_slices,
         )
+    }
+}
+
+/// The value of `--recompute`, as a shell takes it.
+pub fn recompute_option(recompute: &Recompute) -> String {
+    match recompute {
+        Recompute::Nothing => "none".to_owned(),
+        Recompute::EveryLayer => "all".to_owned(),
+        Recompute::Layers(layers) => format!("\"{}\"", number_list(layers)),
+        Recompute::ButProducts(kept) => format!("\"all keep {}\"", number_list(kept)),
     }
 }
 

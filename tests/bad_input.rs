@@ -414,7 +414,7 @@ fn placements_that_cannot_be() {
         ),
         (
             "--tensor_parallel 2 --layers_per_ipu 0,1,1 --gradient_accumulation_steps 7 --pipeline true",
-            "3 groups of 2 IPUs, which are 6; pod4 has 4 for a replica",
+            "3 groups of 2 IPUs, which are 6; pod4 has 4",
         ),
         (
             "--tensor_parallel 2 --layers_per_ipu 0,1 --gradient_accumulation_steps 7 --pipeline true",
@@ -437,8 +437,47 @@ fn placements_that_cannot_be() {
             "recompute names layer 99, the model has layers 0 to 1",
         ),
         ("--recompute [0,2]", "recompute names layer 2"),
+        (
+            "--replication_factor 3",
+            "3 replicas cannot share the 4 IPUs of pod4 evenly",
+        ),
+        (
+            "--replication_factor 4 --layers_per_ipu 1,1",
+            "layers_per_ipu names 2 IPUs, each of 4 replicas on pod4 has 1",
+        ),
+        ("--replication_factor 5", "5 replicas need at least as many"),
     ] {
         compile(&format!("{more} --machine pod4"), &[], what);
+    }
+    for (fields, what) in [
+        (
+            r#""layers_per_ipu": [-1], "ipus_per_replica": 99"#,
+            "ipus_per_replica is 99, pod4 has 4",
+        ),
+        (
+            r#""ipus_per_replica": 4, "replication_factor": 2"#,
+            "ipus_per_replica is 4, each of 2 replicas on pod4 has 2",
+        ),
+        (
+            r#""ipus_per_replica": 4"#,
+            "ipus_per_replica is 4, but 2 layers, with embedding and head on IPU 0, are for 3 at most",
+        ),
+        (
+            r#""ipus_per_replica": 2, "matmul_proportion": [0.2, 0.1, 0.1]"#,
+            "matmul_proportion has 3 values for 2 IPUs",
+        ),
+    ] {
+        let config = folder.path().join("ipu.json");
+        let text = format!("{{\"gradient_accumulation_steps\": 9, {fields}}}");
+        std::fs::write(&config, text).unwrap();
+        compile("--machine pod4 --ipu_config_name {}", &[&config], what);
+    }
+    let line = "compile --model_name_or_path {} -o {} --machine pod16";
+    for (more, what) in [
+        ("--pod_type pod3", "--pod_type: there is no pod `pod3`"),
+        ("--n_ipu 5", "--n_ipu: there is no pod `pod5`"),
+    ] {
+        superstep(&words(&format!("{line} {more}"), &[&tiny, &out])).fails(2, what);
     }
     let kept = ["--recompute", "all keep [99]", "--machine", "ipu"].map(String::from);
     let line = words(

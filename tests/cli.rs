@@ -459,6 +459,7 @@ fn the_published_command_line_trains() {
     assert_eq!(kept["gradient_accumulation_steps"], 6);
     assert_eq!(kept["inference_device_iterations"], 5);
     assert_eq!(kept["replication_factor"], 2);
+    assert!(kept.get("projection_serialization_factor").is_none());
     let state = read("trainer_state.json");
     let log = state["log_history"].as_array().unwrap();
     // Logged is the rate of the next step.
@@ -481,6 +482,110 @@ fn the_published_command_line_trains() {
     assert!(resumed.out.contains("checkpoint-2") || resumed.err.contains("checkpoint-2"));
     let model = |dir: &std::path::Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     assert!(model(&half) == model(&whole));
+    let configuration = |dir: &std::path::Path| std::fs::read(dir.join("ipu_config.json")).unwrap();
+    assert!(configuration(&whole) == configuration(&half.join("checkpoint-2")));
+}
+
+/// What the command line says beside the file is in the file that a run keeps, so that it alone gives the same program.
+#[test]
+fn a_kept_ipu_config_is_the_plan_that_was_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (config, out, tiny) = (path("ipu.json"), path("out"), fixture("tiny"));
+    let text = r#"{"layers_per_ipu": [2], "replicated_tensor_sharding": true, "matmul_proportion": 0.3, "colour": 1,
+        "inference_embedding_serialization_factor": 2}"#;
+    std::fs::write(&config, text).unwrap();
+    let plan = "--layers_per_ipu [0,1,1] --replication_factor 2 --gradient_accumulation_steps 8 --optimizer_state_offchip true \
+        --recompute all --replicated_tensor_sharding false --embedding_serialization_factor 3 --auto_loss_scaling";
+    for precision in ["recipe", "f16.16", "f16.32"] {
+        let plan = format!("--machine pod8 {plan} --precision {precision}");
+        let line = format!(
+            "train --model_name_or_path {{}} --ipu_config_name {{}} --train_tokens {{}} --output_dir {{}} --overwrite_output_dir \
+             --max_steps 1 --block_size 48 {plan}"
+        );
+        let run = superstep(&words(
+            &line,
+            &[&tiny, &config, &tiny.join("tokens.json"), &out],
+        ))
+        .ok();
+        assert!(!run.err.contains("give them again"), "{}", run.err);
+        let program = |config: &std::path::Path, plan: &str| {
+            let file = path("x.superstep");
+            let line = format!(
+                "compile --model_name_or_path {{}} --block_size 48 --ipu_config_name {{}} -o {{}} {plan}"
+            );
+            superstep(&words(&line, &[&tiny, config, &file])).ok();
+            let report = superstep(&words("report {} --json -", &[&file])).ok().out;
+            let report: Value = serde_json::from_str(&report).unwrap();
+            ["pod", "time", "memory", "precision"].map(|part| report[part].clone())
+        };
+        let again = program(&out, "--machine pod8");
+        assert!(!again[0].is_null() && !again[1].is_null());
+        assert_eq!(again, program(&config, &plan));
+        let whole: Value =
+            serde_json::from_slice(&std::fs::read(out.join("ipu_config.json")).unwrap()).unwrap();
+        assert_eq!(
+            (&whole["colour"], &whole["matmul_proportion"]),
+            (&1.into(), &0.3.into())
+        );
+        assert_eq!(whole["inference_embedding_serialization_factor"], 2);
+    }
+    let line = format!(
+        "train --model_name_or_path {{}} --ipu_config_name {{}} --train_tokens {{}} --output_dir {{}} --overwrite_output_dir \
+         --max_steps 1 --block_size 48 --machine pod8 {plan} --precision f32 --recompute [1]"
+    )
+    .replace("--recompute all ", "")
+    .replace(" --auto_loss_scaling", "");
+    let tokens = tiny.join("tokens.json");
+    let run = superstep(&words(&line, &[&tiny, &config, &tokens, &out])).ok();
+    let says = "give them again: --precision f32 --recompute \"[1]\"";
+    assert!(run.err.contains(says), "{}", run.err);
+}
+
+/// As the field says, not as few as the model needs.
+#[test]
+fn open_layers_go_over_as_many_ipus_as_the_configuration_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, file) = (
+        folder.path().join("ipu.json"),
+        folder.path().join("x.superstep"),
+    );
+    for (fields, ipus) in [
+        (r#""layers_per_ipu": [-1], "ipus_per_replica": 3"#, 3),
+        (r#""ipus_per_replica": 2"#, 2),
+        (r#""layers_per_ipu": [-1]"#, 1),
+    ] {
+        let text = format!("{{\"gradient_accumulation_steps\": 9, {fields}}}");
+        std::fs::write(&config, text).unwrap();
+        let line = "compile --model_name_or_path {} --block_size 48 --machine pod4 --ipu_config_name {} -o {}";
+        superstep(&words(line, &[&fixture("tiny"), &config, &file])).ok();
+        let report = superstep(&words("report {} --json -", &[&file])).ok().out;
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["pod"]["ipus_per_replica"], ipus, "{fields}");
+    }
+}
+
+/// Each replica has moments of its own there.
+#[test]
+fn streaming_memory_is_for_all_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let needed = |replicas: u32| {
+        let line = format!(
+            "compile --model_name_or_path {{}} --block_size 48 -o {{}} --machine pod4,streaming_bytes=1 \
+             --optimizer_state_offchip true --replication_factor {replicas}"
+        );
+        let run = superstep(&words(
+            &line,
+            &[&fixture("tiny"), &folder.path().join("x.superstep")],
+        ));
+        let rest = run
+            .err
+            .split("off chip takes ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{}", run.err));
+        rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(needed(4), 4 * needed(1));
 }
 
 #[test]

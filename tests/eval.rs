@@ -124,6 +124,15 @@ fn ipu_configurations_say_how_evaluation_lies() {
             r#", "inference_device_iterations": 4, "inference_ipus_per_replica": 1"#,
             "1 IPU: 4 micro-batches a call",
         ),
+        (
+            // 512 entries in slices of 171, the last filled up; the embedding is another name of the same weight.
+            r#", "inference_device_iterations": 5, "inference_projection_serialization_factor": 3"#,
+            "2 IPUs, 3 stages: 5 micro-batches a call in 7 pipeline cycles",
+        ),
+        (
+            r#", "inference_embedding_serialization_factor": 4, "matmul_proportion": [0.2, 0.1], "inference_ipus_per_replica": 3"#,
+            "3 IPUs, 4 stages",
+        ),
     ] {
         let config = config(folder.path(), fields);
         let more = format!("--ipu_config_name {} --pod_type pod4", config.display());
@@ -145,6 +154,27 @@ fn ipu_configurations_say_how_evaluation_lies() {
         "{}",
         run.err
     );
+}
+
+/// Cycles are those of a head in slices, and a machine on which the whole head does not fit takes one in slices.
+#[test]
+fn the_head_of_an_evaluation_is_in_as_many_slices_as_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tiny, tokens) = (fixture("tiny"), tokens(folder.path(), 12));
+    let of = |slices: &str| {
+        let fields = format!(r#", "inference_embedding_serialization_factor": {slices}"#);
+        let config = config(folder.path(), &fields);
+        let more = format!("--ipu_config_name {} --machine pod4", config.display());
+        let line = format!("eval --model_name_or_path {{}} --validation_file {{}} {more}");
+        superstep(&words(&line, &[&tiny, &tokens]))
+    };
+    let pace = |slices: &str| {
+        let out = of(slices).ok().out;
+        let line = out.lines().find(|line| line.contains("predicted: "));
+        line.unwrap_or_else(|| panic!("{out}")).to_owned()
+    };
+    assert!(pace("1") == pace("null") && pace("1") != pace("4"));
+    of("513").fails(1, "513 slices of a vocabulary of 512");
 }
 
 #[test]
@@ -196,6 +226,10 @@ fn a_run_whose_evaluation_cannot_be_does_not_start() {
         --gradient_accumulation_steps 7 --layers_per_ipu [0,1,1] --machine pod4 --pipeline true --inference_replication_factor 2";
     let run = superstep(&words(line, &[&tiny, &tokens, &tokens, &out]));
     let says = "evaluation is to have 2 replicas of 3 IPUs, pod4 has 4";
+    assert!(run.err.contains(says), "{}", run.err);
+    let line = line.replace("factor 2", "factor 3");
+    let run = superstep(&words(&line, &[&tiny, &tokens, &tokens, &out]));
+    let says = "3 replicas of evaluation cannot share the 4 IPUs of pod4 evenly";
     assert!(run.err.contains(says), "{}", run.err);
     assert!(!out.join("metrics.jsonl").exists());
 }

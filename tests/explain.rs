@@ -4,7 +4,7 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use program::{file, superstep, words};
+use program::{file, fixture, superstep, words};
 
 /// Runs `superstep explain` with the words of `line`, paths for each `{}`; gives what it prints.
 fn explain(line: &str, paths: &[&Path]) -> String {
@@ -146,4 +146,14 @@ fn an_overflow_names_changes_that_fit() {
     let more = [text.as_slice(), b"ipus = 4\n"].concat();
     let machine = file(folder.path(), "more.toml", &more);
     superstep(&words(line, &[&machine, &out])).ok();
+}
+
+/// Rows that come in unequal chunks: what rotates over the rows of one need not for the other.
+#[test]
+fn unequal_chunks_of_the_loss_are_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.superstep");
+    let line = "compile --config_name {} --config_overrides n_embd=16,n_inner=32,vocab_size=127,n_head=1,n_layer=1 --block_size 57 \
+        --loss_chunks 2 --machine mk2 -o {}";
+    superstep(&words(line, &[&fixture("tiny"), &file])).ok();
 }

@@ -35,6 +35,9 @@ fn a_pipeline_adds_up_and_grows_as_predicted() {
     let pipeline = &pod["pipeline"];
     // Four forward stages, and seven in all.
     assert_eq!(number(&pipeline["stages"]), 7);
+    let stages = pod["stages"].as_array().unwrap();
+    let ipus: Vec<u64> = stages.iter().map(|stage| number(&stage["ipu"])).collect();
+    assert_eq!(ipus, [0, 1, 2, 0, 2, 1, 0]);
     assert_eq!(number(&pipeline["pipeline_cycles"]), 16 + 7 - 1);
     let parts = ["fill", "main", "flush", "update"];
     let parts: u64 = parts
@@ -95,6 +98,23 @@ fn a_pipeline_adds_up_and_grows_as_predicted() {
         a >= b
     }));
     assert!(pod["published"].is_null(), "nobody measured this");
+}
+
+/// The machine and the step are those of all replicas, as the rate is.
+#[test]
+fn a_summary_is_of_all_replicas_and_names_idle_ipus() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.superstep");
+    let line = "compile --model_name_or_path {} --block_size 8 --machine pod8 --layers_per_ipu [1,0,1] --pipeline true \
+         --replication_factor 2 --gradient_accumulation_steps 6 -o {}";
+    let out = superstep(&words(line, &[&fixture("tiny"), &file])).ok().out;
+    for says in [
+        "pod8: 6 of 8 IPUs, 2 replicas of 3, ",
+        "2 replicas × 6 × 1 samples of 8 tokens",
+        "IPU 1: no layers, 0 tiles",
+    ] {
+        assert!(out.contains(says), "{says}: {out}");
+    }
 }
 
 #[test]

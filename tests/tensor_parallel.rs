@@ -389,7 +389,7 @@ fn groups_need_ipus_layers_and_a_pipeline() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("3 groups of 2 IPUs, which are 6") && text.ends_with("has 5 for a replica"),
+        text.contains("3 groups of 2 IPUs, which are 6") && text.ends_with("has 5"),
         "{text}"
     );
     let open = CompileOptions {
@@ -398,8 +398,16 @@ fn groups_need_ipus_layers_and_a_pipeline() {
         ..given()
     };
     assert_eq!(
-        refused(&golden, open, 6).to_string(),
-        "a group of 2 IPUs does not fit: mk2 has 1 for a replica"
+        refused(&golden, open.clone(), 6).to_string(),
+        "ipus_per_replica is 1, which are no whole groups of 2 IPUs"
+    );
+    let open = CompileOptions {
+        ipus_per_replica: None,
+        ..open
+    };
+    assert_eq!(
+        refused(&golden, open, 1).to_string(),
+        "a group of 2 IPUs does not fit: mk2 has 1"
     );
     let in_turn = CompileOptions {
         pipelined: false,

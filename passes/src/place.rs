@@ -58,7 +58,7 @@ pub struct PlacementOptions {
     pub sharded: Option<usize>,
     /// Optimiser state rests in streaming memory.
     pub offchip: bool,
-    /// Most IPUs that a replica may have, where `layers_per_ipu` is absent.
+    /// IPUs that a replica has, where `layers_per_ipu` is absent; without either as few as the model needs.
     pub ipus_per_replica: Option<u32>,
     /// Products to make in slices.
     pub serialise: Vec<Serialise>,
@@ -135,6 +135,12 @@ pub enum PlacementError {
         machine: String,
         ipus: u32,
     },
+    #[error("{replicas} replicas cannot share the {ipus} IPUs of {machine} evenly")]
+    UnevenReplicas {
+        replicas: u32,
+        machine: String,
+        ipus: u32,
+    },
     #[error(
         "a pipeline of {stages} stages needs at least as many micro-batches a step, gradient_accumulation_steps is {given}"
     )]
@@ -146,6 +152,12 @@ pub enum PlacementError {
         needed: u64,
         machine: String,
         available: u64,
+    },
+    #[error("matmul_proportion has {given} values for {ipus} {}", if *grouped { "groups of IPUs" } else { "IPUs" })]
+    Proportions {
+        given: usize,
+        ipus: usize,
+        grouped: bool,
     },
     #[error("no product is named `{ops}`; the products are {products}")]
     NothingToSerialise { ops: String, products: String },
@@ -198,20 +210,10 @@ fn place_from(
     let layers = stage::layer_count(module);
     check_options(options, layers)?;
     let members = options.members();
-    let replicas = options.replicas.max(1);
-    if replicas > machine.ipus {
-        let (machine, ipus) = (machine.name.clone(), machine.ipus);
-        return Err(PlacementError::TooManyReplicas {
-            replicas,
-            machine,
-            ipus,
-        });
+    let of_one = of_one_replica(machine, options.replicas.max(1))?;
+    if let (None, Some(ipus)) = (&options.layers_per_ipu, options.ipus_per_replica) {
+        stage::check_count(ipus, members, layers, &of_one)?;
     }
-    // What one replica may have of it.
-    let of_one = Machine {
-        ipus: (machine.ipus / replicas).min(options.ipus_per_replica.unwrap_or(u32::MAX)),
-        ..machine.clone()
-    };
     let mut clock = Clock::default();
     let prepared = prepare(module, machine, options, &mut clock)?;
     let mut place_with = |layers_per_ipu, grants| {
@@ -243,7 +245,10 @@ fn place_from(
         }
         .into());
     }
-    let mut groups = stage::least_groups(module, members, &of_one);
+    let (mut groups, most) = match options.ipus_per_replica {
+        Some(ipus) => (ipus / members, ipus / members),
+        None => (stage::least_groups(module, members, &of_one), most),
+    };
     let even = loop {
         match place_on(stage::balance(&prepared, groups, options.pipelined)) {
             Err(PlacementError::Overflow { .. }) if groups < most => groups += 1,
@@ -254,6 +259,34 @@ fn place_from(
         return busiest_relieved(even, &prepared, place_on);
     }
     Ok(even)
+}
+
+/// What one replica has of a machine.
+fn of_one_replica(machine: &Machine, replicas: u32) -> Result<Machine, PlacementError> {
+    let (name, ipus) = (machine.name.clone(), machine.ipus);
+    if replicas > ipus {
+        return Err(PlacementError::TooManyReplicas {
+            replicas,
+            machine: name,
+            ipus,
+        });
+    }
+    if !ipus.is_multiple_of(replicas) {
+        return Err(PlacementError::UnevenReplicas {
+            replicas,
+            machine: name,
+            ipus,
+        });
+    }
+    let name = match replicas {
+        1 => name,
+        _ => format!("each of {replicas} replicas on {name}"),
+    };
+    Ok(Machine {
+        ipus: ipus / replicas,
+        name,
+        ..machine.clone()
+    })
 }
 
 /// Refuses what contradicts itself or the module.
@@ -319,20 +352,24 @@ fn prepare(
         && options.offchip
     {
         *update = clock.time("offload", || offload(update))?;
-        check_streaming_memory(update, machine)?;
+        check_streaming_memory(update, replicas, machine)?;
     }
     Ok(prepared)
 }
 
-/// What one replica keeps in streaming memory must be there.
-fn check_streaming_memory(update: &Graph, machine: &Machine) -> Result<(), PlacementError> {
+/// What all replicas keep in streaming memory must be there.
+fn check_streaming_memory(
+    update: &Graph,
+    replicas: u32,
+    machine: &Machine,
+) -> Result<(), PlacementError> {
     let remote = update.ops().filter_map(|op| match update.op(op) {
         Op::Parameter {
             ty, remote: true, ..
         } => Some(ty.bytes() as u64),
         _ => None,
     });
-    let needed = remote.sum();
+    let needed = remote.sum::<u64>() * u64::from(replicas);
     let available = u64::from(machine.ipus) * machine.streaming_bytes;
     if needed <= available {
         return Ok(());
@@ -355,6 +392,15 @@ fn place_on(
     mut clock: Clock,
 ) -> Result<Placed, PlacementError> {
     let layers_per_ipu = choice.layers_per_ipu;
+    let (given, ipus) = (options.matmul_proportion.len(), layers_per_ipu.len());
+    if given > 1 && given != ipus {
+        let grouped = options.members() > 1;
+        return Err(PlacementError::Proportions {
+            given,
+            ipus,
+            grouped,
+        });
+    }
     let mut staged = prepared.clone();
     clock.time("stage", || {
         stage::assign(&mut staged, &layers_per_ipu, options.members());

@@ -28,7 +28,7 @@ pub enum StageError {
         ipus: u32,
     },
     #[error(
-        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus} for a replica",
+        "layers_per_ipu names {named} groups of {members} IPUs, which are {}; {machine} has {ipus}",
         u64::from(*members) * *named as u64
     )]
     TooManyGroups {
@@ -37,7 +37,24 @@ pub enum StageError {
         machine: String,
         ipus: u32,
     },
-    #[error("a group of {members} IPUs does not fit: {machine} has {ipus} for a replica")]
+    #[error("ipus_per_replica is {given}, {machine} has {ipus}")]
+    MoreThanThereAre {
+        given: u32,
+        machine: String,
+        ipus: u32,
+    },
+    #[error("ipus_per_replica is {given}, which are no whole groups of {members} IPUs")]
+    PartOfAGroup { given: u32, members: u32 },
+    #[error(
+        "ipus_per_replica is {given}, but {layers} layers, with embedding and head on IPU 0, are for {} at most",
+        u64::from(*members) * (u64::from(*layers) + 1)
+    )]
+    MoreThanLayers {
+        given: u32,
+        members: u32,
+        layers: u32,
+    },
+    #[error("a group of {members} IPUs does not fit: {machine} has {ipus}")]
     GroupTooLarge {
         members: u32,
         machine: String,
@@ -102,6 +119,33 @@ pub fn check(
         });
     }
     Ok(given.to_vec())
+}
+
+/// Checks a number of IPUs, in groups of `members`, over which layers are to be spread.
+pub fn check_count(
+    given: u32,
+    members: u32,
+    layers: u32,
+    machine: &Machine,
+) -> Result<(), StageError> {
+    if given > machine.ipus {
+        return Err(StageError::MoreThanThereAre {
+            given,
+            machine: machine.name.clone(),
+            ipus: machine.ipus,
+        });
+    }
+    if !given.is_multiple_of(members) {
+        return Err(StageError::PartOfAGroup { given, members });
+    }
+    if given / members > layers + 1 {
+        return Err(StageError::MoreThanLayers {
+            given,
+            members,
+            layers,
+        });
+    }
+    Ok(())
 }
 
 /// The assignment to so many groups of IPUs whose fullest IPU, by estimated bytes, is least full.

@@ -101,7 +101,7 @@ impl Options {
             .ipu
             .load(&machine, &model.config, self.tensor_parallel)?;
         let settings = self.settings(machine, blocks.block_size(), &layout);
-        settings.check_replicas()?;
+        settings.check()?;
         let mut evaluator = Evaluator::new(&model.config, settings, blocks);
         evaluator.host = self.host;
         let cache = &layout.settings.executable_cache_dir;

@@ -5,7 +5,7 @@ use superstep_ir::types::Real;
 
 use super::program_options::at_least_one;
 use crate::ipu_config::IpuSettings;
-use crate::settings::EvaluationSettings;
+use crate::settings::{EvaluationSettings, fitting};
 
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "Evaluation")]
@@ -45,23 +45,30 @@ impl InferenceOptions {
         settings: EvaluationSettings,
     ) -> EvaluationSettings {
         let inference = &ipu.inference;
-        let proportion = inference.matmul_proportion.iter();
+        let shares = inference.matmul_proportion.iter();
+        let shares: Vec<Real> = shares.map(|&share| Real(share)).collect();
         let members = settings.tensor_parallel;
         let pipelined = settings.pipelined && !inference.is_sharded;
         let layers_per_ipu = inference.layers(training_layers, members);
         // Where the layers are given, so are the IPUs.
         let as_training = ipu.ipus_per_replica.filter(|_| layers_per_ipu.is_none());
         let ipus_per_replica = inference.ipus_per_replica.or(as_training);
-        let room = layers_per_ipu.is_some() || ipus_per_replica.is_none_or(|ipus| ipus >= members);
+        let room = layers_per_ipu.is_some()
+            || ipus_per_replica.is_none_or(|ipus| ipus.is_multiple_of(members));
         EvaluationSettings {
             device_iterations: self.device_iterations(),
             replicas: self.replicas(),
             ipus_per_replica,
-            matmul_proportion: proportion.map(|&share| Real(share)).collect(),
+            // Those of training may be for another number of IPUs.
+            matmul_proportion: match inference.matmul_proportion == ipu.matmul_proportion {
+                true => fitting(&shares, layers_per_ipu.as_ref().map_or(1, Vec::len)),
+                false => shares,
+            },
             // Groups work together in a pipeline only.
             tensor_parallel: if pipelined && room { members } else { 1 },
             layers_per_ipu,
             pipelined,
+            head_slices: inference.head_slices.unwrap_or(1) as usize,
             ..settings
         }
     }

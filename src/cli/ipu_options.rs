@@ -7,7 +7,7 @@ use super::program_options::at_least_one;
 use crate::compile::machine_named;
 use crate::error::Error;
 use crate::frontend::{CacheLocation, Gpt2Config};
-use crate::ipu_config::{IpuConfig, IpuSettings};
+use crate::ipu_config::{IpuConfig, IpuSettings, check_pod};
 use superstep_ir::machine::Machine;
 
 #[derive(Clone, Debug, Default, Args)]
@@ -47,6 +47,14 @@ impl IpuOptions {
     /// The machine: the one that is named, or else the pod.
     pub(super) fn machine(&self, name: Option<&str>) -> Result<Machine, Error> {
         let pod = self.pod();
+        if let Some(pod) = &pod {
+            let option = if self.n_ipu.is_some() {
+                "--n_ipu"
+            } else {
+                "--pod_type"
+            };
+            check_pod(pod).map_err(|what| Error::usage(format!("{option}: {what}")))?;
+        }
         machine_named(name.or(pod.as_deref()))
     }
 

@@ -23,6 +23,7 @@ use options::{DataOptions, OutputOptions, ScheduleOptions};
 use run::{Trained, write_state};
 
 mod announce;
+mod carried_out;
 mod options;
 mod resume;
 mod run;
@@ -135,7 +136,7 @@ impl Options {
         open.tensor_parallel = manifest.tensor_parallel;
         let layers = Some(&manifest.layers_per_ipu[..]).filter(|_| manifest.pipelined);
         let settings = self.inference.apply(&layout.settings, layers, open);
-        settings.check_replicas()?;
+        settings.check()?;
         let validation = self.whole_batches(validation, settings.samples_per_call())?;
         let mut evaluator = Evaluator::new(&model.config, settings, validation);
         evaluator.host = self.output.host;

@@ -15,7 +15,6 @@ use crate::atomic_file;
 use crate::compile::save;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
-use crate::precision::Precision;
 use crate::report::format::three_digits;
 use crate::report::published::{published_beats, published_plan};
 use crate::settings::TrainingSettings;
@@ -187,12 +186,10 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
 /// As `ipu_config.json` has it. The size of micro-batches and row blocks are options beside it; so are single layers that are kept: the
 /// nearest here is to run all of them again.
 fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
-    let precision = base.precision.precision;
-    json!({
+    let mut config = json!({
+        "auto_loss_scaling": base.precision.auto_loss_scaling,
         "device_iterations": 1,
         "embedding_serialization_factor": plan.head_slices,
-        "enable_half_first_order_momentum": precision == Precision::Recipe,
-        "enable_half_partials": precision.has_half_partials(),
         "optimizer_state_offchip": plan.offchip,
         "layers_per_ipu": plan.layers_per_ipu,
         "tensor_parallel": plan.tensor_parallel,
@@ -201,7 +198,19 @@ fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
         "gradient_accumulation_steps": plan.accumulation,
         "recompute_checkpoint_every_layer": plan.recompute != Recompute::Nothing,
         "replicated_tensor_sharding": plan.replicas > 1,
-    })
+    });
+    for (field, value) in base.precision.precision.ipu_config_fields() {
+        config[field] = value.into();
+    }
+    let settings = plan.settings(base);
+    match &settings.matmul_proportion[..] {
+        [] => {}
+        [one] => config["matmul_proportion"] = one.0.into(),
+        each => {
+            config["matmul_proportion"] = each.iter().map(|share| share.0).collect();
+        }
+    }
+    config
 }
 
 /// A spinner with what is being tried; hidden by itself when stderr is no terminal.

@@ -46,8 +46,18 @@ fn compile(error: &CompileError) -> Option<String> {
         CompileError::Placement(PlacementError::TooFewMicroBatches { stages, .. }) => Some(
             format!("give --gradient_accumulation_steps {stages} or more, or --pipeline false"),
         ),
+        CompileError::Placement(PlacementError::UnevenReplicas { replicas, ipus, .. }) => {
+            Some(uneven_replicas("--replication_factor", *replicas, *ipus))
+        }
         _ => None,
     }
+}
+
+/// What helps where the IPUs of a machine cannot be shared out evenly over replicas, whose number is an option.
+pub(crate) fn uneven_replicas(option: &str, replicas: u32, ipus: u32) -> String {
+    format!(
+        "give a {option} that divides {ipus}, or a machine with a multiple of {replicas} IPUs, as in --machine pod16,ipus=12"
+    )
 }
 
 fn data(error: &DataError) -> Option<String> {

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::pods;
+
 /// What a field may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
@@ -79,7 +81,7 @@ pub(super) const FIELDS: [Field; 38] = [
     field(
         "inference_embedding_serialization_factor",
         Type::Count,
-        Effect::Only("1", "the head of an evaluation is not cut by columns"),
+        Effect::InForce,
     ),
     field("inference_ipus_per_replica", Type::Count, Effect::InForce),
     field("inference_layers_per_ipu", Type::Layers, Effect::InForce),
@@ -96,7 +98,7 @@ pub(super) const FIELDS: [Field; 38] = [
     field(
         "inference_projection_serialization_factor",
         Type::Count,
-        Effect::Only("1", "the head of an evaluation is not cut by columns"),
+        Effect::InForce,
     ),
     field("inference_replication_factor", Type::Count, Effect::InForce),
     field(
@@ -177,7 +179,16 @@ impl Field {
             return Ok(());
         }
         let (name, needs) = (self.name, self.ty.needs());
-        Err(format!("`{name}` is {value}, but it must be {needs}"))
+        let by_pod = match value.is_object() {
+            true => format!(
+                ", or an object that has one for each of some pods: {}, default",
+                pods::names()
+            ),
+            false => String::new(),
+        };
+        Err(format!(
+            "`{name}` is {value}, but it must be {needs}{by_pod}"
+        ))
     }
 
     /// What to tell the user of this value; an error when it is refused.

@@ -133,6 +133,10 @@ fn what_contradicts_itself_or_the_model_is_refused() {
             "needs `enable_half_partials`",
         ),
         (
+            r#"{"replication_factor": {"pod3": 1}}"#,
+            "pod4, pod8, pod16",
+        ),
+        (
             r#"{"layers_per_ipu": [6, 6], "matmul_proportion": [0.1, 0.2, 0.3]}"#,
             "3 values for 2 IPUs",
         ),
@@ -198,4 +202,60 @@ fn files_folders_and_caches() {
         hint.contains("models--you--other-ipu") && hint.contains("gpt2-small-ipu"),
         "{hint}"
     );
+}
+
+#[test]
+fn a_file_is_an_object_with_each_field_once() {
+    let parsed = |bytes: &[u8]| IpuConfig::parse("test.json".into(), bytes);
+    let marked = parsed(b"\xef\xbb\xbf{\"device_iterations\": 3}").unwrap();
+    assert_eq!(marked.settings(1).unwrap().0.device_iterations, Some(3));
+    for (text, says) in [
+        ("", "not valid JSON"),
+        ("{\"seed\": 1,}", "not valid JSON"),
+        ("[1]", "expected an object"),
+        ("null", "expected an object"),
+        ("{\"seed\": 1, \"seed\": 2}", "`seed` is there twice"),
+    ] {
+        let error = parsed(text.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.contains(says) && error.contains("test.json"),
+            "{text}: {error}"
+        );
+    }
+}
+
+/// Nobody knows what they mean, so nothing is made of them, and they cannot play with a terminal.
+#[test]
+fn unknown_fields_stay_as_they_are() {
+    let text = r#"{"colour": {"pod64": 1}, "\u001b[31m": 2}"#;
+    let mut config = config(text);
+    config.specialise(Some("pod4"), None).unwrap();
+    assert_eq!(config.map["colour"]["pod64"], 1);
+    let (_, remarks) = config.settings(12).unwrap();
+    assert!(
+        remarks[0].contains("colour") && !remarks[0].contains('\u{1b}'),
+        "{remarks:?}"
+    );
+}
+
+#[test]
+fn slices_of_the_head_go_before_those_of_the_embedding_and_that_is_said() {
+    let both = r#"{"projection_serialization_factor": 4, "embedding_serialization_factor": 2,
+        "inference_projection_serialization_factor": 3, "inference_embedding_serialization_factor": 3}"#;
+    let (settings, remarks) = config(both).settings(12).unwrap();
+    assert_eq!(settings.head_slices, Some(4));
+    assert_eq!(settings.inference.head_slices, Some(3));
+    assert_eq!(remarks.len(), 1);
+    assert!(
+        remarks[0].contains("`embedding_serialization_factor` 2 has no effect"),
+        "{remarks:?}"
+    );
+}
+
+#[test]
+fn pods_have_names() {
+    check_pod("pod16").unwrap();
+    for name in ["pod3", "pod", "16", "POD16", "default"] {
+        assert!(check_pod(name).unwrap_err().contains("pod64"), "{name}");
+    }
 }

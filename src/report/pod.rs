@@ -215,29 +215,29 @@ impl PodReport {
     }
 }
 
-/// Forward through the IPUs in order (or groups of them), backward through them in reverse; what belongs to no layer is on IPU 0.
+/// Forward through the IPUs that have layers (or groups of them), from embedding to head on IPU 0, and backward in reverse: the head is undone in
+/// its own stage.
 fn stages(manifest: &Manifest) -> Vec<StageReport> {
-    let mut first = 0;
-    let forward: Vec<StageReport> = manifest
-        .layers_per_ipu
-        .iter()
-        .enumerate()
-        .map(|(ipu, &count)| {
-            let layers = (first..first + count).collect();
-            first += count;
-            StageReport {
-                ipu: ipu as u32 * manifest.tensor_parallel,
-                ipus: manifest.tensor_parallel,
-                phase: "forward",
-                layers,
-            }
-        })
-        .collect();
-    let backward = forward.iter().rev().map(|stage| StageReport {
-        phase: "backward",
-        ..stage.clone()
-    });
-    forward.iter().cloned().chain(backward).collect()
+    let stage = |group: usize, phase, layers| StageReport {
+        ipu: group as u32 * manifest.tensor_parallel,
+        ipus: manifest.tensor_parallel,
+        phase,
+        layers,
+    };
+    let (mut first, mut groups) = (0, Vec::new());
+    for (group, &count) in manifest.layers_per_ipu.iter().enumerate() {
+        if group == 0 || count > 0 {
+            groups.push((group, (first..first + count).collect::<Vec<u32>>()));
+        }
+        first += count;
+    }
+    let way = |phase| {
+        let groups = groups.iter();
+        groups.map(move |(group, layers)| stage(*group, phase, layers.clone()))
+    };
+    let head = (groups.len() > 1).then(|| stage(0, "forward", Vec::new()));
+    let backward = way("backward").rev();
+    way("forward").chain(head).chain(backward).collect()
 }
 
 fn pipeline(manifest: &Manifest, timeline: &Timeline, pace: &Pace) -> PipelineReport {

@@ -72,17 +72,25 @@ fn subject_lines(report: &Report) -> Vec<(&'static str, String)> {
         grouped(model.vocab_size as u64),
         vocabulary_slices(model),
     );
+    let (replicas, ipus) = (report.pod.replicas, report.pod.ipus_per_replica);
+    let (times, shared) = match replicas {
+        1 => (String::new(), String::new()),
+        _ => (
+            format!("{replicas} replicas × "),
+            format!(", {replicas} replicas of {ipus}"),
+        ),
+    };
     let of_step = format!(
-        "{} × {} samples of {} tokens, {}",
+        "{times}{} × {} samples of {} tokens, {}",
         model.gradient_accumulation_steps,
         model.per_device_train_batch_size,
         model.block_size,
         model.optimiser,
     );
     let of_machine = format!(
-        "{}: {} of {} IPUs, {} tiles each at {} GHz",
+        "{}: {} of {} IPUs{shared}, {} tiles each at {} GHz",
         machine.name,
-        report.pod.ipus_per_replica,
+        replicas * ipus,
         machine.ipus,
         grouped(machine.tiles_per_ipu.into()),
         machine.clock_hz / 1e9,
@@ -107,7 +115,7 @@ fn ipu_line(report: &Report, ipu: &IpuMemory) -> String {
     format!(
         "IPU {}: {}{member}{} tiles, {}, fullest tile {} of {} ({})",
         ipu.ipu,
-        stage.map(layers).unwrap_or_default(),
+        stage.map_or_else(|| "no layers, ".into(), layers),
         grouped(ipu.tiles_used.into()),
         bytes(ipu.total_bytes),
         bytes(ipu.max_tile_bytes),

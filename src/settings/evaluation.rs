@@ -4,6 +4,7 @@ use superstep_ir::machine::Machine;
 use superstep_ir::types::Real;
 
 use crate::error::Error;
+use crate::error::hints::uneven_replicas;
 use crate::precision::Precision;
 
 /// An evaluation program to compile: forward passes with a loss.
@@ -23,12 +24,14 @@ pub struct EvaluationSettings {
     pub layers_per_ipu: Option<Vec<u32>>,
     /// IPUs of a group, over which a layer is divided; 1: layers are whole.
     pub tensor_parallel: u32,
-    /// Most IPUs that a replica may have, where `layers_per_ipu` is left to the compiler.
+    /// IPUs that a replica has, where `layers_per_ipu` is left to the compiler.
     pub ipus_per_replica: Option<u32>,
     /// Share of tile memory that an op may use for its temporaries: none given, one for all IPUs, or one each.
     pub matmul_proportion: Vec<Real>,
     /// IPUs work at the same time, each on another micro-batch.
     pub pipelined: bool,
+    /// Slices of the vocabulary in which the output head is computed, one after the other.
+    pub head_slices: usize,
 }
 
 impl EvaluationSettings {
@@ -51,14 +54,30 @@ impl EvaluationSettings {
             ipus_per_replica: None,
             matmul_proportion: Vec::new(),
             pipelined: false,
+            head_slices: 1,
         }
     }
 
-    /// Whether the machine has IPUs for all replicas, as far as that is known before it is compiled.
-    pub fn check_replicas(&self) -> Result<(), Error> {
+    /// Whether the machine has IPUs for all replicas, and each IPU a share of memory, as far as that is known before it is compiled.
+    pub fn check(&self) -> Result<(), Error> {
         let (replicas, machine) = (self.replicas, &self.machine);
-        let groups = self.layers_per_ipu.as_ref().map_or(1, |l| l.len() as u32);
-        let of_one = groups.saturating_mul(self.tensor_parallel);
+        let groups = self.layers_per_ipu.as_ref().map(|l| l.len() as u32);
+        let shares = self.matmul_proportion.len();
+        if let Some(groups) = groups.filter(|&groups| shares > 1 && shares != groups as usize) {
+            return Err(Error::failed(format!(
+                "inference_matmul_proportion has {shares} values, evaluation has {groups} IPUs or groups of them"
+            )));
+        }
+        let given = groups.map(|groups| groups.saturating_mul(self.tensor_parallel));
+        let of_one = given.or(self.ipus_per_replica).unwrap_or(1);
+        if replicas > 1 && replicas <= machine.ipus && !machine.ipus.is_multiple_of(replicas) {
+            let (name, ipus) = (&machine.name, machine.ipus);
+            let message = format!(
+                "{replicas} replicas of evaluation cannot share the {ipus} IPUs of {name} evenly"
+            );
+            let option = "--inference_replication_factor";
+            return Err(Error::failed(message).with_hint(uneven_replicas(option, replicas, ipus)));
+        }
         if u64::from(replicas) * u64::from(of_one) <= u64::from(machine.ipus) {
             return Ok(());
         }

@@ -39,6 +39,8 @@ pub struct Records<'a> {
     pub events: Option<EventFile>,
     pub config: &'a Gpt2Config,
     pub tokenizer: Option<&'a Tokenizer>,
+    /// The text of `ipu_config.json`, where the run has one.
+    pub ipu_config: Option<String>,
     pub identity: RunIdentity,
     /// Why the logs do not grow any more. The run ends where a checkpoint can be written.
     pub failure: Option<Error>,
@@ -272,6 +274,7 @@ impl Trainer<'_> {
         let out = CheckpointOut {
             config: records.config,
             tokenizer: records.tokenizer,
+            ipu_config: records.ipu_config.as_deref(),
             identity: &records.identity,
             state: &self.state,
             meter: &self.meter,

@@ -1,15 +1,7 @@
 //! What a run says before it starts: where the parts of the model lie, and how much is to be done.
 
-use std::path::Path;
-
-use serde_json::json;
-
-use super::super::ipu_options::IpuLayout;
 use super::Options;
-use crate::atomic_file;
 use crate::data::TokenBlocks;
-use crate::error::Error;
-use crate::ipu_config::FILE_NAME;
 use crate::manifest::Manifest;
 use crate::train::TrainingRun;
 
@@ -72,44 +64,5 @@ impl Options {
         ];
         let rows = rows.map(|(name, value)| format!("  {name} = {value}"));
         format!("***** Running training *****\n{}", rows.join("\n"))
-    }
-
-    /// Writes the IPU configuration of the run, as it was carried out, into the output folder.
-    pub(super) fn keep_ipu_config(
-        &self,
-        dir: &Path,
-        layout: &IpuLayout,
-        manifest: &Manifest,
-    ) -> Result<(), Error> {
-        let Some(mut config) = layout.config.clone() else {
-            return Ok(());
-        };
-        let accumulation = manifest.gradient_accumulation_steps;
-        let slices = manifest.embedding_serialization_factor;
-        for (field, value) in [
-            ("layers_per_ipu", json!(manifest.layers_per_ipu)),
-            ("tensor_parallel", json!(manifest.tensor_parallel)),
-            ("ipus_per_replica", json!(manifest.ipus_per_replica())),
-            ("replication_factor", json!(manifest.replicas)),
-            ("gradient_accumulation_steps", json!(accumulation)),
-            (
-                "device_iterations",
-                json!(self.schedule.device_iterations()),
-            ),
-            ("embedding_serialization_factor", json!(slices)),
-            ("projection_serialization_factor", json!(slices)),
-            (
-                "inference_replication_factor",
-                json!(self.inference.replicas()),
-            ),
-            (
-                "inference_device_iterations",
-                json!(self.inference.device_iterations()),
-            ),
-        ] {
-            config.set(field, value);
-        }
-        let path = dir.join(FILE_NAME);
-        Ok(atomic_file::write(&path, config.to_json().as_bytes())?)
     }
 }

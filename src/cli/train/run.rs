@@ -17,6 +17,7 @@ use crate::data::TokenBlocks;
 use crate::error::Error;
 use crate::evaluate::Evaluation;
 use crate::frontend::{Gpt2Config, Weights, save_pretrained};
+use crate::ipu_config::FILE_NAME;
 use crate::manifest::Manifest;
 use crate::report::Report;
 use crate::report::terminal::summary;
@@ -69,9 +70,10 @@ impl Options {
         };
         say(device_allocation(manifest));
         say(self.announcement(manifest, blocks, &run));
-        if let Some(dir) = &self.output.output_dir {
-            self.keep_ipu_config(dir, layout, manifest)?;
-        }
+        let ipu_config = match &self.output.output_dir {
+            Some(dir) => self.keep_ipu_config(dir, model, layout, manifest)?,
+            None => None,
+        };
         let weights = match &checkpoint {
             Some(checkpoint) => checkpoint.weights(&model.config)?,
             None => weights,
@@ -92,6 +94,7 @@ impl Options {
                 events: self.events()?,
                 config: &model.config,
                 tokenizer: tokenizer.as_ref(),
+                ipu_config,
                 identity,
                 failure: None,
             }),
@@ -99,6 +102,21 @@ impl Options {
         };
         let trainer = self.trainer(run, session, records, &model.config, checkpoint)?;
         self.finish(trainer, model, evaluator)
+    }
+
+    /// Writes the IPU configuration of the run into the output folder; its text is for the checkpoints too.
+    fn keep_ipu_config(
+        &self,
+        dir: &Path,
+        model: &Model,
+        layout: &IpuLayout,
+        manifest: &Manifest,
+    ) -> Result<Option<String>, Error> {
+        let text = self.ipu_config_carried_out(model, layout, manifest)?;
+        if let Some(text) = &text {
+            crate::atomic_file::write(&dir.join(FILE_NAME), text.as_bytes())?;
+        }
+        Ok(text)
     }
 
     /// The scale of the next update: that of the checkpoint where it follows the gradients.

@@ -14,6 +14,7 @@ use crate::atomic_file::{self, AtomicWriteError, StagedFolder};
 use crate::error::Error;
 use crate::frontend::safetensors_out::{TensorOut, Values, write_safetensors};
 use crate::frontend::{FrontendError, Gpt2Config, Tensor, Tokenizer, Weights, save_pretrained};
+use crate::ipu_config;
 use crate::session::Session;
 use crate::train::loss_scale::LossScale;
 use crate::train::meter::Meter;
@@ -23,6 +24,8 @@ use crate::train::state::TrainerState;
 pub struct CheckpointOut<'a> {
     pub config: &'a Gpt2Config,
     pub tokenizer: Option<&'a Tokenizer>,
+    /// The text of `ipu_config.json`, where the run has one.
+    pub ipu_config: Option<&'a str>,
     pub identity: &'a RunIdentity,
     pub state: &'a TrainerState,
     pub meter: &'a Meter,
@@ -48,6 +51,9 @@ fn fill(dir: &Path, out: &CheckpointOut, session: &Session) -> Result<(), Error>
     let dtype = session.save_dtype();
     save_pretrained(dir, out.config, &weights, out.tokenizer, dtype)?;
     drop(weights);
+    if let Some(text) = out.ipu_config {
+        atomic_file::write(&dir.join(ipu_config::FILE_NAME), text.as_bytes())?;
+    }
     write_optimiser(&dir.join(OPTIMISER_FILE), session)?;
     atomic_file::write(
         &dir.join(TRAINER_STATE_FILE),

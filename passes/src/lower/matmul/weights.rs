@@ -14,7 +14,7 @@ use super::super::Lowering;
 use super::Extents;
 use crate::plan::Layout;
 use crate::plan::matmul::cost::cost;
-use crate::plan::matmul::search::part_counts;
+use crate::plan::matmul::search::{part_counts, ring_fits};
 use crate::plan::matmul::{
     GRAIN_N, Inner, MatmulPlan, MatmulProblem, Operand as Side, Outcome, PlanStyle,
 };
@@ -241,7 +241,9 @@ impl Lowering<'_> {
             ..known.clone()
         };
         let cut = problem.m.is_multiple_of(plan.serial_m) && problem.m / plan.serial_m >= plan.m;
-        (rows == *problem && cut).then(|| cost(self.machine, problem, *plan))
+        let split = [plan.g, plan.m, plan.n, plan.k];
+        let rotates = plan.ring.is_none_or(|ring| ring_fits(problem, split, ring));
+        (rows == *problem && cut && rotates).then(|| cost(self.machine, problem, *plan))
     }
 
     /// Whether products may be made where their second operand lies, which is no shifting.
