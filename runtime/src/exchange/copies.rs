@@ -76,18 +76,19 @@ fn ask_for(from: *const u8, loops: &[Loops], run_bytes: u32) {
     }
 }
 
-/// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`].
+/// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`], to be brought to L2: more of them are on their way at a time there than
+/// to L1 (4 to 5 % of a step of the narrow model).
 #[inline]
 fn prefetch(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         let in_line = from.addr() % CACHE_LINE;
         let bytes = in_line + bytes.min(BYTES_AHEAD as usize);
         for line in (0..bytes).step_by(CACHE_LINE) {
             let line = from.wrapping_sub(in_line).wrapping_add(line);
             // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
