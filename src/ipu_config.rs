@@ -4,6 +4,7 @@
 //! force, or has no effect, which is said, or is refused. Fields that nobody knows are kept and named.
 
 mod fields;
+mod fields_of;
 mod overrides;
 mod pods;
 mod read;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::precision::Precision;
 use fields::{FIELDS, field_named};
+pub use fields_of::fields_of;
 
 /// The name of the file in a folder.
 pub const FILE_NAME: &str = "ipu_config.json";

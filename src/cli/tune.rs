@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
-use superstep_passes::place::Recompute;
+use serde_json::{Map, Value};
 
 use super::model_options::ModelOptions;
 use super::output::{check_writable_file, say};
@@ -15,6 +14,7 @@ use crate::atomic_file;
 use crate::compile::save;
 use crate::error::Error;
 use crate::frontend::Gpt2Config;
+use crate::ipu_config::fields_of;
 use crate::report::format::three_digits;
 use crate::report::published::{published_beats, published_plan};
 use crate::settings::TrainingSettings;
@@ -183,34 +183,20 @@ fn reference(base: &TrainingSettings, global_batch: usize) -> Result<Option<Plan
     }))
 }
 
-/// As `ipu_config.json` has it. The size of micro-batches and row blocks are options beside it; so are single layers that are kept: the
-/// nearest here is to run all of them again.
-fn ipu_config(plan: &Plan, base: &TrainingSettings) -> serde_json::Value {
-    let mut config = json!({
-        "auto_loss_scaling": base.precision.auto_loss_scaling,
-        "device_iterations": 1,
-        "embedding_serialization_factor": plan.head_slices,
-        "optimizer_state_offchip": plan.offchip,
-        "layers_per_ipu": plan.layers_per_ipu,
-        "tensor_parallel": plan.tensor_parallel,
-        "ipus_per_replica": plan.ipus_per_replica(),
-        "replication_factor": plan.replicas,
-        "gradient_accumulation_steps": plan.accumulation,
-        "recompute_checkpoint_every_layer": plan.recompute != Recompute::Nothing,
-        "replicated_tensor_sharding": plan.replicas > 1,
-    });
-    for (field, value) in base.precision.precision.ipu_config_fields() {
-        config[field] = value.into();
-    }
+/// As `ipu_config.json` has it. The size of micro-batches and row blocks are options beside it.
+fn ipu_config(plan: &Plan, base: &TrainingSettings) -> Value {
     let settings = plan.settings(base);
-    match &settings.matmul_proportion[..] {
-        [] => {}
-        [one] => config["matmul_proportion"] = one.0.into(),
-        each => {
-            config["matmul_proportion"] = each.iter().map(|share| share.0).collect();
-        }
-    }
-    config
+    let fields =
+        fields_of(&settings, &plan.layers_per_ipu).map(|(name, value)| (name.into(), value));
+    let mut config: Map<String, Value> = fields.collect();
+    config.insert("device_iterations".into(), 1.into());
+    let shares = match &settings.matmul_proportion[..] {
+        [] => None,
+        [one] => Some(one.0.into()),
+        each => Some(each.iter().map(|share| share.0).collect()),
+    };
+    config.extend(shares.map(|shares| ("matmul_proportion".into(), shares)));
+    config.into()
 }
 
 /// A spinner with what is being tried; hidden by itself when stderr is no terminal.

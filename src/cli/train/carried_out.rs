@@ -1,7 +1,7 @@
 //! The IPU configuration of a run as it was carried out: the file that was read, with what the pod, overrides, the command line and the compiler
 //! made of it. Who reads it again gets the same program.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use superstep_passes::place::Recompute;
 
 use super::super::ipu_options::IpuLayout;
@@ -9,7 +9,7 @@ use super::super::model_options::Model;
 use super::super::output::note;
 use super::Options;
 use crate::error::Error;
-use crate::ipu_config::{FILE_NAME, IpuConfig};
+use crate::ipu_config::{FILE_NAME, IpuConfig, fields_of};
 use crate::manifest::Manifest;
 use crate::settings::TrainingSettings;
 use crate::tune::recompute_option;
@@ -25,11 +25,26 @@ impl Options {
         let Some(mut config) = layout.config.clone() else {
             return Ok(None);
         };
-        let settings = self
-            .program
-            .settings(&self.optimiser, &model.config, layout)?;
-        layers_and_sizes(&mut config, manifest);
-        program(&mut config, &settings);
+        // What an executable was compiled with goes before what is left open here.
+        let settings = TrainingSettings {
+            tensor_parallel: manifest.tensor_parallel,
+            replicas: manifest.replicas,
+            accumulation: manifest.gradient_accumulation_steps,
+            head_slices: manifest.embedding_serialization_factor,
+            ..self
+                .program
+                .settings(&self.optimiser, &model.config, layout)?
+        };
+        for (field, value) in fields_of(&settings, &manifest.layers_per_ipu) {
+            config.set(field, value);
+        }
+        // The other name of the same goes before this one, so it is only kept where it was.
+        if config.has("projection_serialization_factor") {
+            config.set(
+                "projection_serialization_factor",
+                settings.head_slices.into(),
+            );
+        }
         self.calls(&mut config);
         let beside = beside(manifest, &settings);
         if !beside.is_empty() {
@@ -54,35 +69,6 @@ impl Options {
         if let Some(dir) = &self.output.executable_cache_dir {
             config.set("executable_cache_dir", json!(dir));
         }
-    }
-}
-
-fn layers_and_sizes(config: &mut IpuConfig, manifest: &Manifest) {
-    let accumulation = manifest.gradient_accumulation_steps;
-    let slices: Value = manifest.embedding_serialization_factor.into();
-    config.set("layers_per_ipu", json!(manifest.layers_per_ipu));
-    config.set("tensor_parallel", manifest.tensor_parallel.into());
-    config.set("ipus_per_replica", manifest.ipus_per_replica().into());
-    config.set("replication_factor", manifest.replicas.into());
-    config.set("gradient_accumulation_steps", accumulation.into());
-    // The other name of the same goes before this one, so it is only kept where it was.
-    if config.has("projection_serialization_factor") {
-        config.set("projection_serialization_factor", slices.clone());
-    }
-    config.set("embedding_serialization_factor", slices);
-}
-
-fn program(config: &mut IpuConfig, settings: &TrainingSettings) {
-    let precision = settings.precision;
-    config.set("optimizer_state_offchip", settings.offchip.into());
-    config.set("replicated_tensor_sharding", settings.sharded.into());
-    config.set("auto_loss_scaling", precision.auto_loss_scaling.into());
-    config.set(
-        "recompute_checkpoint_every_layer",
-        (settings.recompute != Recompute::Nothing).into(),
-    );
-    for (field, value) in precision.precision.ipu_config_fields() {
-        config.set(field, value.into());
     }
 }
 
