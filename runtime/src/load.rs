@@ -10,6 +10,7 @@ mod forwarding;
 mod groups;
 mod phases;
 pub(crate) mod sharing;
+pub(crate) mod transpositions;
 pub(crate) mod uses;
 
 use superstep_ir::ids::{ProcId, VarId};
@@ -70,7 +71,15 @@ impl Loaded {
         check_names(program)?;
         check_calls(program)?;
         let numbers = numbers(program);
-        let layouts = Layouts::of(program)?;
+        let mut layouts = Layouts::of(program)?;
+        let rewritten = match options.stepwise {
+            true => None,
+            false => transpositions::read_through(program, &layouts, &numbers),
+        };
+        if let Some(rewritten) = &rewritten {
+            layouts = Layouts::of(rewritten)?;
+        }
+        let program = rewritten.as_ref().unwrap_or(program);
         let uses = Uses::of(program);
         let shared = match options.stepwise {
             true => vec![false; program.variables.len()],
@@ -405,7 +414,7 @@ fn check_names(program: &Program) -> Result<(), EngineError> {
 }
 
 /// The number of every step in the walk, by procedure; 0 for those that the entry does not reach.
-fn numbers(program: &Program) -> Vec<Vec<u32>> {
+pub(crate) fn numbers(program: &Program) -> Vec<Vec<u32>> {
     let zeros = program.procedures.iter().map(|p| vec![0; p.steps.len()]);
     let mut numbers: Vec<Vec<u32>> = zeros.collect();
     let mut next = 0;
