@@ -10,6 +10,7 @@ mod forwarding;
 mod groups;
 mod phases;
 pub(crate) mod sharing;
+mod summing;
 pub(crate) mod uses;
 
 use superstep_ir::ids::{ProcId, VarId};
@@ -70,12 +71,24 @@ impl Loaded {
         check_names(program)?;
         check_calls(program)?;
         let numbers = numbers(program);
-        let layouts = Layouts::of(program)?;
+        let mut layouts = Layouts::of(program)?;
         let uses = Uses::of(program);
-        let shared = match options.stepwise {
-            true => vec![false; program.variables.len()],
-            false => sharing::shared(program, &layouts, &uses),
-        };
+        let mut alone = vec![false; program.variables.len()];
+        let mut shared = alone.clone();
+        let summed;
+        let mut program = program;
+        if !options.stepwise {
+            alone = sharing::alone(program, &layouts);
+            let found = summing::in_place(program, &layouts, &uses, &alone);
+            let mut sums = shared;
+            if let Some(found) = found {
+                (summed, sums) = found;
+                program = &summed;
+                layouts = Layouts::of(program)?;
+            }
+            shared = sharing::shared(program, &layouts, &uses);
+            shared.iter_mut().zip(sums).for_each(|(s, sum)| *s |= sum);
+        }
         let exchanges = program
             .procedures
             .iter()
@@ -84,10 +97,6 @@ impl Loaded {
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
         let mut forwarding = Forwarding::of(&uses);
-        let alone = match options.stepwise {
-            true => vec![false; program.variables.len()],
-            false => sharing::alone(program, &layouts),
-        };
         let context = phases::Context {
             program,
             layouts: &layouts,
