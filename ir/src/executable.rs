@@ -24,7 +24,7 @@ use crate::program::Program;
 use header::{Header, Section};
 
 /// Version of the file format. Files of another format are refused.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// A compiled program and what its maker says about it.
 #[derive(Clone, Debug, PartialEq)]

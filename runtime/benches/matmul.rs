@@ -3,7 +3,7 @@
 //! `cargo bench -p superstep-runtime --bench matmul`; elements are floating-point operations.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use superstep_runtime::bench::{Isa, Product, multiply};
+use superstep_runtime::bench::{Isa, Old, Product, multiply};
 
 fn matmul(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matmul");
@@ -26,7 +26,7 @@ fn matmul(criterion: &mut Criterion) {
                 n,
                 transpose_a,
                 transpose_b,
-                accumulate: false,
+                old: Old::Gone,
             };
             let (a, b) = (vec![0.5; m * k], vec![0.25; k * n]);
             let (mut out, mut work) = (vec![0.0; m * n], Vec::new());

@@ -20,6 +20,7 @@ mod mixed;
 mod reduce;
 mod ring;
 mod softmax;
+mod sum_partials;
 mod tables;
 mod transpose;
 mod turn;
@@ -37,7 +38,7 @@ use crate::exchange::Pieces;
 
 pub(crate) use half::widen;
 pub use isa::Isa;
-pub use matmul::{Product, multiply};
+pub use matmul::{Old, Product, multiply};
 pub(crate) use vertex::{Mismatch, Operand, Vertex};
 pub(crate) use vertex_memory::{AtRandom, VertexMemory, apart};
 
@@ -46,6 +47,8 @@ pub(crate) use vertex_memory::{AtRandom, VertexMemory, apart};
 pub(crate) struct Scratch {
     pub(crate) floats: Vec<f32>,
     pub(crate) doubles: Vec<f64>,
+    /// A sum beside the result that it is added to.
+    pub(crate) sums: Vec<f32>,
     /// Operands that are stored as halves.
     pub(crate) wide: Vec<f32>,
     /// By input of the last vertex with such operands: what of other tiles' memory is in `wide`.
@@ -184,8 +187,8 @@ fn float_kernel(codelet: &Codelet, isa: Isa) -> Option<Box<dyn Kernel>> {
             })
         }
         Codelet::Map(expression) => Box::new(map::Map::new(expression, isa)),
-        Codelet::Reduce { kind, accumulate } => Box::new(reduce::Reduce {
-            kind: *kind,
+        Codelet::Reduce { kind } => Box::new(reduce::Reduce { kind: *kind, isa }),
+        Codelet::SumPartials { accumulate } => Box::new(sum_partials::SumPartials {
             accumulate: *accumulate,
             isa,
         }),
@@ -269,6 +272,7 @@ fn check_arity(codelet: &Codelet, inputs: usize, outputs: usize) -> Result<(), C
         | Codelet::Restore
         | Codelet::Dropout { .. } => ("2", 1),
         Codelet::Reduce { .. }
+        | Codelet::SumPartials { .. }
         | Codelet::Softmax { .. }
         | Codelet::CausalMask
         | Codelet::Transpose

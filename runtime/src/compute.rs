@@ -32,10 +32,21 @@ pub(crate) struct GroupOperand {
     pub(crate) address: usize,
     pub(crate) entry: Option<u32>,
     pub(crate) layout: Arc<Layout>,
-    /// All copies of a block are the first one, on another tile for most.
+    /// All copies of a block are the first one, on another tile for most. A result that is shared is a sum, to which all but the tile that
+    /// has it add.
     pub(crate) shared: bool,
     /// What `address` is an address of.
     pub(crate) store: Store,
+}
+
+impl GroupOperand {
+    /// The point where the block of `point` is.
+    fn home(&self, point: usize) -> usize {
+        match self.shared {
+            true => self.layout.first_copy_of[point] as usize,
+            false => point,
+        }
+    }
 }
 
 impl Group {
@@ -44,12 +55,14 @@ impl Group {
         let mut vertex = Vertex {
             inputs: SmallVec::new(),
             outputs: SmallVec::new(),
+            adds: false,
         };
         for input in &self.inputs {
             vertex.inputs.push(self.operand(input, point, &slot));
         }
         for output in &self.outputs {
             vertex.outputs.push(self.operand(output, point, &slot));
+            vertex.adds |= output.home(point) != point;
         }
         vertex
     }
@@ -62,10 +75,7 @@ impl Group {
         slot: impl Fn(Store, u32) -> *mut u8,
     ) -> Operand<'a> {
         let block = Operand::new(operand.address, operand.entry, &operand.layout, point);
-        let home = match operand.shared {
-            true => operand.layout.first_copy_of[point] as usize,
-            false => point,
-        };
+        let home = operand.home(point);
         let (home, here) = (self.grid.tiles[home], self.grid.tiles[point]);
         match operand.store {
             Store::Tile => block.on_neighbour(home as i32 - here as i32),

@@ -25,5 +25,5 @@ pub use error::{EngineError, HostError};
 /// Kernels for the benchmarks; no interface.
 #[doc(hidden)]
 pub mod bench {
-    pub use crate::codelets::{Isa, Product, multiply};
+    pub use crate::codelets::{Isa, Old, Product, multiply};
 }

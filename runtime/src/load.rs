@@ -10,6 +10,7 @@ mod forwarding;
 mod groups;
 mod phases;
 pub(crate) mod sharing;
+mod summing;
 pub(crate) mod transpositions;
 pub(crate) mod uses;
 
@@ -79,12 +80,23 @@ impl Loaded {
         if let Some(rewritten) = &rewritten {
             layouts = Layouts::of(rewritten)?;
         }
-        let program = rewritten.as_ref().unwrap_or(program);
+        let mut program = rewritten.as_ref().unwrap_or(program);
         let uses = Uses::of(program);
-        let shared = match options.stepwise {
-            true => vec![false; program.variables.len()],
-            false => sharing::shared(program, &layouts, &uses),
-        };
+        let mut alone = vec![false; program.variables.len()];
+        let mut shared = alone.clone();
+        let summed;
+        if !options.stepwise {
+            alone = sharing::alone(program, &layouts);
+            let found = summing::in_place(program, &layouts, &uses, &alone);
+            let mut sums = shared;
+            if let Some(found) = found {
+                (summed, sums) = found;
+                program = &summed;
+                layouts = Layouts::of(program)?;
+            }
+            shared = sharing::shared(program, &layouts, &uses);
+            shared.iter_mut().zip(sums).for_each(|(s, sum)| *s |= sum);
+        }
         let exchanges = program
             .procedures
             .iter()
@@ -93,10 +105,6 @@ impl Loaded {
         let exchanges: Vec<&Exchange> = exchanges.collect();
         let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
         let mut forwarding = Forwarding::of(&uses);
-        let alone = match options.stepwise {
-            true => vec![false; program.variables.len()],
-            false => sharing::alone(program, &layouts),
-        };
         let context = phases::Context {
             program,
             layouts: &layouts,

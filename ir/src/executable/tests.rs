@@ -179,12 +179,12 @@ fn other_files_and_other_formats_are_told() {
             Err(ExecutableError::NotAnExecutable)
         );
     }
-    let later = "superstep executable format 7 version 3.1.4\nwhatever";
+    let later = "superstep executable format 99 version 3.1.4\nwhatever";
     let message = Executable::from_bytes(later.as_bytes())
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("format 7, written by superstep 3.1.4"),
+        message.contains("format 99, written by superstep 3.1.4"),
         "{message}"
     );
     let reads = format!("which reads format {FORMAT}");

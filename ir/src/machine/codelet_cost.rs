@@ -130,8 +130,8 @@ fn vector_codelet(
         }),
         Codelet::Restore => table::dynamic_slice(machine, out.dtype, out.elements()),
         Codelet::Dropout { .. } => data::dropout(machine, out.dtype, out.elements()),
-        Codelet::Reduce { accumulate, .. } => {
-            let partials = x.elements() / out.elements() + u64::from(*accumulate);
+        Codelet::Reduce { .. } | Codelet::SumPartials { .. } => {
+            let partials = x.elements() / out.elements() + u64::from(codelet.reads_output());
             reduce::reduce(machine, [x.dtype, out.dtype], out.elements(), partials)
         }
         _ => row_codelet(machine, codelet, inputs, out),

@@ -33,9 +33,11 @@ pub enum Codelet {
     Map(MapExpr),
     /// `() → out`: every element becomes `value`.
     Fill { value: Real },
-    /// `(x: [p, ..rest]) → [..rest]`: reduces in ascending order; `p` is the number of elements of `x` over that of the output. With
-    /// `accumulate` (sum only) the chain starts from the old output.
-    Reduce { kind: ReduceKind, accumulate: bool },
+    /// `(x: [p, ..rest]) → [..rest]`: reduces in ascending order; `p` is the number of elements of `x` over that of the output.
+    Reduce { kind: ReduceKind },
+    /// `(x: [p, ..rest]) → [..rest]`: partial results of a product added up. The chain starts from the first and goes on in ascending
+    /// order; with `accumulate` the sum is then added to the old output.
+    SumPartials { accumulate: bool },
     /// `(x: [r, c], scale: [c], shift: [c]) → (y: [r, c], mean: [r], rstd: [r])`.
     LayerNorm { epsilon: Real },
     /// `(g: [r, c], x: [r, c], scale: [c], mean: [r], rstd: [r]) → dx: [r, c]`.
@@ -93,6 +95,7 @@ impl Codelet {
             Codelet::Map(_) => "map",
             Codelet::Fill { .. } => "fill",
             Codelet::Reduce { .. } => "reduce",
+            Codelet::SumPartials { .. } => "sum_partials",
             Codelet::LayerNorm { .. } => "layer_norm",
             Codelet::LayerNormGrad => "layer_norm_grad",
             Codelet::LayerNormParamGrad => "layer_norm_param_grad",
@@ -124,10 +127,8 @@ impl Codelet {
             Codelet::Matmul {
                 accumulate: true,
                 ..
-            } | Codelet::Reduce {
-                accumulate: true,
-                ..
-            } | Codelet::ScatterAdd { .. }
+            } | Codelet::SumPartials { accumulate: true }
+                | Codelet::ScatterAdd { .. }
                 | Codelet::WriteRows
                 | Codelet::Stash
                 | Codelet::Advance

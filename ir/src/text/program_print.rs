@@ -442,10 +442,8 @@ fn attributes(codelet: &Codelet) -> String {
         }
         Codelet::Map(expr) => list.push(map_expr::print(expr)),
         Codelet::Fill { value } => list.push(format!("value: {}", real(*value))),
-        Codelet::Reduce { kind, accumulate } => {
-            flag(true, kind_name(*kind));
-            flag(*accumulate, "accumulate");
-        }
+        Codelet::Reduce { kind } => flag(true, kind_name(*kind)),
+        Codelet::SumPartials { accumulate } => flag(*accumulate, "accumulate"),
         Codelet::LayerNorm { epsilon } => list.push(format!("epsilon: {}", real(*epsilon))),
         Codelet::Softmax { scale, causal } => {
             flag(*causal, "causal");

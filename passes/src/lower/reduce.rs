@@ -118,10 +118,7 @@ impl OpLowering<'_, '_, '_> {
             .extend(layout.cuts[split..].iter().cloned());
         let ty = TensorType::new(partial_dtype(kind, parts, dtype), dims.as_slice());
         let partial = self.make("partial", ty, partial_layout, Category::Temporary);
-        let codelet = Codelet::Reduce {
-            kind,
-            accumulate: false,
-        };
+        let codelet = Codelet::Reduce { kind };
         self.compute(
             "reduce",
             codelet,
@@ -228,10 +225,7 @@ impl OpLowering<'_, '_, '_> {
             let ty = TensorType::new(dtype, rest);
             let out = self.make("sum", ty, target.clone(), Category::Activation);
             VertexGroup {
-                codelet: Codelet::Reduce {
-                    kind,
-                    accumulate: false,
-                },
+                codelet: Codelet::Reduce { kind },
                 grid: target.grid,
                 inputs: smallvec![Operand::whole(all)],
                 outputs: smallvec![Operand::whole(out)],

@@ -37,7 +37,12 @@ fn widened<'v>(vertex: &Vertex<'v>) -> (Vertex<'v>, usize) {
     };
     let inputs: SmallVec<_> = vertex.inputs.iter().map(&mut place).collect();
     let outputs: SmallVec<_> = vertex.outputs.iter().map(&mut place).collect();
-    (Vertex { inputs, outputs }, next)
+    let vertex = Vertex {
+        inputs,
+        outputs,
+        adds: vertex.adds,
+    };
+    (vertex, next)
 }
 
 /// The floats of an operand in work space.

@@ -18,18 +18,11 @@ const COLUMNS: usize = 512;
 
 pub(super) struct Reduce {
     pub(super) kind: ReduceKind,
-    pub(super) accumulate: bool,
     pub(super) isa: Isa,
 }
 
 impl Kernel for Reduce {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        if self.accumulate && self.kind == ReduceKind::Max {
-            return Err(Mismatch {
-                operand: "the result".into(),
-                reason: "cannot accumulate a maximum".into(),
-            });
-        }
         let (x, out) = (vertex.inputs[0].elements(), vertex.outputs[0].elements());
         let whole = x.checked_div(out).unwrap_or(0) * out;
         expect_elements("x", &vertex.inputs[0], whole)
@@ -45,11 +38,7 @@ impl Kernel for Reduce {
         memory: &mut VertexMemory<'_, '_>,
         scratch: &mut Scratch,
     ) {
-        let &Reduce {
-            kind,
-            accumulate,
-            isa,
-        } = self;
+        let &Reduce { kind, isa } = self;
         let out: &mut [f32] = memory.output(0);
         let width = out.len();
         let Scratch {
@@ -57,7 +46,7 @@ impl Kernel for Reduce {
         } = scratch;
         doubles.resize(doubles.len().max(width), 0.0);
         let sums = &mut doubles[..width];
-        start_row(isa, kind, accumulate, out, sums);
+        start(kind, out, sums);
         pieces.each(isa, floats, &mut |runs| {
             take_in_runs(isa, runs, kind, out, sums)
         });
@@ -70,24 +59,16 @@ impl Kernel for Reduce {
         scratch
             .doubles
             .resize(scratch.doubles.len().max(COLUMNS), 0.0);
-        reduce(
-            self.isa,
-            x,
-            self.kind,
-            self.accumulate,
-            out,
-            &mut scratch.doubles,
-        );
+        reduce(self.isa, x, self.kind, out, &mut scratch.doubles);
     }
 }
 
 isa_kernel! {
-    fn reduce(x: &[f32], kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
+    fn reduce(x: &[f32], kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
         let width = out.len();
         if width == 1 && kind != ReduceKind::Max {
-            let start = if accumulate { f64::from(out[0]) } else { 0.0 };
             let squares = kind == ReduceKind::SumSquares;
-            let sum = x.iter().map(|&x| f64::from(x)).fold(start, |sum, x| {
+            let sum = x.iter().map(|&x| f64::from(x)).fold(0.0, |sum, x| {
                 sum + if squares { x * x } else { x }
             });
             out[0] = sum as f32;
@@ -96,18 +77,12 @@ isa_kernel! {
         for first in (0..width).step_by(COLUMNS) {
             let columns = COLUMNS.min(width - first);
             let (out, sums) = (&mut out[first..first + columns], &mut sums[..columns]);
-            start(kind, accumulate, out, sums);
+            start(kind, out, sums);
             for row in x.chunks_exact(width) {
                 take_in(&row[first..first + columns], kind, out, sums);
             }
             finish(kind, out, sums);
         }
-    }
-}
-
-isa_kernel! {
-    fn start_row(kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
-        start(kind, accumulate, out, sums);
     }
 }
 
@@ -135,13 +110,10 @@ isa_kernel! {
 }
 
 #[inline(always)]
-fn start(kind: ReduceKind, accumulate: bool, out: &mut [f32], sums: &mut [f64]) {
-    if kind == ReduceKind::Max {
-        out.fill(f32::NEG_INFINITY);
-        return;
-    }
-    for (s, &o) in sums.iter_mut().zip(&*out) {
-        *s = if accumulate { f64::from(o) } else { 0.0 };
+fn start(kind: ReduceKind, out: &mut [f32], sums: &mut [f64]) {
+    match kind {
+        ReduceKind::Max => out.fill(f32::NEG_INFINITY),
+        ReduceKind::Sum | ReduceKind::SumSquares => sums.fill(0.0),
     }
 }
 
@@ -195,19 +167,13 @@ mod tests {
             let width: usize = rest.iter().product();
             let (x, old) = (random(p * width, 1), random(width, 2));
             let dims = [&[p][..], &rest].concat();
-            for (kind, accumulate) in [
-                (ReduceKind::Sum, false),
-                (ReduceKind::Sum, true),
-                (ReduceKind::SumSquares, true),
-                (ReduceKind::Max, false),
-            ] {
+            for kind in [ReduceKind::Sum, ReduceKind::SumSquares, ReduceKind::Max] {
                 let expected: Vec<f64> = (0..width)
                     .map(|i| {
                         let column = (0..p).map(|q| f64::from(x[q * width + i]));
-                        let start = if accumulate { f64::from(old[i]) } else { 0.0 };
                         match kind {
-                            ReduceKind::Sum => column.fold(start, |s, v| s + v),
-                            ReduceKind::SumSquares => column.fold(start, |s, v| s + v * v),
+                            ReduceKind::Sum => column.fold(0.0, |s, v| s + v),
+                            ReduceKind::SumSquares => column.fold(0.0, |s, v| s + v * v),
                             ReduceKind::Max => column.fold(f64::NEG_INFINITY, f64::max),
                         }
                     })
@@ -216,11 +182,7 @@ mod tests {
                     .into_iter()
                     .map(|isa| {
                         run(
-                            &Reduce {
-                                kind,
-                                accumulate,
-                                isa,
-                            },
+                            &Reduce { kind, isa },
                             &[whole(&dims, &x)],
                             &[whole(&rest, &old)],
                         )

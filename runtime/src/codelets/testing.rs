@@ -127,6 +127,22 @@ pub(crate) fn run_rounding(
     on: &[usize],
     at_random: Option<AtRandom>,
 ) -> Vec<Vec<f32>> {
+    run_vertex(kernel, inputs, outputs, on, (at_random, false))
+}
+
+/// As [`run`], with the results added to what the outputs held.
+pub(crate) fn run_adding(kernel: &dyn Kernel, inputs: &[Data], outputs: &[Data]) -> Vec<Vec<f32>> {
+    let apart = vec![usize::MAX; outputs.len()];
+    run_vertex(kernel, inputs, outputs, &apart, (None, true))
+}
+
+fn run_vertex(
+    kernel: &dyn Kernel,
+    inputs: &[Data],
+    outputs: &[Data],
+    on: &[usize],
+    (at_random, adds): (Option<AtRandom>, bool),
+) -> Vec<Vec<f32>> {
     const GUARD: u8 = 0xde;
     let mut tile: Vec<u128> = Vec::new();
     let room = |data: &Data| data.bytes().len().next_multiple_of(16) + 16;
@@ -170,6 +186,7 @@ pub(crate) fn run_rounding(
             .iter()
             .map(|(at, l)| Operand::new(*at, None, l, 0))
             .collect::<SmallVec<_>>(),
+        adds,
     };
     kernel.check(&vertex).expect("operands fit");
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);

@@ -214,6 +214,8 @@ impl<'a> Operand<'a> {
 pub(crate) struct Vertex<'a> {
     pub(crate) inputs: SmallVec<[Operand<'a>; 4]>,
     pub(crate) outputs: SmallVec<[Operand<'a>; 3]>,
+    /// What it computes is added to what its result holds: the next term of a sum of partial results.
+    pub(crate) adds: bool,
 }
 
 /// An operand whose block does not fit the others.

@@ -48,7 +48,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
     /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, or, where a neighbour has them, from there on, tiles
     /// being `stride` bytes apart, or from where their slots begin; they are aligned for their element types, nobody else writes to them,
-    /// and nobody else reads or writes the outputs, which are on the tile itself, or in its slot.
+    /// and nobody else reads or writes the outputs.
     pub(crate) unsafe fn new(
         (tile, stride): (*mut u8, usize),
         vertex: &'a Vertex<'v>,
@@ -142,7 +142,9 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Panics
     /// When an output overlaps another operand: a mistake of the loader, which refuses such vertices.
     pub(crate) fn split<const I: usize, const O: usize>(&mut self) -> ([&[u8]; I], [&mut [u8]; O]) {
-        let Vertex { inputs, outputs } = self.vertex;
+        let Vertex {
+            inputs, outputs, ..
+        } = self.vertex;
         for (o, output) in outputs.iter().enumerate() {
             let others = inputs.iter().chain(&outputs[o + 1..]);
             assert!(others.into_iter().all(|other| apart(output, other)));

@@ -10,7 +10,10 @@ use crate::superstep::Action;
 use crate::tile_memory::SlotPlan;
 
 /// No cluster may be more than such a part of its phase: threads would wait for the one that runs it.
-const LARGEST_CLUSTER: f64 = 1.0 / 12.0;
+const LARGEST_CLUSTER: f64 = 1.0 / FEWEST as f64;
+
+/// So many clusters of equal cost are enough.
+pub(super) const FEWEST: usize = 12;
 
 /// Disjoint sets of tiles, with what they cost.
 #[derive(Clone)]

@@ -204,7 +204,9 @@ fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
         return Ok(());
     }
     for point in 0..group.grid.tiles.len() {
-        let Vertex { inputs, outputs } = group.vertex(point, no_slot);
+        let Vertex {
+            inputs, outputs, ..
+        } = group.vertex(point, no_slot);
         for (i, output) in outputs.iter().enumerate() {
             let on = |input: &codelets::Operand<'_>| in_place && input.range() == output.range();
             let inputs_fit = inputs.iter().all(|input| apart(output, input) || on(input));

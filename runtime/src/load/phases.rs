@@ -201,6 +201,10 @@ impl<'a> Open<'a> {
         let (mut remote, mut written) = (Vec::new(), FxHashSet::default());
         for (_, action) in self.actions().filter(|(at, _)| !ahead.contains(at)) {
             clusters.add_cost(action);
+            if let Action::Compute(group) = action {
+                let sums = group.outputs.iter().filter(|output| output.shared);
+                sums.for_each(|sum| clusters.link_sharing(group, sum));
+            }
             written.extend(touched(action).1);
             add_remote(action, &mut remote);
         }

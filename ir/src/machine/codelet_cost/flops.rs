@@ -32,7 +32,7 @@ pub fn vertex_flops(
             let is_work = |n: &&MapNode| matches!(n, MapNode::Unary(..) | MapNode::Binary(..));
             out.elements() * expr.nodes.iter().filter(is_work).count() as u64
         }
-        Codelet::Reduce { .. } => x.elements(),
+        Codelet::Reduce { .. } | Codelet::SumPartials { .. } => x.elements(),
         Codelet::LayerNorm { .. }
         | Codelet::LayerNormGrad
         | Codelet::Softmax { .. }

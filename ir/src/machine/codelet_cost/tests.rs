@@ -26,10 +26,7 @@ fn all(r: usize, c: usize) -> Vec<(Codelet, Vec<BlockShape>, Vec<BlockShape>)> {
         transpose_b: true,
         accumulate: false,
     };
-    let reduce = Codelet::Reduce {
-        kind: ReduceKind::Sum,
-        accumulate: true,
-    };
+    let reduce = Codelet::SumPartials { accumulate: true };
     let stats = || vec![rows.clone(), rows.clone()];
     let with = |more: Vec<BlockShape>| [vec![x.clone()], more].concat();
     let softmax = Codelet::Softmax {

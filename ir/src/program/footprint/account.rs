@@ -15,6 +15,7 @@ use crate::machine::code_size::{
     WORKER_STACK, vertex_code, vertex_state,
 };
 use crate::machine::codelet_cost::BlockShape;
+use crate::op::ReduceKind;
 use crate::program::cost::moves::DistinctMoves;
 use crate::program::cost::traffic::Flow;
 use crate::program::{
@@ -454,8 +455,11 @@ fn one_code(codelet: &Codelet) -> Codelet {
             *key = 0;
         }
         // Whether sums start from zero is a flag of the vertex.
-        Codelet::Matmul { accumulate, .. } | Codelet::Reduce { accumulate, .. } => {
-            *accumulate = false;
+        Codelet::Matmul { accumulate, .. } => *accumulate = false,
+        Codelet::SumPartials { .. } => {
+            codelet = Codelet::Reduce {
+                kind: ReduceKind::Sum,
+            };
         }
         _ => {}
     }

@@ -5,7 +5,6 @@
 
 use smallvec::SmallVec;
 
-use crate::op::ReduceKind;
 use crate::program::Codelet;
 use crate::types::DType;
 
@@ -78,10 +77,7 @@ pub(super) fn check(codelet: &Codelet, inputs: &[OperandBlock], outputs: &[Opera
             v.map()
         }
         Codelet::Fill { .. } => Ok(()),
-        Codelet::Reduce { kind, accumulate } => {
-            need(!accumulate || *kind == ReduceKind::Sum, || {
-                "only sums accumulate".into()
-            })?;
+        Codelet::Reduce { .. } | Codelet::SumPartials { .. } => {
             v.floats(&[0])?;
             v.reduces(0, &outputs[0])
         }
@@ -142,6 +138,7 @@ fn counts(codelet: &Codelet) -> (usize, usize) {
         Codelet::Fill { .. } | Codelet::Advance => (0, 1),
         Codelet::Map(expr) => (expr.operands as usize, expr.outputs.len()),
         Codelet::Reduce { .. }
+        | Codelet::SumPartials { .. }
         | Codelet::Softmax { .. }
         | Codelet::CausalMask
         | Codelet::Transpose

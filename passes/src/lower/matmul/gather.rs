@@ -1,7 +1,6 @@
 //! Products in gathering style: operands in, one AMP vertex a tile, partials out and summed; in serial slices when memory asks for it.
 
 use superstep_ir::ids::VarId;
-use superstep_ir::op::ReduceKind;
 use superstep_ir::program::{Category, Codelet, Cut, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
@@ -184,10 +183,7 @@ impl OpLowering<'_, '_, '_> {
         let mut moves = Vec::new();
         let partials = self.arrange(partial, vec![], gathered, "partials", &mut moves);
         self.exchange("partials", moves);
-        let codelet = Codelet::Reduce {
-            kind: ReduceKind::Sum,
-            accumulate,
-        };
+        let codelet = Codelet::SumPartials { accumulate };
         let partials = [Operand::whole(partials)];
         self.compute("sum", codelet, gathered.grid, &partials, &[target]);
     }

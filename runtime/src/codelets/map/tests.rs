@@ -154,6 +154,7 @@ fn what_does_not_broadcast_is_refused() {
             Operand::new(96, None, &lb, 0),
         ]),
         outputs: SmallVec::from_slice(&[Operand::new(112, None, &la, 0)]),
+        adds: false,
     };
     assert!(kernel.check(&vertex).is_err());
 }

@@ -2,27 +2,28 @@
 //!
 //! Whole panels of columns are read where they lie; what is stored transposed, or narrower than a panel, is packed first (and turned there).
 //! `k` is cut into stretches that keep a panel in L1; between two stretches the chains are stored to `out` and loaded again, which
-//! changes no bit. Columns beyond the last are zeros in the panel and are never stored.
+//! changes no bit. What is added to the old `out` is one stretch, and is added before it is stored. Columns beyond the last are zeros in the panel and are never stored.
 
 #![allow(unsafe_code)] // vector loads and stores through pointers; every function states its bounds
 #![allow(clippy::needless_range_loop)] // `sums[i][v]` is a register; the numbers are what the reader needs
 
-use super::Product;
 use super::vectors::{Avx2, Avx512, Vectors};
+use super::{Old, Product, STRETCH};
 use crate::codelets::Isa;
 use crate::codelets::turn::turn;
 
-/// Longest stretch of `k`.
-const STRETCH: usize = 256;
+/// Floats of work space.
+pub(super) const PANEL: usize = STRETCH * 2 * Avx512::LANES;
 
-/// `out (+)= a·b` with the vectors of `isa`; false when it has none. The lengths of the slices are those of `product`.
+/// `out (+)= a·b` with the vectors of `isa`; false when it has none. The lengths of the slices are those of `product`, that of `panel` is
+/// [`PANEL`].
 pub(super) fn multiply(
     isa: Isa,
     product: &Product,
     a: &[f32],
     b: &[f32],
     out: &mut [f32],
-    work: &mut Vec<f32>,
+    panel: &mut [f32],
 ) -> bool {
     if !isa.has_avx2() {
         return false;
@@ -30,19 +31,16 @@ pub(super) fn multiply(
     if out.is_empty() {
         return true;
     }
-    if product.k == 0 && !product.accumulate {
+    if product.k == 0 && product.old == Old::Gone {
         out.fill(0.0);
     }
-    let panel = STRETCH * 2 * Avx512::LANES;
-    if work.len() < panel {
-        work.resize(panel, 0.0);
-    }
+    debug_assert!(product.old != Old::Term || (1..=STRETCH).contains(&product.k));
     // SAFETY: `isa` says that the instructions are there.
     unsafe {
         if isa.has_avx512() {
-            multiply_avx512(isa, product, a, b, out, work);
+            multiply_avx512(isa, product, a, b, out, panel);
         } else {
-            multiply_avx2(isa, product, a, b, out, work);
+            multiply_avx2(isa, product, a, b, out, panel);
         }
     }
     true
@@ -89,13 +87,14 @@ struct Right {
     step: usize,
 }
 
-/// One register block: its first `columns` are stored; `fresh` chains start from 0.
+/// One register block: its first `columns` are stored; `fresh` chains start from 0, and what they come to is added where it `adds`.
 #[derive(Clone, Copy)]
 struct Target {
     start: *mut f32,
     row: usize,
     columns: usize,
     fresh: bool,
+    adds: bool,
 }
 
 /// # Safety
@@ -116,7 +115,7 @@ unsafe fn panels<S: Vectors>(
         n,
         transpose_a,
         transpose_b,
-        accumulate,
+        old,
     } = product;
     let (row, step) = if transpose_a { (1, m) } else { (k, 1) };
     for (first, depth) in parts(k, STRETCH) {
@@ -157,7 +156,8 @@ unsafe fn panels<S: Vectors>(
                 start: out[column..].as_mut_ptr(),
                 row: n,
                 columns,
-                fresh: first == 0 && !accumulate,
+                fresh: first == 0 && old != Old::Start,
+                adds: old == Old::Term,
             };
             // SAFETY: `a` holds rows 0..m at `row` and stretch `first..first + depth` at `step`; `right` holds `depth` rows of as many whole
             // vectors as have columns (unpacked rows end inside `b`); `out` holds rows 0..m of `n`, from `column` on `columns`.
@@ -252,14 +252,14 @@ unsafe fn block<S: Vectors, const M: usize, const V: usize>(
         let mut sums = [[S::zero(); V]; M];
         let at = |i: usize, v: usize| target.start.wrapping_add(i * target.row + S::LANES * v);
         let mask = |v: usize| S::first_lanes(target.columns.saturating_sub(S::LANES * v));
+        let old = |i: usize, v: usize| match full {
+            true => S::load(at(i, v)),
+            false => S::load_some(at(i, v), mask(v)),
+        };
         if !target.fresh {
             for i in 0..M {
                 for v in 0..V {
-                    sums[i][v] = if full {
-                        S::load(at(i, v))
-                    } else {
-                        S::load_some(at(i, v), mask(v))
-                    };
+                    sums[i][v] = old(i, v);
                 }
             }
         }
@@ -277,6 +277,13 @@ unsafe fn block<S: Vectors, const M: usize, const V: usize>(
             }
             a = a.wrapping_add(left.step);
             b = b.wrapping_add(right.step);
+        }
+        if target.adds {
+            for i in 0..M {
+                for v in 0..V {
+                    sums[i][v] = S::add(old(i, v), sums[i][v]);
+                }
+            }
         }
         for i in 0..M {
             for v in 0..V {

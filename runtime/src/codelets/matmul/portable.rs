@@ -1,6 +1,6 @@
 //! The product in plain loops: the meaning, and the fallback of machines without AVX2.
 
-use super::Product;
+use super::{Old, Product};
 
 /// `out (+)= a·b`; see [`Product`].
 pub(super) fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32]) {
@@ -10,10 +10,12 @@ pub(super) fn multiply(product: &Product, a: &[f32], b: &[f32], out: &mut [f32])
         n,
         transpose_a,
         transpose_b,
-        accumulate,
+        old,
     } = product;
-    if !accumulate {
-        out.fill(0.0);
+    match old {
+        Old::Gone => out.fill(0.0),
+        Old::Start => {}
+        Old::Term => unreachable!("added by the caller"),
     }
     if n == 0 {
         return;

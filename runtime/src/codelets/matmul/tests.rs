@@ -1,5 +1,7 @@
 use super::*;
-use crate::codelets::testing::{assert_close, bits, isas, numbers as random, run, whole};
+use crate::codelets::testing::{
+    assert_close, bits, isas, numbers as random, run, run_adding, whole,
+};
 
 fn reference(p: &Product, a: &[f32], b: &[f32], start: &[f32]) -> Vec<f64> {
     let mut out = Vec::new();
@@ -12,10 +14,9 @@ fn reference(p: &Product, a: &[f32], b: &[f32], start: &[f32]) -> Vec<f64> {
                     a[i * p.k + q]
                 }
             };
-            let first = if p.accumulate {
-                f64::from(start[i * p.n + j])
-            } else {
-                0.0
+            let first = match p.old {
+                Old::Gone => 0.0,
+                Old::Start | Old::Term => f64::from(start[i * p.n + j]),
             };
             out.push((0..p.k).fold(first, |sum, q| {
                 sum + f64::from(at(q))
@@ -55,19 +56,19 @@ fn check(batch: usize, p: Product) {
             let Product {
                 transpose_a,
                 transpose_b,
-                accumulate,
+                old,
                 ..
             } = p;
-            run(
-                &Matmul {
-                    transpose_a,
-                    transpose_b,
-                    accumulate,
-                    isa,
-                },
-                &inputs,
-                &out,
-            )
+            let kernel = Matmul {
+                transpose_a,
+                transpose_b,
+                accumulate: old == Old::Start,
+                isa,
+            };
+            match old {
+                Old::Term => run_adding(&kernel, &inputs, &out),
+                _ => run(&kernel, &inputs, &out),
+            }
         })
         .collect();
     for i in 0..batch {
@@ -105,7 +106,7 @@ fn odd_shapes_in_every_storage() {
     for (m, k, n) in shapes {
         for transpose_a in [false, true] {
             for transpose_b in [false, true] {
-                for accumulate in [false, true] {
+                for old in [Old::Gone, Old::Start, Old::Term] {
                     check(
                         1,
                         Product {
@@ -114,7 +115,7 @@ fn odd_shapes_in_every_storage() {
                             n,
                             transpose_a,
                             transpose_b,
-                            accumulate,
+                            old,
                         },
                     );
                 }
@@ -129,7 +130,7 @@ fn odd_shapes_in_every_storage() {
             n: 9,
             transpose_a: false,
             transpose_b: true,
-            accumulate: true,
+            old: Old::Start,
         },
     );
 }
@@ -137,7 +138,7 @@ fn odd_shapes_in_every_storage() {
 #[test]
 fn empty_extents() {
     for (m, k, n) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)] {
-        for accumulate in [false, true] {
+        for old in [Old::Gone, Old::Start, Old::Term] {
             check(
                 1,
                 Product {
@@ -145,8 +146,8 @@ fn empty_extents() {
                     k,
                     n,
                     transpose_a: false,
-                    transpose_b: accumulate,
-                    accumulate,
+                    transpose_b: old == Old::Start,
+                    old,
                 },
             );
         }
@@ -175,5 +176,33 @@ fn grouping_rows_and_columns_changes_no_bit() {
             &[whole(&[1, n], &vec![0.0; n])],
         );
         assert_eq!(row[0], all[0][i * n..][..n]);
+    }
+}
+
+#[test]
+fn a_sum_of_products_made_in_place_is_the_sum_of_the_products() {
+    for (m, k, n) in [
+        (1, 1, 1),
+        (29, 256, 45),
+        (29, 257, 45),
+        (13, 600, 8),
+        (3, 0, 5),
+    ] {
+        let (a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
+        let inputs = [whole(&[m, k], &a), whole(&[k, n], &b)];
+        let out = [whole(&[m, n], &c)];
+        for isa in isas() {
+            let kernel = Matmul {
+                transpose_a: false,
+                transpose_b: false,
+                accumulate: false,
+                isa,
+            };
+            let product = run(&kernel, &inputs, &out);
+            let expected = c.iter().zip(&product[0]).map(|(c, p)| (c + p).to_bits());
+            let found = run_adding(&kernel, &inputs, &out);
+            let found = found[0].iter().map(|x| x.to_bits());
+            assert!(expected.eq(found), "{m} × {k} × {n}");
+        }
     }
 }

@@ -25,6 +25,7 @@ pub(super) trait Vectors {
     unsafe fn repeat(from: *const f32) -> Self::Vector;
     /// `a·b + c`, rounded once.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The first `count` lanes.
     unsafe fn first_lanes(count: usize) -> Self::Mask;
     /// Zero in lanes that are not in the mask; these are not read.
@@ -69,6 +70,11 @@ impl Vectors for Avx2 {
     #[inline(always)]
     unsafe fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
     }
 
     #[inline(always)]
@@ -120,6 +126,11 @@ impl Vectors for Avx512 {
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]

@@ -87,12 +87,18 @@ fn elementwise() -> Vec<Case> {
 }
 
 fn reductions() -> Vec<Case> {
-    let sum = |kind, accumulate| Codelet::Reduce { kind, accumulate };
     let kinds = [
-        sum(ReduceKind::Sum, false),
-        sum(ReduceKind::Sum, true),
-        sum(ReduceKind::SumSquares, false),
-        sum(ReduceKind::Max, false),
+        Codelet::SumPartials { accumulate: false },
+        Codelet::SumPartials { accumulate: true },
+        Codelet::Reduce {
+            kind: ReduceKind::Sum,
+        },
+        Codelet::Reduce {
+            kind: ReduceKind::SumSquares,
+        },
+        Codelet::Reduce {
+            kind: ReduceKind::Max,
+        },
     ];
     let (x, out) = (random(&[24, 7], 1), random(&[7], 2));
     kinds

@@ -38,10 +38,7 @@ fn matmul(transpose_a: bool, transpose_b: bool) -> Codelet {
 
 fn products_and_maps() -> Vec<Case> {
     let rows = f(&[3, 5]);
-    let reduce = |accumulate| Codelet::Reduce {
-        kind: ReduceKind::Sum,
-        accumulate,
-    };
+    let reduce = |accumulate| Codelet::SumPartials { accumulate };
     vec![
         (
             matmul(false, false),
@@ -178,9 +175,10 @@ fn row_codelets() -> Vec<Case> {
 /// are written into, and what is reduced away on the tile.
 fn is_free(codelet: &Codelet, operand: usize, dim: usize) -> bool {
     match codelet {
-        Codelet::Gather { .. } | Codelet::Reduce { .. } | Codelet::RowLoss => {
-            (operand, dim) == (0, 0)
-        }
+        Codelet::Gather { .. }
+        | Codelet::Reduce { .. }
+        | Codelet::SumPartials { .. }
+        | Codelet::RowLoss => (operand, dim) == (0, 0),
         Codelet::ScatterAdd { .. } => (operand, dim) == (2, 0),
         Codelet::RowMaxSum { .. } | Codelet::PickLabel { .. } => (operand, dim) == (0, 1),
         Codelet::WriteRows => operand > 0 && dim == 1,
@@ -306,7 +304,6 @@ fn empty_blocks_are_no_error() {
     assert_eq!(check(&relu, &[empty(), f(&[5])], &[empty()]), Ok(()));
     let sum = Codelet::Reduce {
         kind: ReduceKind::Sum,
-        accumulate: false,
     };
     let mut stacked = empty();
     stacked.dims.insert(

@@ -135,7 +135,6 @@ fn entries_are_written_one_by_one() {
         };
         let reduce = Codelet::Reduce {
             kind: crate::op::ReduceKind::Sum,
-            accumulate: false,
         };
         p.procedures[BODY].steps[4] = compute(reduce, FC, &[stack], &[ACT]);
         p.variables[ACT.index()].address = 0x500;
