@@ -268,7 +268,6 @@ fn nothing_is_read_through_that_somebody_else_knows() {
     // A vertex that is no product reads the operand, or what is turned.
     let sum = Codelet::Reduce {
         kind: ReduceKind::Sum,
-        accumulate: false,
     };
     let mut operand = product();
     operand.variables[A as usize].live = Some((4, 6));
