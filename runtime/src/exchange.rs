@@ -21,6 +21,7 @@ use superstep_ir::program::{Exchange, Move, Program, View};
 use crate::error::EngineError;
 use crate::layout::Layouts;
 use crate::tile_memory::Store;
+pub(crate) use copies::prefetch;
 use expansion::End;
 pub(crate) use expansion::Expansion;
 pub(crate) use pieces::{Pieces, Runs, in_row_order};

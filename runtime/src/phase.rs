@@ -99,8 +99,17 @@ impl Phase {
             0 => first,
             _ => first + (cluster * self.supersteps.len()) as u64,
         };
-        for (superstep, number) in self.supersteps.iter().zip(first..) {
-            for &tile in tiles {
+        let next_cluster = self.tiles.get(self.starts[cluster + 1] as usize);
+        for (s, (superstep, number)) in self.supersteps.iter().zip(first..).enumerate() {
+            for (i, &tile) in tiles.iter().enumerate() {
+                let next = match (tiles.get(i + 1), self.supersteps.get(s + 1)) {
+                    (Some(&next), _) => Some((superstep, next)),
+                    (None, Some(following)) => Some((following, tiles[0])),
+                    (None, None) => next_cluster.map(|&next| (&self.supersteps[0], next)),
+                };
+                if let Some((superstep, next)) = next {
+                    superstep.ask_for_operands(next, memory);
+                }
                 // SAFETY: the contract of this function.
                 unsafe { superstep.run_tile(number, tile, memory) }
             }

@@ -15,10 +15,13 @@ use superstep_ir::ids::VarId;
 
 use crate::codelets::{AtRandom, Scratch, VertexMemory};
 use crate::compute::Group;
-use crate::exchange::{LoadedMove, Pieces};
+use crate::exchange::{LoadedMove, Pieces, prefetch};
 use crate::layout::GridTiles;
 use crate::phase::Tile;
-use crate::tile_memory::SharedTiles;
+use crate::tile_memory::{SharedTiles, Store};
+
+/// So much of an operand is asked for before its vertex runs; the rest follows in lines that the processor expects.
+const BYTES_OF_AN_OPERAND: usize = 4 << 10;
 
 /// What a tile does in a superstep.
 pub(crate) enum Action {
@@ -106,6 +109,27 @@ impl Superstep {
         self.sent.extend(step.sent);
         self.written.extend(step.written);
         self.steps += 1;
+    }
+
+    /// Asks for the operands that the vertices of a tile have in its own memory, from which they would come one line after another.
+    pub(crate) fn ask_for_operands(&self, (ipu, tile): Tile, memory: SharedTiles<'_>) {
+        for action in &self.actions {
+            let Action::Compute(group) = action else {
+                continue;
+            };
+            let own = group.grid.ipu.0 == ipu;
+            let Some(point) = group.grid.point(tile).filter(|_| own) else {
+                continue;
+            };
+            let start = memory.tile(ipu, tile);
+            let operands = group.inputs.iter().chain(&group.outputs);
+            for operand in operands.filter(|o| o.store == Store::Tile && !o.shared) {
+                let layout = &operand.layout;
+                let bytes = layout.blocks[point].elements() * layout.dtype.bytes();
+                let asked = bytes.min(BYTES_OF_AN_OPERAND);
+                prefetch(start.wrapping_add(operand.address), asked);
+            }
+        }
     }
 
     /// The turn of one tile.

@@ -3,6 +3,7 @@
 mod fast;
 mod forged;
 mod halves;
+mod summing;
 mod transpositions;
 
 use std::collections::BTreeMap;

@@ -79,7 +79,7 @@ fn ask_for(from: *const u8, loops: &[Loops], run_bytes: u32) {
 /// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`], to be brought to L2: more of them are on their way at a time there than
 /// to L1 (4 to 5 % of a step of the narrow model).
 #[inline]
-fn prefetch(from: *const u8, bytes: usize) {
+pub(crate) fn prefetch(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -1,7 +1,7 @@
 //! `vertex_cycles` over every codelet: the right formula, no surprises on odd blocks.
 
 use super::*;
-use crate::op::{BinaryOp, MapExpr, ReduceKind, UnaryOp};
+use crate::op::{BinaryOp, MapExpr, UnaryOp};
 use crate::types::Real;
 
 fn block(dims: &[usize]) -> BlockShape {

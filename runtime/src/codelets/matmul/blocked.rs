@@ -234,6 +234,13 @@ unsafe fn height<S: Vectors, const V: usize>(
     }
 }
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Blocks of so many rows ask for the left operand's next rows, which would come one line after another from beyond L2: 1 to 2 % of a step of
+/// the narrow model.
+const ASKING: usize = 8;
+
 /// `M` rows × `V` vectors of `out` in registers.
 ///
 /// # Safety
@@ -264,19 +271,29 @@ unsafe fn block<S: Vectors, const M: usize, const V: usize>(
             }
         }
         let (mut a, mut b) = (left.start, right.start);
-        for _ in 0..depth {
-            let mut columns = [S::zero(); V];
-            for v in 0..V {
-                columns[v] = S::load(b.add(S::LANES * v));
-            }
-            for i in 0..M {
-                let x = S::repeat(a.add(i * left.row));
-                for v in 0..V {
-                    sums[i][v] = S::multiply_add(x, columns[v], sums[i][v]);
+        let mut rest = depth;
+        while rest > 0 {
+            let part = rest.min(LINE);
+            if left.step == 1 && M >= ASKING {
+                for i in 0..M {
+                    S::ask_for(a.wrapping_add((M + i) * left.row));
                 }
             }
-            a = a.wrapping_add(left.step);
-            b = b.wrapping_add(right.step);
+            for _ in 0..part {
+                let mut columns = [S::zero(); V];
+                for v in 0..V {
+                    columns[v] = S::load(b.add(S::LANES * v));
+                }
+                for i in 0..M {
+                    let x = S::repeat(a.add(i * left.row));
+                    for v in 0..V {
+                        sums[i][v] = S::multiply_add(x, columns[v], sums[i][v]);
+                    }
+                }
+                a = a.wrapping_add(left.step);
+                b = b.wrapping_add(right.step);
+            }
+            rest -= part;
         }
         if target.adds {
             for i in 0..M {

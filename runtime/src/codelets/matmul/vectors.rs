@@ -21,6 +21,12 @@ pub(super) trait Vectors {
     unsafe fn zero() -> Self::Vector;
     unsafe fn load(from: *const f32) -> Self::Vector;
     unsafe fn store(to: *mut f32, x: Self::Vector);
+    /// Asks for a cache line to be brought to L1; any address will do.
+    #[inline(always)]
+    fn ask_for(line: *const f32) {
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
     /// One float in all lanes.
     unsafe fn repeat(from: *const f32) -> Self::Vector;
     /// `a·b + c`, rounded once.
