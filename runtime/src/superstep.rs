@@ -123,7 +123,9 @@ impl Superstep {
             };
             let start = memory.tile(ipu, tile);
             let operands = group.inputs.iter().chain(&group.outputs);
-            for operand in operands.filter(|o| o.store == Store::Tile && !o.shared) {
+            for operand in
+                operands.filter(|o| o.store == Store::Tile && !o.shared && o.entry.is_none())
+            {
                 let layout = &operand.layout;
                 let bytes = layout.blocks[point].elements() * layout.dtype.bytes();
                 let asked = bytes.min(BYTES_OF_AN_OPERAND);
