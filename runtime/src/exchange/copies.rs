@@ -5,7 +5,10 @@
 
 #![allow(unsafe_code)]
 
+use smallvec::SmallVec;
+
 use super::LoadedMove;
+
 use super::expansion::{Loops, Pattern, Region};
 use crate::tile_memory::SharedTiles;
 
@@ -24,56 +27,110 @@ impl LoadedMove {
     /// Nobody else writes the bytes that are read, or touches the bytes that are written. (That both are inside their tiles, and apart,
     /// was checked when the move was loaded.)
     pub(crate) unsafe fn receive(&self, i: usize, memory: SharedTiles<'_>) {
-        let expansion = &*self.expansion;
-        let own = memory.at(self.destination, expansion.tiles[i]);
-        for (from, region) in self.sources(i, memory) {
-            let to = own.wrapping_add(region.destination_offset as usize);
+        let own = memory.at(self.destination, self.expansion.tiles[i]);
+        self.each_region(i, memory, |from, at, pattern| {
             // SAFETY: the contract of this function.
-            unsafe { copy_region(from, to, region.pattern) }
-        }
+            unsafe { copy_region(from, own.wrapping_add(at), pattern) }
+        });
     }
 
-    /// The regions that receiving tile `i` gets, each with where it is read. They are short and far apart, so nobody but us can know what
-    /// comes next: it is asked for ahead.
-    pub(super) fn sources(
+    /// Calls `each` with the regions that receiving tile `i` gets, in order: where each is read, its first byte at the destination, and its
+    /// form. They are short and far apart, so nobody but us can know what comes next: it is asked for ahead.
+    #[inline]
+    pub(super) fn each_region(
         &self,
         i: usize,
         memory: SharedTiles<'_>,
-    ) -> impl Iterator<Item = (*const u8, Region<'_>)> {
-        let start = move |region: &Region<'_>| {
-            let block = memory.at(self.source, region.source_tile);
-            block
-                .wrapping_add(region.source_offset as usize)
-                .cast_const()
-        };
-        let mut later = self.expansion.received(i).fuse();
+        mut each: impl FnMut(*const u8, usize, &Pattern),
+    ) {
+        let expansion = &*self.expansion;
+        let copies = expansion.copies_to(i);
+        let mut later = copies.iter();
         let mut ahead = 0;
-        self.expansion.received(i).map(move |region| {
+        for copy in copies {
             while ahead < BYTES_AHEAD
                 && let Some(later) = later.next()
             {
-                ask_for(start(&later), &later.pattern.loops, later.pattern.run_bytes);
-                ahead += later.pattern.bytes();
+                let ask = &expansion.asks[later.pattern as usize];
+                ahead += ask.bytes;
+                for region in later.regions(&expansion.patterns[later.pattern as usize]) {
+                    ask_for(self.start(&region, memory), &ask.loops, ask.span);
+                }
             }
-            ahead = ahead.saturating_sub(region.pattern.bytes());
-            (start(&region), region)
-        })
+            ahead = ahead.saturating_sub(expansion.asks[copy.pattern as usize].bytes);
+            for region in copy.regions(&expansion.patterns[copy.pattern as usize]) {
+                let at = region.destination_offset as usize;
+                each(self.start(&region, memory), at, region.pattern);
+            }
+        }
+    }
+
+    /// The first byte of a region where it is read.
+    #[inline]
+    fn start(&self, region: &Region<'_>, memory: SharedTiles<'_>) -> *const u8 {
+        let block = memory.at(self.source, region.source_tile);
+        block
+            .wrapping_add(region.source_offset as usize)
+            .cast_const()
     }
 }
 
-/// So much is asked for before it is read: many regions, and less than half of the smallest L1.
+/// So much is asked for before it is read, or a copy more: many regions, and less than half of the smallest L1.
 const BYTES_AHEAD: u64 = 16 << 10;
 const CACHE_LINE: usize = 64;
 
-/// Asks for all runs of a loop nest.
-fn ask_for(from: *const u8, loops: &[Loops], run_bytes: u32) {
-    let [outer, rest @ ..] = loops else {
-        return prefetch(from, run_bytes as usize);
-    };
-    for i in 0..outer.extent as usize {
-        let from = from.wrapping_add(i * outer.source_stride as usize);
-        ask_for(from, rest, run_bytes);
+/// How a region is asked for.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// Extents and distances of spans, innermost first.
+    loops: SmallVec<[(u32, u32); 2]>,
+    /// Bytes of a span, all of whose lines are asked for.
+    span: u32,
+    /// Bytes read by a copy: of its regions on all their tiles.
+    bytes: u64,
+}
+
+impl Ask {
+    /// Runs with less than a line between them are of one span.
+    pub(super) fn of(pattern: &Pattern) -> Ask {
+        let mut ask = Ask {
+            loops: SmallVec::new(),
+            span: pattern.run_bytes,
+            bytes: pattern.bytes() * u64::from(pattern.across.tiles),
+        };
+        for inner in pattern.loops.iter().rev() {
+            let dense = inner.source_stride <= ask.span.saturating_add(CACHE_LINE as u32);
+            if ask.loops.is_empty() && dense {
+                ask.span += (inner.extent - 1) * inner.source_stride;
+            } else {
+                ask.loops.push((inner.extent, inner.source_stride));
+            }
+        }
+        ask
     }
+}
+
+/// Asks for the spans of a loop nest, innermost loop first.
+#[inline]
+fn ask_for(from: *const u8, loops: &[(u32, u32)], span: u32) {
+    match loops {
+        [] => prefetch(from, span as usize),
+        &[(extent, stride)] => {
+            for i in 0..extent as usize {
+                prefetch(from.wrapping_add(i * stride as usize), span as usize);
+            }
+        }
+        &[ref inner @ .., (extent, stride)] => {
+            for i in 0..extent as usize {
+                ask_for_nest(from.wrapping_add(i * stride as usize), inner, span);
+            }
+        }
+    }
+}
+
+/// [`ask_for`] where there is more than one loop.
+fn ask_for_nest(from: *const u8, loops: &[(u32, u32)], span: u32) {
+    ask_for(from, loops, span);
 }
 
 /// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`], to be brought to L2: more of them are on their way at a time there than

@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use superstep_ir::program::exchange::{Expanded, Loop, RegionCopy};
 
+use super::copies::Ask;
 use crate::layout::{GridTiles, Layout};
 
 /// What one tile receives in equal regions from one or more tiles at equal distances; offsets are relative to the variables' addresses.
@@ -55,6 +56,8 @@ pub(crate) struct Expansion {
     pub(crate) starts: Vec<u32>,
     pub(crate) copies: Vec<Copy>,
     pub(crate) patterns: Vec<Pattern>,
+    /// By pattern.
+    pub(super) asks: Vec<Ask>,
     /// Bytes received by all tiles.
     pub(crate) bytes: u64,
 }
@@ -110,7 +113,10 @@ pub(crate) struct Region<'a> {
 
 impl Copy {
     /// Its regions, in order; `pattern` is its own.
-    fn regions<'a>(&self, pattern: &'a Pattern) -> impl Iterator<Item = Region<'a>> + use<'a> {
+    pub(super) fn regions<'a>(
+        &self,
+        pattern: &'a Pattern,
+    ) -> impl Iterator<Item = Region<'a>> + use<'a> {
         let (first, across) = (*self, pattern.across);
         (0..across.tiles).map(move |i| Region {
             source_tile: first
@@ -229,6 +235,7 @@ impl Expansion {
             starts: Vec::new(),
             copies: Vec::new(),
             patterns: Vec::new(),
+            asks: Vec::new(),
             bytes,
         };
         for of_tile in received.chunk_by(|a, b| a.0 == b.0) {
@@ -240,6 +247,7 @@ impl Expansion {
         expansion.starts.push(expansion.copies.len() as u32);
         expansion.copies.shrink_to_fit();
         expansion.patterns = patterns.patterns;
+        expansion.asks = expansion.patterns.iter().map(Ask::of).collect();
         expansion.number_tiles();
         Ok(expansion)
     }
@@ -269,9 +277,13 @@ impl Expansion {
 
     /// The regions that `tiles[i]` receives, by their first byte there.
     pub(crate) fn received(&self, i: usize) -> impl Iterator<Item = Region<'_>> {
-        let copies = &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize];
         let regions = |copy: &Copy| copy.regions(&self.patterns[copy.pattern as usize]);
-        copies.iter().flat_map(regions)
+        self.copies_to(i).iter().flat_map(regions)
+    }
+
+    /// The copies to `tiles[i]`, by their first byte there.
+    pub(super) fn copies_to(&self, i: usize) -> &[Copy] {
+        &self.copies[self.starts[i] as usize..self.starts[i + 1] as usize]
     }
 }
 

@@ -43,17 +43,17 @@ impl<'a> Pieces<'a> {
         let Some(receiver) = self.receiver else {
             return;
         };
-        for (from, region) in self.mv.sources(receiver, self.memory) {
-            let (outer, inner) = match &region.pattern.loops[..] {
-                [outer @ .., inner] => (outer, *inner),
-                [] => (&[][..], Loops::ONCE),
-            };
-            let run = region.pattern.run_bytes as usize;
-            let first = region.destination_offset as usize;
-            runs(from, first, outer, &mut |from, at| {
-                self.each_run(isa, work, (from, at, run), inner, each);
+        self.mv
+            .each_region(receiver, self.memory, |from, first, pattern| {
+                let (outer, inner) = match &pattern.loops[..] {
+                    [outer @ .., inner] => (outer, *inner),
+                    [] => (&[][..], Loops::ONCE),
+                };
+                let run = pattern.run_bytes as usize;
+                runs(from, first, outer, &mut |from, at| {
+                    self.each_run(isa, work, (from, at, run), inner, each);
+                });
             });
-        }
     }
 
     /// The runs of one loop.
