@@ -101,7 +101,7 @@ impl Kernel for Map {
             registers.resize(self.schedule.registers * CHUNK, 0.0);
         }
         for &(value, register) in &self.schedule.constants {
-            register_mut(registers, register).fill(value);
+            register_mut(registers, register)[..CHUNK.min(total)].fill(value);
         }
         let extents: SmallVec<[Extent; 4]> = vertex
             .inputs
@@ -150,7 +150,7 @@ fn window(
         Extent::Full => Some(first),
         Extent::Scalar => {
             if first == 0 {
-                register.fill(operand[0]);
+                register[..len].fill(operand[0]);
             }
             None
         }
