@@ -51,6 +51,7 @@ impl GroupOperand {
 
 impl Group {
     /// The vertex at a grid point; `slot` says where the slot of a tile begins.
+    #[inline]
     pub(crate) fn vertex(&self, point: usize, slot: impl Fn(Store, u32) -> *mut u8) -> Vertex<'_> {
         let mut vertex = Vertex {
             inputs: SmallVec::new(),
@@ -67,7 +68,7 @@ impl Group {
         vertex
     }
 
-    #[inline]
+    #[inline(always)]
     fn operand<'a>(
         &self,
         operand: &'a GroupOperand,

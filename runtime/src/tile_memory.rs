@@ -153,6 +153,7 @@ impl<'a> Slots<'a> {
         plan: None,
     };
 
+    #[inline(always)]
     fn start(self, tile: usize) -> *mut u8 {
         let offset = self.plan.map_or(0, |plan| {
             let slot = plan.slots[tile];
@@ -218,6 +219,7 @@ impl<'a> SharedTiles<'a> {
     }
 
     /// Address 0 of a tile in a store.
+    #[inline(always)]
     pub(crate) fn start(self, store: Store, ipu: u32, tile: u32) -> *mut u8 {
         match store {
             Store::Tile => self.tile(ipu, tile),
