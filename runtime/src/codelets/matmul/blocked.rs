@@ -241,7 +241,59 @@ const LINE: usize = 16;
 /// the narrow model.
 const ASKING: usize = 8;
 
+/// Rows at multiples of so many floats fall on each other in L1, where there is no room for more of them.
+const ALIASED: usize = 1024;
+
+/// True when so many rows and steps of the left operand are all 0, from `a` on.
+///
+/// # Safety
+/// `a` holds `rows × depth` elements as `left` does.
+#[inline(always)]
+unsafe fn only_zeros<S: Vectors>((rows, depth): (usize, usize), a: *const f32, left: Left) -> bool {
+    // Elements that lie one after another, and how far one such line is from the next.
+    let (lines, line, distance) = match left.step {
+        1 => (rows, depth, left.row),
+        step => (depth, rows, step),
+    };
+    for i in 0..lines {
+        for first in (0..line).step_by(S::LANES) {
+            // SAFETY: lanes beyond the line are not read.
+            unsafe {
+                let mask = S::first_lanes(line - first);
+                if !S::is_zero(S::load_some(a.add(i * distance + first), mask)) {
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
+/// True when no element of so many rows of the right operand, from `b` on, is infinite or no number.
+///
+/// # Safety
+/// `b` holds `depth` rows of `V` vectors as `right` does.
+#[inline(always)]
+unsafe fn all_finite<S: Vectors, const V: usize>(
+    depth: usize,
+    b: *const f32,
+    right: Right,
+) -> bool {
+    for p in 0..depth {
+        for v in 0..V {
+            // SAFETY: the contract of this function.
+            if unsafe { !S::is_finite(S::load(b.add(p * right.step + S::LANES * v))) } {
+                return false;
+            }
+        }
+    }
+    true
+}
+
 /// `M` rows × `V` vectors of `out` in registers.
+///
+/// Where the left operand is 0, as probabilities are beyond the diagonal of causal attention, multiplying is skipped: to add `±0 · b` changes a
+/// sum only if `b` is no finite number, or the sum is −0.
 ///
 /// # Safety
 /// `left` holds `M × depth`, `right` `depth` rows of `V` vectors, `target` `M × columns` elements, `columns` at most `V` vectors.
@@ -271,13 +323,24 @@ unsafe fn block<S: Vectors, const M: usize, const V: usize>(
             }
         }
         let (mut a, mut b) = (left.start, right.start);
+        let asks = M >= ASKING && left.step == 1 && !left.row.is_multiple_of(ALIASED);
         let mut rest = depth;
         while rest > 0 {
-            let part = rest.min(LINE);
-            if left.step == 1 && M >= ASKING {
+            let part = if M < ASKING { rest } else { rest.min(LINE) };
+            if asks {
                 for i in 0..M {
                     S::ask_for(a.wrapping_add((M + i) * left.row));
                 }
+            }
+            if *a == 0.0
+                && only_zeros::<S>((M, part), a, left)
+                && all_finite::<S, V>(part, b, right)
+                && !S::any_negative_zero(&sums)
+            {
+                a = a.wrapping_add(part * left.step);
+                b = b.wrapping_add(part * right.step);
+                rest -= part;
+                continue;
             }
             for _ in 0..part {
                 let mut columns = [S::zero(); V];

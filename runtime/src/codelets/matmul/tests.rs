@@ -206,3 +206,76 @@ fn a_sum_of_products_made_in_place_is_the_sum_of_the_products() {
         }
     }
 }
+
+/// `rows × columns` of random numbers with zeros, of both signs, where `is_zero` says so.
+fn with_zeros(rows: usize, columns: usize, is_zero: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+    let mut x = random(rows * columns, 5);
+    for (at, x) in x.iter_mut().enumerate() {
+        if is_zero(at / columns, at % columns) {
+            *x = if at.is_multiple_of(3) { -0.0 } else { 0.0 };
+        }
+    }
+    x
+}
+
+#[test]
+fn zeros_that_are_skipped_change_no_bit() {
+    let (m, k, n) = (45, 300, 40);
+    let (b, c) = (random(k * n, 2), random(m * n, 3));
+    let below = |i: usize, p: usize| p > 6 * i;
+    let above = |i: usize, p: usize| p < 6 * i;
+    let mut infinite = b.clone();
+    (infinite[290 * n + 3], infinite[5 * n + 39]) = (f32::INFINITY, f32::NAN);
+    // Sums that are −0 until a zero of the left operand makes them 0.
+    let mut vanishing = b.clone();
+    vanishing[..16 * n].fill(-1e-30);
+    let tiny = with_zeros(m, k, |_, p| p > 15)
+        .iter()
+        .map(|x| if *x == 0.0 { *x } else { 1e-30 })
+        .collect::<Vec<_>>();
+    let cases = [
+        (with_zeros(m, k, below), &b),
+        (with_zeros(m, k, above), &b),
+        (with_zeros(m, k, |_, _| true), &b),
+        (with_zeros(m, k, below), &infinite),
+        (with_zeros(m, k, above), &infinite),
+        (tiny, &vanishing),
+    ];
+    for (case, (a, b)) in cases.iter().enumerate() {
+        let turned: Vec<f32> = (0..k * m).map(|at| a[at % m * k + at / m]).collect();
+        for (transpose_a, old) in [false, true]
+            .into_iter()
+            .flat_map(|t| [Old::Gone, Old::Start].map(|old| (t, old)))
+        {
+            let mut expected = c.clone();
+            for (at, sum) in expected.iter_mut().enumerate() {
+                if old == Old::Gone {
+                    *sum = 0.0;
+                }
+                for p in 0..k {
+                    *sum = a[at / n * k + p].mul_add(b[p * n + at % n], *sum);
+                }
+            }
+            let (a, a_dims) = match transpose_a {
+                true => (&turned, [k, m]),
+                false => (a, [m, k]),
+            };
+            for isa in isas() {
+                let kernel = Matmul {
+                    transpose_a,
+                    transpose_b: false,
+                    accumulate: old == Old::Start,
+                    isa,
+                };
+                let inputs = [whole(&a_dims, a), whole(&[k, n], b)];
+                let found = run(&kernel, &inputs, &[whole(&[m, n], &c)]);
+                let same =
+                    |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
+                assert!(
+                    found[0].iter().zip(&expected).all(same),
+                    "case {case}, transposed {transpose_a}, {old:?}, {isa:?}"
+                );
+            }
+        }
+    }
+}

@@ -32,6 +32,28 @@ pub(super) trait Vectors {
     /// `a·b + c`, rounded once.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// All lanes are 0 or −0.
+    unsafe fn is_zero(x: Self::Vector) -> bool;
+    /// No lane is infinite or no number.
+    unsafe fn is_finite(x: Self::Vector) -> bool;
+    /// A lane is −0.
+    unsafe fn has_negative_zero(x: Self::Vector) -> bool;
+
+    #[inline(always)]
+    unsafe fn any_negative_zero<const M: usize, const V: usize>(
+        block: &[[Self::Vector; V]; M],
+    ) -> bool {
+        for row in block {
+            for &x in row {
+                // SAFETY: the contract of the trait.
+                if unsafe { Self::has_negative_zero(x) } {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// The first `count` lanes.
     unsafe fn first_lanes(count: usize) -> Self::Mask;
     /// Zero in lanes that are not in the mask; these are not read.
@@ -81,6 +103,32 @@ impl Vectors for Avx2 {
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(x: __m256) -> bool {
+        unsafe {
+            let zeros = _mm256_cmp_ps::<_CMP_EQ_OQ>(x, _mm256_setzero_ps());
+            _mm256_movemask_ps(zeros) == 0xff
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn is_finite(x: __m256) -> bool {
+        unsafe {
+            let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
+            let finite = _mm256_cmp_ps::<_CMP_LT_OQ>(size, _mm256_set1_ps(f32::INFINITY));
+            _mm256_movemask_ps(finite) == 0xff
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn has_negative_zero(x: __m256) -> bool {
+        unsafe {
+            let zero = _mm256_castps_si256(_mm256_set1_ps(-0.0));
+            let equal = _mm256_cmpeq_epi32(_mm256_castps_si256(x), zero);
+            _mm256_movemask_epi8(equal) != 0
+        }
     }
 
     #[inline(always)]
@@ -137,6 +185,24 @@ impl Vectors for Avx512 {
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(x: __m512) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(x, _mm512_setzero_ps()) == 0xffff }
+    }
+
+    #[inline(always)]
+    unsafe fn is_finite(x: __m512) -> bool {
+        // Quiet and signalling NaNs, both infinities.
+        const NOT_FINITE: i32 = 0x01 | 0x80 | 0x08 | 0x10;
+        unsafe { _mm512_fpclass_ps_mask::<NOT_FINITE>(x) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn has_negative_zero(x: __m512) -> bool {
+        const NEGATIVE_ZERO: i32 = 0x04;
+        unsafe { _mm512_fpclass_ps_mask::<NEGATIVE_ZERO>(x) != 0 }
     }
 
     #[inline(always)]
