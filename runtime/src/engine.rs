@@ -9,6 +9,7 @@ use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{Direction, Program, RemoteDirection, State};
 
 use crate::codelets::Isa;
+use crate::crew::Crew;
 use crate::error::{EngineError, HostError};
 use crate::load::{LoadOptions, Loaded, LoadedStep};
 use crate::poison::Deaths;
@@ -186,7 +187,8 @@ impl Engine {
             host,
         };
         // One stay in the pool for the whole run: steps are too short to enter it for each.
-        self.pool.install(|| run.procedure(procedure.index()))
+        self.pool
+            .install(|| Crew::gather(|crew| run.procedure(procedure.index(), crew)))
     }
 }
 
@@ -212,14 +214,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn procedure(&mut self, procedure: usize) -> Result<(), EngineError> {
+    fn procedure(&mut self, procedure: usize, crew: &mut Crew<'_>) -> Result<(), EngineError> {
         for (number, step) in &self.loaded.procedures[procedure] {
             let mut last = *number;
             match step {
                 LoadedStep::Phase(phase) => {
                     self.memories
                         .iter_mut()
-                        .for_each(|memory| phase.run(memory));
+                        .for_each(|memory| phase.run(memory, crew));
                     last += (phase.steps() as u32).saturating_sub(1);
                 }
                 LoadedStep::Host { stream } => {
@@ -229,14 +231,14 @@ impl Run<'_> {
                 LoadedStep::Collective(collective) => collective.run(self.memories),
                 LoadedStep::Repeat { count, body } => {
                     for _ in 0..*count {
-                        self.procedure(*body)?;
+                        self.procedure(*body, crew)?;
                     }
                 }
-                LoadedStep::Call(body) => self.procedure(*body)?,
+                LoadedStep::Call(body) => self.procedure(*body, crew)?,
                 // They share no tile: one after the other gives the same values.
                 LoadedStep::Parallel(bodies) => {
                     for body in bodies {
-                        self.procedure(*body)?;
+                        self.procedure(*body, crew)?;
                     }
                 }
             }

@@ -6,6 +6,7 @@
 mod codelets;
 mod collective;
 mod compute;
+mod crew;
 mod engine;
 mod error;
 mod exchange;

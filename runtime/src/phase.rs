@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::crew::Crew;
 use crate::superstep::Superstep;
 use crate::tile_memory::{SharedTiles, SlotMemory, SlotPlan, TileMemory};
 
@@ -48,7 +49,7 @@ impl Phase {
         self.supersteps.iter().map(|s| s.steps).sum()
     }
 
-    /// Runs all supersteps on all clusters, on the threads of the current pool.
+    /// Runs all supersteps on all clusters, on the threads of a crew.
     ///
     /// Invariants, established by the loader:
     ///
@@ -59,7 +60,7 @@ impl Phase {
     /// 4. what lies in the arena is written in the phase before it is read, and read by tiles of the same cluster only.
     ///
     /// So bytes that are written are touched by one thread only.
-    pub(crate) fn run(&self, memory: &mut TileMemory) {
+    pub(crate) fn run(&self, memory: &mut TileMemory, crew: &mut Crew<'_>) {
         let shared = memory.share(&self.shelf);
         let numbers = (self.starts.len() * self.supersteps.len()) as u64;
         let first = RUNS.fetch_add(numbers, Ordering::Relaxed);
@@ -75,17 +76,11 @@ impl Phase {
                 }
             });
         };
-        let helpers = rayon::current_num_threads().min(self.shares.len());
-        if helpers < 2 {
-            return work();
+        match self.shares.len() {
+            0 | 1 => work(),
+            // A thread that comes late finds nothing left to do, and nobody waits for it.
+            _ => crew.run(&work),
         }
-        // A thread that comes late finds nothing left to do, and nobody waits for it.
-        rayon::scope(|scope| {
-            for _ in 1..helpers {
-                scope.spawn(|_| work());
-            }
-            work();
-        });
     }
 
     /// All supersteps on the tiles of a cluster.

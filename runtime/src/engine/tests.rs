@@ -423,7 +423,7 @@ fn a_vertex_depends_on_its_own_tile_alone() {
         tile.copy_from_slice(&bytes[..tile.len()]);
     };
     (0..4).for_each(|i| set(&mut engine.memories[0], i));
-    product.run(&mut engine.memories[0]);
+    crate::crew::Crew::gather(|crew| product.run(&mut engine.memories[0], crew));
     let after = tiles.iter().map(|&t| engine.memories[0].tile(t).to_vec());
     let after: Vec<Vec<u8>> = after.collect();
     for (i, &own) in tiles.iter().enumerate() {
