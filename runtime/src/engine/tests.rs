@@ -429,7 +429,7 @@ fn a_vertex_depends_on_its_own_tile_alone() {
     for (i, &own) in tiles.iter().enumerate() {
         engine.memories[0].poison();
         set(&mut engine.memories[0], i);
-        product.run(&mut engine.memories[0]);
+        crate::crew::Crew::gather(|crew| product.run(&mut engine.memories[0], crew));
         assert_eq!(engine.memories[0].tile(own), after[i]);
     }
 }
