@@ -14,6 +14,8 @@ mod summing;
 pub(crate) mod transpositions;
 pub(crate) mod uses;
 
+use std::borrow::Cow;
+
 use superstep_ir::ids::{ProcId, VarId};
 use superstep_ir::program::{ComputeSet, Exchange, Move, Program, RemoteDirection, Step};
 use superstep_ir::types::DType;
@@ -67,36 +69,73 @@ pub(crate) struct Loaded {
     pub(crate) procedures: Vec<Vec<(u32, LoadedStep)>>,
 }
 
+/// A program as the schedule runs it, and what is known of its variables.
+struct Scheduled<'p> {
+    program: Cow<'p, Program>,
+    layouts: Layouts,
+    uses: Uses,
+    /// By variable: nothing else lies on its bytes while it is alive.
+    alone: Vec<bool>,
+    /// By variable: of its copies only the first ones are there.
+    shared: Vec<bool>,
+}
+
+impl<'p> Scheduled<'p> {
+    fn as_it_is(program: &'p Program) -> Result<Scheduled<'p>, EngineError> {
+        let none = vec![false; program.variables.len()];
+        Ok(Scheduled {
+            layouts: Layouts::of(program)?,
+            uses: Uses::of(program),
+            program: Cow::Borrowed(program),
+            alone: none.clone(),
+            shared: none,
+        })
+    }
+
+    /// With the same steps, of which some need to do less, or nothing.
+    fn fast(program: &'p Program, numbers: &[Vec<u32>]) -> Result<Scheduled<'p>, EngineError> {
+        let mut program = Cow::Borrowed(program);
+        let mut layouts = Layouts::of(&program)?;
+        if let Some(less) = transpositions::read_through(&program, &layouts, numbers) {
+            layouts = Layouts::of(&less)?;
+            program = Cow::Owned(less);
+        }
+        let uses = Uses::of(&program);
+        let alone = sharing::alone(&program, &layouts);
+        let mut sums = vec![false; program.variables.len()];
+        if let Some((less, found)) = summing::in_place(&program, &layouts, &uses, &alone) {
+            layouts = Layouts::of(&less)?;
+            program = Cow::Owned(less);
+            sums = found;
+        }
+        let mut shared = sharing::shared(&program, &layouts, &uses);
+        shared.iter_mut().zip(sums).for_each(|(s, sum)| *s |= sum);
+        Ok(Scheduled {
+            program,
+            layouts,
+            uses,
+            alone,
+            shared,
+        })
+    }
+}
+
 impl Loaded {
     pub(crate) fn of(program: &Program, options: LoadOptions) -> Result<Loaded, EngineError> {
         check_names(program)?;
         check_calls(program)?;
         let numbers = numbers(program);
-        let mut layouts = Layouts::of(program)?;
-        let rewritten = match options.stepwise {
-            true => None,
-            false => transpositions::read_through(program, &layouts, &numbers),
+        let Scheduled {
+            program,
+            layouts,
+            uses,
+            alone,
+            shared,
+        } = match options.stepwise {
+            true => Scheduled::as_it_is(program)?,
+            false => Scheduled::fast(program, &numbers)?,
         };
-        if let Some(rewritten) = &rewritten {
-            layouts = Layouts::of(rewritten)?;
-        }
-        let mut program = rewritten.as_ref().unwrap_or(program);
-        let uses = Uses::of(program);
-        let mut alone = vec![false; program.variables.len()];
-        let mut shared = alone.clone();
-        let summed;
-        if !options.stepwise {
-            alone = sharing::alone(program, &layouts);
-            let found = summing::in_place(program, &layouts, &uses, &alone);
-            let mut sums = shared;
-            if let Some(found) = found {
-                (summed, sums) = found;
-                program = &summed;
-                layouts = Layouts::of(program)?;
-            }
-            shared = sharing::shared(program, &layouts, &uses);
-            shared.iter_mut().zip(sums).for_each(|(s, sum)| *s |= sum);
-        }
+        let program = &*program;
         let exchanges = program
             .procedures
             .iter()

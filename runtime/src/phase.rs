@@ -56,7 +56,8 @@ impl Phase {
     /// 1. all operands and all ends of copies lie inside their tile, or inside its slot of the arena;
     /// 2. no byte that a move of a superstep reads, or a vertex of another tile, is written by a move or a vertex of it, nor, if both tiles
     ///    are not of one cluster, by any of the phase;
-    /// 3. a tile is written, and its seed used and set, only by its own turns, and is in one cluster;
+    /// 3. a tile is written, and its seed used and set, only by its own turns, except for sums of partial results, to which tiles of its cluster
+    ///    add in their turns, and is in one cluster;
     /// 4. what lies in the arena is written in the phase before it is read, and read by tiles of the same cluster only.
     ///
     /// So bytes that are written are touched by one thread only.
