@@ -140,7 +140,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     /// All inputs, shared, and all outputs, exclusive, at the same time.
     ///
     /// # Panics
-    /// When an output overlaps another operand: a mistake of the loader, which refuses such vertices.
+    /// In debug builds, when an output overlaps another operand: a mistake of the loader, which refuses such vertices.
     pub(crate) fn split<const I: usize, const O: usize>(&mut self) -> ([&[u8]; I], [&mut [u8]; O]) {
         let Vertex {
             inputs, outputs, ..
@@ -149,7 +149,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
             let others = inputs.iter().chain(&outputs[o + 1..]);
             debug_assert!(others.into_iter().all(|other| apart(output, other)));
         }
-        // SAFETY: ranges of operands, by the contract of `new`; outputs overlap nothing, as was just seen, and each is taken once.
+        // SAFETY: ranges of operands, by the contract of `new`; outputs overlap nothing, as the loader has seen, and each is taken once.
         unsafe {
             (
                 std::array::from_fn(|i| {

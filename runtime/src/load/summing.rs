@@ -39,12 +39,8 @@ pub(super) fn in_place(
         for variable in [made, brought] {
             let shape = &mut program.variables[variable.index()].ty.shape;
             let rest = shape.dims()[1..].iter().copied();
-            *shape = Shape::new(
-                std::iter::once(1)
-                    .chain(rest)
-                    .collect::<Vec<_>>()
-                    .as_slice(),
-            );
+            let one: Vec<usize> = std::iter::once(1).chain(rest).collect();
+            *shape = Shape::new(&one);
         }
     }
     Some((program, sums))
@@ -62,12 +58,8 @@ fn find(program: &Program, layouts: &Layouts, uses: &Uses, alone: &[bool]) -> Ve
             _ => &[],
         })
     };
-    let made = groups()
-        .filter(|g| makes(program, g))
-        .map(|g| g.outputs[0].variable);
-    let made: Vec<bool> = marked(program, made);
-    let summed = groups().filter(|g| matches!(g.codelet, Codelet::SumPartials { .. }));
-    let summed: Vec<bool> = marked(program, summed.map(|g| g.inputs[0].variable));
+    let made = marked(program, groups().filter_map(|g| made_by(program, g)));
+    let summed = marked(program, groups().filter_map(summed_by));
     let fits = |mv: &&Move| {
         let (from, to) = (uses[mv.source], uses[mv.destination]);
         let passes = (from.written, from.sent, from.count()) == (1, 1, 2)
@@ -98,15 +90,25 @@ fn marked(program: &Program, variables: impl Iterator<Item = VarId>) -> Vec<bool
     marked
 }
 
-/// True when a group makes products that can be added to what is there. (Of halves each is rounded first, so sums of them are not.)
-fn makes(program: &Program, group: &VertexGroup) -> bool {
-    let is_product = match group.codelet {
-        Codelet::Matmul { accumulate, .. } => !accumulate,
-        _ => false,
+/// The products of a group that could as well be added to what is there. (Of halves each is rounded first, so sums of them are not.)
+fn made_by(program: &Program, group: &VertexGroup) -> Option<VarId> {
+    let Codelet::Matmul {
+        accumulate: false, ..
+    } = group.codelet
+    else {
+        return None;
     };
-    is_product
-        && group.outputs[0].entry.is_none()
-        && program.variable(group.outputs[0].variable).ty.dtype == DType::F32
+    let product = group.outputs.first().filter(|o| o.entry.is_none())?;
+    let dtype = program.variable(product.variable).ty.dtype;
+    (dtype == DType::F32).then_some(product.variable)
+}
+
+/// What a group sums.
+fn summed_by(group: &VertexGroup) -> Option<VarId> {
+    match group.codelet {
+        Codelet::SumPartials { .. } => group.inputs.first().map(|x| x.variable),
+        _ => None,
+    }
 }
 
 /// True when the blocks of `variable` are partial results of one entry each, made on ascending tiles, and there are enough sums of them to

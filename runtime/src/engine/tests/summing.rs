@@ -192,3 +192,18 @@ fn partial_results_that_are_more_than_terms_stay() {
     }
     assert!(!adds_up(&halves));
 }
+
+#[test]
+fn vertices_without_operands_are_refused() {
+    let broken = |step: usize, change: fn(&mut VertexGroup)| {
+        let mut program = program(4, 3);
+        if let Step::Compute(set) = &mut program.procedures[0].steps[step] {
+            change(&mut set.groups[0]);
+        }
+        Engine::load(Arc::new(program), &PLAIN).is_err()
+    };
+    assert!(broken(1, |product| product.outputs.clear()));
+    assert!(broken(1, |product| product.inputs.clear()));
+    assert!(broken(3, |sum| sum.inputs.clear()));
+    assert!(broken(3, |sum| sum.outputs.clear()));
+}
