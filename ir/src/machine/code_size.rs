@@ -62,8 +62,10 @@ pub fn vertex_code(codelet: &Codelet) -> u32 {
         Codelet::MaskBeyond | Codelet::WriteRows => 192,
         Codelet::Gather { .. } | Codelet::RowLoss => 192,
         Codelet::JoinLogSumExp | Codelet::ScatterAdd { .. } => 256,
-        Codelet::Reduce { .. } | Codelet::SumPartials { .. } => 320,
-        Codelet::Transpose | Codelet::Dropout { .. } => 320,
+        Codelet::Transpose
+        | Codelet::Reduce { .. }
+        | Codelet::SumPartials { .. }
+        | Codelet::Dropout { .. } => 320,
         Codelet::SoftmaxGrad { .. }
         | Codelet::RowMaxSum { .. }
         | Codelet::CrossEntropyGrad { .. } => 384,

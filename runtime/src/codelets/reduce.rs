@@ -8,7 +8,7 @@ use superstep_ir::op::ReduceKind;
 
 use super::isa::isa_kernel;
 use super::lanes::larger;
-use super::vertex::expect_elements;
+use super::vertex::expect_rows_of_result;
 use super::vertex_memory::{numbers, numbers_mut};
 use super::{Isa, Kernel, Mismatch, Scratch, Vertex, VertexMemory};
 use crate::exchange::{Pieces, Runs};
@@ -23,9 +23,7 @@ pub(super) struct Reduce {
 
 impl Kernel for Reduce {
     fn check(&self, vertex: &Vertex<'_>) -> Result<(), Mismatch> {
-        let (x, out) = (vertex.inputs[0].elements(), vertex.outputs[0].elements());
-        let whole = x.checked_div(out).unwrap_or(0) * out;
-        expect_elements("x", &vertex.inputs[0], whole)
+        expect_rows_of_result(vertex)
     }
 
     fn takes_pieces(&self) -> bool {

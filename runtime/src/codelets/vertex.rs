@@ -259,3 +259,10 @@ pub(crate) fn expect_elements(
         reason,
     })
 }
+
+/// Ok when the only input is a whole number of blocks as large as the result.
+pub(super) fn expect_rows_of_result(vertex: &Vertex<'_>) -> Result<(), Mismatch> {
+    let (x, out) = (vertex.inputs[0].elements(), vertex.outputs[0].elements());
+    let whole = x.checked_div(out).unwrap_or(0) * out;
+    expect_elements("x", &vertex.inputs[0], whole)
+}

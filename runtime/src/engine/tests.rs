@@ -98,12 +98,13 @@ const Y: u32 = 4;
 const Y_TURNED: u32 = 5;
 const TOTAL: u32 = 6;
 
+const MATMUL: Codelet = Codelet::Matmul {
+    transpose_a: false,
+    transpose_b: false,
+    accumulate: false,
+};
+
 fn program() -> Program {
-    let matmul = Codelet::Matmul {
-        transpose_a: false,
-        transpose_b: false,
-        accumulate: false,
-    };
     let mut to_total = exchange("turn", &[(Y, Y_TURNED)]);
     if let Step::Exchange(exchange) = &mut to_total {
         exchange.moves[0].views = vec![View::Transpose(SmallVec::from_slice(&[1, 0]))];
@@ -117,7 +118,7 @@ fn program() -> Program {
         },
         Step::Sync(Sync::Ipu(IpuId(0))),
         exchange("operands", &[(X, X_HERE), (W, W_HERE)]),
-        group(matmul, 1, &[X_HERE, W_HERE], &[Y]),
+        group(MATMUL, 1, &[X_HERE, W_HERE], &[Y]),
         group(
             Codelet::Map(MapExpr::unary(UnaryOp::GeluTanh)),
             1,

@@ -8,7 +8,6 @@
 use smallvec::SmallVec;
 
 use super::LoadedMove;
-
 use super::expansion::{Loops, Pattern, Region};
 use crate::tile_memory::SharedTiles;
 
@@ -122,15 +121,10 @@ fn ask_for(from: *const u8, loops: &[(u32, u32)], span: u32) {
         }
         &[ref inner @ .., (extent, stride)] => {
             for i in 0..extent as usize {
-                ask_for_nest(from.wrapping_add(i * stride as usize), inner, span);
+                ask_for(from.wrapping_add(i * stride as usize), inner, span);
             }
         }
     }
-}
-
-/// [`ask_for`] where there is more than one loop.
-fn ask_for_nest(from: *const u8, loops: &[(u32, u32)], span: u32) {
-    ask_for(from, loops, span);
 }
 
 /// Asks for the cache lines of so many bytes, at most [`BYTES_AHEAD`], to be brought to L2: more of them are on their way at a time there than

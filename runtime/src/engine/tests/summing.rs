@@ -10,11 +10,6 @@ const TOTAL: u32 = 6;
 
 /// `m` rows and `n` columns of blocks, each of three partial results.
 fn program(m: usize, n: usize) -> Program {
-    let matmul = Codelet::Matmul {
-        transpose_a: false,
-        transpose_b: false,
-        accumulate: false,
-    };
     let mut bring = exchange("partials", &[(PARTIAL, PARTIALS)]);
     if let Step::Exchange(exchange) = &mut bring {
         exchange.moves[0].at = SmallVec::from_slice(&[0, 0, 0]);
@@ -69,7 +64,7 @@ fn program(m: usize, n: usize) -> Program {
             name: "main".into(),
             steps: vec![
                 exchange("operands", &[(X, X_HERE), (W, W_HERE)]),
-                group(matmul, 1, &[X_HERE, W_HERE], &[PARTIAL]),
+                group(MATMUL, 1, &[X_HERE, W_HERE], &[PARTIAL]),
                 bring,
                 group(sum, 2, &[PARTIALS], &[TOTAL]),
             ],

@@ -23,12 +23,6 @@ const TURN: usize = 2;
 const OPERANDS: usize = 3;
 const MULTIPLY: usize = 4;
 
-const MATMUL: Codelet = Codelet::Matmul {
-    transpose_a: false,
-    transpose_b: false,
-    accumulate: false,
-};
-
 /// Feeds `x: [K, M]`, takes `y: [M, N]`, twice.
 fn product() -> Program {
     let mut p = program();
