@@ -4,25 +4,30 @@
 //! does: piece `i` starts at replica `i + 1`, goes round, and is rounded to the element type wherever it is stored on its way.
 
 use half::f16;
-use superstep_ir::program::{Collective, CollectiveKind, Program, Variable};
+use superstep_ir::ids::VarId;
+use superstep_ir::program::{Collective, CollectiveKind, Program};
 use superstep_ir::types::DType;
 
 use crate::error::EngineError;
 use crate::layout::Layouts;
-use crate::tile_memory::TileMemory;
+use crate::load::homes::Homes;
+use crate::tile_memory::{Home, TileMemory};
 
 /// A block on one tile.
 struct Ends {
     /// Number of the tile in every replica's memory.
     tile: usize,
-    source: std::ops::Range<usize>,
-    destination: std::ops::Range<usize>,
+    /// Bytes of its blocks.
+    source: usize,
+    destination: usize,
 }
 
 /// A collective with the places of its blocks.
 pub(crate) struct LoadedCollective {
     kind: CollectiveKind,
     dtype: DType,
+    source: Home,
+    destination: Home,
     ends: Vec<Ends>,
 }
 
@@ -30,6 +35,7 @@ impl LoadedCollective {
     pub(crate) fn of(
         program: &Program,
         layouts: &Layouts,
+        homes: &Homes,
         memory_number: impl Fn(u32, u32) -> usize,
         collective: &Collective,
     ) -> Result<LoadedCollective, EngineError> {
@@ -38,24 +44,22 @@ impl LoadedCollective {
                 name: collective.name.clone(),
             });
         }
-        let (source, destination) = (
-            program.variable(collective.source),
-            program.variable(collective.destination),
-        );
-        let grid = &layouts.grids[source.grid.index()];
-        let range = |variable: &Variable, id: superstep_ir::ids::VarId, point: usize| {
-            let layout = layouts.layout(id);
-            let start = variable.address as usize;
-            start..start + layout.blocks[point].elements() * layout.dtype.bytes()
+        let (source, destination) = (collective.source, collective.destination);
+        let grid = layouts.grid(program, source);
+        let bytes = |variable: VarId, point: usize| {
+            let layout = layouts.layout(variable);
+            layout.blocks[point].elements() * layout.dtype.bytes()
         };
         let ends = grid.tiles.iter().enumerate().map(|(point, &tile)| Ends {
             tile: memory_number(grid.ipu.0, tile),
-            source: range(source, collective.source, point),
-            destination: range(destination, collective.destination, point),
+            source: bytes(source, point),
+            destination: bytes(destination, point),
         });
         Ok(LoadedCollective {
             kind: collective.kind,
-            dtype: source.ty.dtype,
+            dtype: program.variable(source).ty.dtype,
+            source: homes.of(source),
+            destination: homes.of(destination),
             ends: ends.collect(),
         })
     }
@@ -65,10 +69,10 @@ impl LoadedCollective {
         for ends in &self.ends {
             let blocks: Vec<Vec<u8>> = replicas
                 .iter()
-                .map(|memory| memory.tile(ends.tile)[ends.source.clone()].to_vec())
+                .map(|memory| memory.block(self.source, ends.tile, ends.source).to_vec())
                 .collect();
             for (replica, memory) in replicas.iter_mut().enumerate() {
-                let out = &mut memory.tile_mut(ends.tile)[ends.destination.clone()];
+                let out = memory.block_mut(self.destination, ends.tile, ends.destination);
                 self.result(&blocks, replica, out);
             }
         }
@@ -142,6 +146,8 @@ mod tests {
         LoadedCollective {
             kind,
             dtype,
+            source: Home::default(),
+            destination: Home::default(),
             ends: vec![],
         }
     }

@@ -6,9 +6,8 @@ use smallvec::SmallVec;
 use superstep_ir::ids::VarId;
 
 use crate::codelets::{Kernel, Operand, Vertex};
-use crate::exchange::LoadedMove;
+use crate::exchange::{LoadedMove, Place};
 use crate::layout::{GridTiles, Layout};
-use crate::tile_memory::Store;
 
 /// A vertex group, resolved and checked.
 pub(crate) struct Group {
@@ -29,19 +28,17 @@ pub(crate) struct Group {
 /// An operand on all tiles of the group.
 pub(crate) struct GroupOperand {
     pub(crate) variable: VarId,
-    pub(crate) address: usize,
     pub(crate) entry: Option<u32>,
     pub(crate) layout: Arc<Layout>,
     /// All copies of a block are the first one, on another tile for most. A result that is shared is a sum, to which all but the tile that
     /// has it add.
     pub(crate) shared: bool,
-    /// What `address` is an address of.
-    pub(crate) store: Store,
+    pub(crate) place: Place,
 }
 
 impl GroupOperand {
     /// The point where the block of `point` is.
-    fn home(&self, point: usize) -> usize {
+    pub(crate) fn home(&self, point: usize) -> usize {
         match self.shared {
             true => self.layout.first_copy_of[point] as usize,
             false => point,
@@ -50,19 +47,23 @@ impl GroupOperand {
 }
 
 impl Group {
-    /// The vertex at a grid point; `slot` says where the slot of a tile begins.
+    /// The vertex at a grid point; `at` says where the block of an operand on a tile is.
     #[inline]
-    pub(crate) fn vertex(&self, point: usize, slot: impl Fn(Store, u32) -> *mut u8) -> Vertex<'_> {
+    pub(crate) fn vertex(
+        &self,
+        point: usize,
+        at: impl Fn(&GroupOperand, u32) -> *mut u8,
+    ) -> Vertex<'_> {
         let mut vertex = Vertex {
             inputs: SmallVec::new(),
             outputs: SmallVec::new(),
             adds: false,
         };
         for input in &self.inputs {
-            vertex.inputs.push(self.operand(input, point, &slot));
+            vertex.inputs.push(self.operand(input, point, &at));
         }
         for output in &self.outputs {
-            vertex.outputs.push(self.operand(output, point, &slot));
+            vertex.outputs.push(self.operand(output, point, &at));
             vertex.adds |= output.home(point) != point;
         }
         vertex
@@ -73,14 +74,11 @@ impl Group {
         &self,
         operand: &'a GroupOperand,
         point: usize,
-        slot: impl Fn(Store, u32) -> *mut u8,
+        at: impl Fn(&GroupOperand, u32) -> *mut u8,
     ) -> Operand<'a> {
-        let block = Operand::new(operand.address, operand.entry, &operand.layout, point);
         let home = operand.home(point);
         let (home, here) = (self.grid.tiles[home], self.grid.tiles[point]);
-        match operand.store {
-            Store::Tile => block.on_neighbour(home as i32 - here as i32),
-            store => block.in_slot(slot(store, home), home == here),
-        }
+        let start = at(operand, home);
+        Operand::new(start, home == here, operand.entry, &operand.layout, point)
     }
 }

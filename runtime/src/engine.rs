@@ -76,12 +76,12 @@ impl Engine {
         let loaded = pool.install(|| Loaded::of(&program, load))?;
         let replicas = 0..program.replicas.max(1);
         let mut memories: Vec<TileMemory> = replicas
-            .map(|_| TileMemory::reserve(&program))
+            .map(|_| TileMemory::reserve(&program, loaded.homes.bytes))
             .collect::<Result<_, _>>()?;
         let deaths = (options.schedule == Schedule::Poisoned).then(|| {
             let deaths = memories
                 .iter_mut()
-                .map(|memory| Deaths::prepare(&program, &loaded.layouts, memory));
+                .map(|memory| Deaths::prepare(&program, &loaded, memory));
             // All replicas run the same steps.
             deaths.last()
         });
@@ -198,7 +198,7 @@ fn tensor<'a>(program: &Program, loaded: &'a Loaded, variable: VarId) -> Tensor<
     Tensor {
         layout: loaded.layouts.layout(variable),
         grid: &loaded.layouts.grids[v.grid.index()],
-        address: v.address as usize,
+        home: loaded.homes.of(variable),
     }
 }
 
@@ -245,7 +245,7 @@ impl Run<'_> {
             if let Some(deaths) = self.deaths {
                 for memory in &mut *self.memories {
                     (*number..=last).for_each(|n| {
-                        deaths.after(u64::from(n), self.program, &self.loaded.layouts, memory);
+                        deaths.after(u64::from(n), self.program, self.loaded, memory);
                     });
                 }
             }

@@ -20,7 +20,8 @@ use superstep_ir::program::{Exchange, Move, Program, View};
 
 use crate::error::EngineError;
 use crate::layout::Layouts;
-use crate::tile_memory::Store;
+use crate::load::homes::Homes;
+use crate::tile_memory::{Home, Store};
 pub(crate) use copies::prefetch;
 use expansion::End;
 pub(crate) use expansion::Expansion;
@@ -41,9 +42,9 @@ pub(crate) struct LoadedMove {
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) ipu: u32,
-    pub(crate) address: u32,
-    /// What `address` is an address of.
     pub(crate) store: Store,
+    /// In the slots of arena and shelf every block is at its `origin`.
+    pub(crate) home: Home,
 }
 
 /// What the copies of a move depend on: layout and tiles at both ends, the views, and whether both ends are on one IPU (then a tile
@@ -54,6 +55,7 @@ type Signature<'p> = ([u32; 4], &'p [View], SmallVec<[usize; 4]>, [bool; 3]);
 pub(crate) fn load(
     program: &Program,
     layouts: &Layouts,
+    homes: &Homes,
     shared: &[bool],
     exchanges: &[&Exchange],
 ) -> Result<Vec<Vec<LoadedMove>>, EngineError> {
@@ -87,11 +89,11 @@ pub(crate) fn load(
                 into: mv.destination,
                 into_shared: shared[mv.destination.index()],
                 expansion: expansions[number].clone(),
-                source: place(program, mv.source),
-                destination: place(program, mv.destination),
+                source: place(program, homes, mv.source),
+                destination: place(program, homes, mv.destination),
             });
         let moves: Vec<LoadedMove> = moves.collect();
-        overlap::check(layouts, exchange, &moves)?;
+        overlap::check(program, layouts, exchange, &moves)?;
         loaded.push(moves);
     }
     Ok(loaded)
@@ -117,11 +119,11 @@ fn signature<'p>(
     )
 }
 
-fn place(program: &Program, variable: VarId) -> Place {
+pub(crate) fn place(program: &Program, homes: &Homes, variable: VarId) -> Place {
     Place {
         ipu: program.grid_of(variable).ipu.0,
-        address: program.variable(variable).address,
         store: Store::Tile,
+        home: homes.of(variable),
     }
 }
 

@@ -6,8 +6,10 @@
 
 mod arena;
 mod clusters;
+mod disjoint_sets;
 mod forwarding;
 mod groups;
+pub(crate) mod homes;
 mod phases;
 pub(crate) mod sharing;
 mod summing;
@@ -27,6 +29,7 @@ use crate::error::EngineError;
 use crate::exchange::{self, LoadedMove};
 use crate::layout::Layouts;
 use forwarding::Forwarding;
+use homes::{Array, Homes};
 use uses::Uses;
 
 use crate::phase::Phase;
@@ -65,6 +68,7 @@ pub(crate) struct LoadOptions {
 
 pub(crate) struct Loaded {
     pub(crate) layouts: Layouts,
+    pub(crate) homes: Homes,
     /// By procedure, each step with its number in [`Program::walk`], of a superstep that of its first step.
     pub(crate) procedures: Vec<Vec<(u32, LoadedStep)>>,
 }
@@ -73,6 +77,7 @@ pub(crate) struct Loaded {
 struct Scheduled<'p> {
     program: Cow<'p, Program>,
     layouts: Layouts,
+    homes: Homes,
     uses: Uses,
     /// By variable: nothing else lies on its bytes while it is alive.
     alone: Vec<bool>,
@@ -83,8 +88,10 @@ struct Scheduled<'p> {
 impl<'p> Scheduled<'p> {
     fn as_it_is(program: &'p Program) -> Result<Scheduled<'p>, EngineError> {
         let none = vec![false; program.variables.len()];
+        let layouts = Layouts::of(program)?;
         Ok(Scheduled {
-            layouts: Layouts::of(program)?,
+            homes: Homes::tile_by_tile(program, &layouts),
+            layouts,
             uses: Uses::of(program),
             program: Cow::Borrowed(program),
             alone: none.clone(),
@@ -110,9 +117,11 @@ impl<'p> Scheduled<'p> {
         }
         let mut shared = sharing::shared(&program, &layouts, &uses);
         shared.iter_mut().zip(sums).for_each(|(s, sum)| *s |= sum);
+        let homes = Homes::variable_by_variable(&program, &layouts, &uses);
         Ok(Scheduled {
             program,
             layouts,
+            homes,
             uses,
             alone,
             shared,
@@ -128,6 +137,7 @@ impl Loaded {
         let Scheduled {
             program,
             layouts,
+            homes,
             uses,
             alone,
             shared,
@@ -142,11 +152,12 @@ impl Loaded {
             .flat_map(|p| &p.steps)
             .filter_map(as_exchange);
         let exchanges: Vec<&Exchange> = exchanges.collect();
-        let mut moves = exchange::load(program, &layouts, &shared, &exchanges)?.into_iter();
+        let mut moves = exchange::load(program, &layouts, &homes, &shared, &exchanges)?.into_iter();
         let mut forwarding = Forwarding::of(&uses);
         let context = phases::Context {
             program,
             layouts: &layouts,
+            homes: &homes,
             uses: &uses,
             alone: &alone,
             shared: &shared,
@@ -167,19 +178,18 @@ impl Loaded {
                 steps.next = number;
                 match step {
                     Step::Compute(set) => {
-                        let groups =
-                            groups::load(program, &layouts, &shared, &mut kernels, set, number)?;
-                        steps.add(computed(program, &layouts, &shared, set, groups));
+                        let groups = groups::load(context, &mut kernels, set, number)?;
+                        steps.add(computed(&context, set, groups));
                     }
                     Step::Exchange(exchange) => {
                         let moves = moves.next().unwrap_or_default();
-                        steps.add(received(program, &layouts, exchange, moves));
+                        steps.add(received(&context, exchange, moves));
                     }
                     Step::Collective(collective) => {
                         let tiles = program.machine.tiles_per_ipu as usize;
                         let number = |ipu: u32, tile: u32| ipu as usize * tiles + tile as usize;
                         let collective =
-                            LoadedCollective::of(program, &layouts, number, collective)?;
+                            LoadedCollective::of(program, &layouts, &homes, number, collective)?;
                         steps.cut(LoadedStep::Collective(collective));
                     }
                     Step::Sync(_) => steps.add(Actions::default()),
@@ -192,7 +202,7 @@ impl Loaded {
                         state: *state as usize,
                         direction: *direction,
                     }),
-                    Step::SetSeed { seed, .. } => steps.add(seeded(program, &layouts, *seed)?),
+                    Step::SetSeed { seed, .. } => steps.add(seeded(&context, *seed)?),
                     Step::Repeat { count, body } => {
                         steps.cut(LoadedStep::Repeat {
                             count: *count,
@@ -210,6 +220,7 @@ impl Loaded {
         }
         Ok(Loaded {
             layouts,
+            homes,
             procedures,
         })
     }
@@ -306,38 +317,35 @@ impl Steps<'_> {
     }
 }
 
-/// The bytes of a variable.
-fn span(program: &Program, layouts: &Layouts, variable: VarId) -> Span {
+/// The bytes of a variable in the memory of tiles.
+fn tile_span(program: &Program, layouts: &Layouts, variable: VarId) -> Span {
     let v = program.variable(variable);
     let start = v.address as usize;
     Span {
         grid: layouts.grids[v.grid.index()].clone(),
         bytes: start..start + layouts.layout(variable).max_block_bytes,
+        array: Array::default(),
     }
 }
 
-fn computed(
-    program: &Program,
-    layouts: &Layouts,
-    shared: &[bool],
-    set: &ComputeSet,
-    groups: Vec<Group>,
-) -> Actions {
-    let inputs = set.groups.iter().flat_map(|g| &g.inputs);
-    let outputs = set.groups.iter().flat_map(|g| &g.outputs);
+fn computed(context: &phases::Context<'_>, set: &ComputeSet, groups: Vec<Group>) -> Actions {
+    let inputs = || set.groups.iter().flat_map(|g| &g.inputs);
+    let outputs = || set.groups.iter().flat_map(|g| &g.outputs);
+    let is_shared = |v: VarId| context.shared[v.index()];
+    let named = inputs().chain(outputs()).map(|o| o.variable);
     Actions {
         actions: groups.into_iter().map(Action::Compute).collect(),
-        sent: inputs
-            .filter(|i| shared[i.variable.index()])
-            .map(|i| span(program, layouts, i.variable))
+        sent: inputs()
+            .filter(|i| is_shared(i.variable))
+            .map(|i| context.span(i.variable))
             .collect(),
-        written: outputs
-            .map(|o| span(program, layouts, o.variable))
-            .collect(),
+        written: outputs().map(|o| context.span(o.variable)).collect(),
+        arrays: named.map(|v| context.homes.array(v).clone()).collect(),
     }
 }
 
-fn seeded(program: &Program, layouts: &Layouts, seed: VarId) -> Result<Actions, EngineError> {
+fn seeded(context: &phases::Context<'_>, seed: VarId) -> Result<Actions, EngineError> {
+    let (program, layouts) = (context.program, context.layouts);
     let layout = layouts.layout(seed);
     let is_seed = layout.dtype == DType::U32 && layout.blocks.iter().all(|b| b.elements() == 2);
     if !is_seed {
@@ -351,30 +359,27 @@ fn seeded(program: &Program, layouts: &Layouts, seed: VarId) -> Result<Actions, 
     let action = Action::SetSeed {
         variable: seed,
         grid: layouts.grids[variable.grid.index()].clone(),
-        address: variable.address as usize,
+        place: exchange::place(program, context.homes, seed),
     };
     Ok(Actions {
         actions: vec![action],
+        arrays: vec![context.homes.array(seed).clone()],
         ..Actions::default()
     })
 }
 
-fn received(
-    program: &Program,
-    layouts: &Layouts,
-    exchange: &Exchange,
-    moves: Vec<LoadedMove>,
-) -> Actions {
-    let spans = |end: fn(&Move) -> VarId| {
-        exchange
-            .moves
-            .iter()
-            .map(move |m| span(program, layouts, end(m)))
-    };
+fn received(context: &phases::Context<'_>, exchange: &Exchange, moves: Vec<LoadedMove>) -> Actions {
+    let ends = exchange
+        .moves
+        .iter()
+        .flat_map(|m| [m.source, m.destination]);
+    let arrays = ends.map(|v| context.homes.array(v).clone()).collect();
+    let spans = |end: fn(&Move) -> VarId| exchange.moves.iter().map(move |m| context.span(end(m)));
     Actions {
         actions: moves.into_iter().map(Action::Receive).collect(),
         sent: spans(|m| m.source).collect(),
         written: spans(|m| m.destination).collect(),
+        arrays,
     }
 }
 

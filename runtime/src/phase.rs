@@ -53,7 +53,8 @@ impl Phase {
     ///
     /// Invariants, established by the loader:
     ///
-    /// 1. all operands and all ends of copies lie inside their tile, or inside its slot of the arena;
+    /// 1. all operands and all ends of copies lie inside their block, which is the tile's part of an array, or in its slot of the arena, and
+    ///    no two arrays share bytes;
     /// 2. no byte that a move of a superstep reads, or a vertex of another tile, is written by a move or a vertex of it, nor, if both tiles
     ///    are not of one cluster, by any of the phase;
     /// 3. a tile is written, and its seed used and set, only by its own turns, except for sums of partial results, to which tiles of its cluster

@@ -2,9 +2,11 @@
 //!
 //! A second proof of memory assignment, beside the verifier's: a correct program gives the same bits with and without.
 
+use superstep_ir::ids::VarId;
 use superstep_ir::program::{Program, Variable};
 
 use crate::layout::Layouts;
+use crate::load::Loaded;
 use crate::tile_memory::{TileMemory, poison_bytes};
 
 /// Which variables die at which step.
@@ -26,11 +28,11 @@ fn span(program: &Program, layouts: &Layouts, index: usize) -> (u32, usize, usiz
 
 impl Deaths {
     /// Poisons all memory but that of the variables that always live, and notes when the others die.
-    pub(crate) fn prepare(program: &Program, layouts: &Layouts, memory: &mut TileMemory) -> Deaths {
+    pub(crate) fn prepare(program: &Program, loaded: &Loaded, memory: &mut TileMemory) -> Deaths {
         memory.poison();
         for (i, variable) in program.variables.iter().enumerate() {
             if variable.live.is_none() {
-                fill(layouts, variable, i, memory, |bytes| bytes.fill(0));
+                fill(loaded, variable, i, memory, |bytes| bytes.fill(0));
             }
         }
         let mut last_steps: Vec<(u64, u32)> = Vec::new();
@@ -38,7 +40,7 @@ impl Deaths {
             let Some((_, last)) = variable.live else {
                 continue;
             };
-            if !is_taken_over(program, layouts, i, last) {
+            if !is_taken_over(program, &loaded.layouts, i, last) {
                 last_steps.push((u64::from(last), i as u32));
             }
         }
@@ -51,7 +53,7 @@ impl Deaths {
         &self,
         step: u64,
         program: &Program,
-        layouts: &Layouts,
+        loaded: &Loaded,
         memory: &mut TileMemory,
     ) {
         let from = self.last_steps.partition_point(|&(last, _)| last < step);
@@ -60,7 +62,7 @@ impl Deaths {
             .take_while(|&&(last, _)| last == step)
         {
             fill(
-                layouts,
+                loaded,
                 &program.variables[i as usize],
                 i as usize,
                 memory,
@@ -83,19 +85,20 @@ fn is_taken_over(program: &Program, layouts: &Layouts, index: usize, last: u32) 
 }
 
 fn fill(
-    layouts: &Layouts,
+    loaded: &Loaded,
     variable: &Variable,
     index: usize,
     memory: &mut TileMemory,
     with: impl Fn(&mut [u8]),
 ) {
     let (grid, layout) = (
-        &layouts.grids[variable.grid.index()],
-        &layouts.layouts[index],
+        &loaded.layouts.grids[variable.grid.index()],
+        &loaded.layouts.layouts[index],
     );
+    let home = loaded.homes.of(VarId(index as u32));
     for (point, &tile) in grid.tiles.iter().enumerate() {
         let bytes = layout.blocks[point].elements() * layout.dtype.bytes();
         let number = memory.number(grid.ipu.0, tile);
-        with(&mut memory.tile_mut(number)[variable.address as usize..][..bytes]);
+        with(memory.block_mut(home, number, bytes));
     }
 }

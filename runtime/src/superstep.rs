@@ -2,8 +2,8 @@
 //!
 //! A tile receives its copies and runs its vertices in program order, while their operands are still in the host's cache; then the
 //! next tile has its turn. That gives the results of the steps run one after another as long as no byte that the superstep sends from
-//! a tile is written by it: then it does not matter which of two tiles is further on. The loader cuts supersteps by that rule, which
-//! at the same time is what makes it sound to run tiles on several threads.
+//! a tile is written by it, and none is used for two variables: then it does not matter which of two tiles is further on. The loader
+//! cuts supersteps by that rule, which at the same time is what makes it sound to run tiles on several threads.
 
 #![allow(unsafe_code)] // threads share tile memory; the invariants are stated at `Phase::run`
 
@@ -15,8 +15,9 @@ use superstep_ir::ids::VarId;
 
 use crate::codelets::{AtRandom, Scratch, VertexMemory};
 use crate::compute::Group;
-use crate::exchange::{LoadedMove, Pieces, prefetch};
+use crate::exchange::{LoadedMove, Pieces, Place, prefetch};
 use crate::layout::GridTiles;
+use crate::load::homes::Array;
 use crate::phase::Tile;
 use crate::tile_memory::{SharedTiles, Store};
 
@@ -29,23 +30,29 @@ pub(crate) enum Action {
     Receive(LoadedMove),
     /// Runs its vertex of a group.
     Compute(Group),
-    /// Sets its random number generator from the two words at `address`.
+    /// Sets its random number generator from two words.
     SetSeed {
         variable: VarId,
         grid: Arc<GridTiles>,
-        address: usize,
+        place: Place,
     },
 }
 
 /// The bytes of a variable on all its tiles.
 pub(crate) struct Span {
     pub(crate) grid: Arc<GridTiles>,
+    /// Of a tile.
     pub(crate) bytes: Range<usize>,
+    /// Where the host has them.
+    pub(crate) array: Array,
 }
 
 impl Span {
-    /// True when some tile has bytes in both.
+    /// True when some byte is of both.
     pub(crate) fn meets(&self, other: &Span) -> bool {
+        if !self.array.is(&other.array) {
+            return self.array.clashes(&other.array);
+        }
         let (a, b) = (&self.bytes, &other.bytes);
         self.grid.ipu == other.grid.ipu
             && a.start < b.end
@@ -66,6 +73,8 @@ pub(crate) struct Actions {
     pub(crate) sent: Vec<Span>,
     /// Destinations of moves, results of vertices.
     pub(crate) written: Vec<Span>,
+    /// Where the host has all variables that are named.
+    pub(crate) arrays: Vec<Array>,
 }
 
 /// Consecutive steps without a cut between them.
@@ -74,6 +83,7 @@ pub(crate) struct Superstep {
     pub(crate) actions: Vec<Action>,
     sent: Vec<Span>,
     written: Vec<Span>,
+    arrays: Vec<Array>,
     /// Steps of the program that it stands for.
     pub(crate) steps: u64,
 }
@@ -82,7 +92,10 @@ impl Superstep {
     /// True when a step may follow without a cut.
     pub(crate) fn takes(&self, step: &Actions) -> bool {
         let meet = |a: &[Span], b: &[Span]| a.iter().any(|a| b.iter().any(|b| a.meets(b)));
-        !(meet(&self.sent, &step.written) || meet(&step.sent, &self.written))
+        let clash = |a: &Array| step.arrays.iter().any(|b| a.clashes(b));
+        !(meet(&self.sent, &step.written)
+            || meet(&step.sent, &self.written)
+            || self.arrays.iter().any(clash))
     }
 
     /// Takes out the move that brings `variable`, if `allowed`.
@@ -108,6 +121,7 @@ impl Superstep {
         self.actions.extend(step.actions);
         self.sent.extend(step.sent);
         self.written.extend(step.written);
+        self.arrays.extend(step.arrays);
         self.steps += 1;
     }
 
@@ -121,15 +135,14 @@ impl Superstep {
             let Some(point) = group.grid.point(tile).filter(|_| own) else {
                 continue;
             };
-            let start = memory.tile(ipu, tile);
             let operands = group.inputs.iter().chain(&group.outputs);
             for operand in
-                operands.filter(|o| o.store == Store::Tile && !o.shared && o.entry.is_none())
+                operands.filter(|o| o.place.store == Store::Tile && !o.shared && o.entry.is_none())
             {
                 let layout = &operand.layout;
                 let bytes = layout.blocks[point].elements() * layout.dtype.bytes();
                 let asked = bytes.min(BYTES_OF_AN_OPERAND);
-                prefetch(start.wrapping_add(operand.address), asked);
+                prefetch(memory.at(operand.place, tile), asked);
             }
         }
     }
@@ -156,16 +169,16 @@ impl Superstep {
                     let Some(point) = group.grid.point(tile).filter(|_| own) else {
                         continue;
                     };
-                    let vertex = group.vertex(point, |store, tile| memory.start(store, ipu, tile));
+                    let vertex =
+                        group.vertex(point, |operand, tile| memory.at(operand.place, tile));
                     // SAFETY: the seed is touched by the tile's own turn only (3).
                     let at_random = group.at_random.map(|(step, group)| AtRandom {
                         seed: unsafe { *memory.seed(ipu, tile) },
                         step,
                         group,
                     });
-                    // SAFETY: operands lie in the tile (1); others read only what is sent, which no output is (2, 3).
-                    let own = (memory.tile(ipu, tile), memory.stride());
-                    let mut operands = unsafe { VertexMemory::new(own, &vertex, at_random) };
+                    // SAFETY: operands lie in memory (1); others read only what is sent, which no output is (2, 3).
+                    let mut operands = unsafe { VertexMemory::new(&vertex, at_random) };
                     SCRATCH.with_borrow_mut(|scratch| match &group.forwarded {
                         None => group.kernel.run(&mut operands, scratch),
                         Some(mv) => {
@@ -176,13 +189,13 @@ impl Superstep {
                         }
                     });
                 }
-                Action::SetSeed { grid, address, .. } => {
+                Action::SetSeed { grid, place, .. } => {
                     if grid.ipu.0 != ipu || grid.point(tile).is_none() {
                         continue;
                     }
                     // SAFETY: the variable lies in the tile (1) and nobody writes it now; the seed is touched by this turn only (3).
                     unsafe {
-                        let words = memory.tile(ipu, tile).wrapping_add(*address);
+                        let words = memory.at(*place, tile);
                         *memory.seed(ipu, tile) = words.cast::<[u32; 2]>().read_unaligned();
                     }
                 }

@@ -1,14 +1,14 @@
 //! Whole tensors in and out of tile memory: the host's row-major order on one side, blocks on the other.
 
 use crate::layout::{Block, GridTiles, Layout};
-use crate::tile_memory::TileMemory;
+use crate::tile_memory::{Home, TileMemory};
 
 /// A variable as host transfers see it.
 #[derive(Clone, Copy)]
 pub(crate) struct Tensor<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) grid: &'a GridTiles,
-    pub(crate) address: usize,
+    pub(crate) home: Home,
 }
 
 impl Tensor<'_> {
@@ -20,9 +20,11 @@ impl Tensor<'_> {
     /// Writes all copies of all blocks; `bytes` has the tensor's length.
     pub(crate) fn write(&self, memory: &mut TileMemory, bytes: &[u8]) {
         for (point, &tile) in self.grid.tiles.iter().enumerate() {
-            let tile = memory.tile_mut(memory.number(self.grid.ipu.0, tile));
-            self.runs(&self.layout.blocks[point], |tensor, block, len| {
-                tile[self.address + block..][..len].copy_from_slice(&bytes[tensor..tensor + len]);
+            let number = memory.number(self.grid.ipu.0, tile);
+            let block = &self.layout.blocks[point];
+            let held = memory.block_mut(self.home, number, self.block_bytes(block));
+            self.runs(block, |tensor, at, len| {
+                held[at..at + len].copy_from_slice(&bytes[tensor..tensor + len]);
             });
         }
     }
@@ -30,11 +32,17 @@ impl Tensor<'_> {
     /// Reads the first copy of all blocks; `bytes` has the tensor's length.
     pub(crate) fn read(&self, memory: &TileMemory, bytes: &mut [u8]) {
         for &point in &self.layout.first_copies {
-            let tile = memory.tile(memory.number(self.grid.ipu.0, self.grid.tiles[point as usize]));
-            self.runs(&self.layout.blocks[point as usize], |tensor, block, len| {
-                bytes[tensor..tensor + len].copy_from_slice(&tile[self.address + block..][..len]);
+            let number = memory.number(self.grid.ipu.0, self.grid.tiles[point as usize]);
+            let block = &self.layout.blocks[point as usize];
+            let held = memory.block(self.home, number, self.block_bytes(block));
+            self.runs(block, |tensor, at, len| {
+                bytes[tensor..tensor + len].copy_from_slice(&held[at..at + len]);
             });
         }
+    }
+
+    fn block_bytes(&self, block: &Block) -> usize {
+        block.elements() * self.layout.dtype.bytes()
     }
 
     /// Calls `each(byte in the tensor, byte in the block, length)` for every contiguous run of a block.

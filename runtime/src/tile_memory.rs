@@ -1,8 +1,7 @@
 //! Tile memories: one anonymous mapping for all tiles of all IPUs of the replica.
 //!
-//! Only as much of each tile as variables use is mapped, so the tiles lie close together and large pages pay: a tile begins where the
-//! one before has its variables, in the bytes that would be code. The mapping is reserved,
-//! not committed: IPUs that no step touches cost nothing. A fresh page reads as zero.
+//! Only what variables use of the tiles is mapped, arranged as the loader says (`load/homes.rs`). The mapping is reserved,
+//! not committed: what no step touches costs nothing. A fresh page reads as zero.
 
 #![allow(unsafe_code)] // tiles are handed to threads by address
 
@@ -11,24 +10,32 @@ use std::marker::PhantomData;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use rayon::prelude::*;
-use superstep_ir::program::{Program, Variable};
-use superstep_ir::units::align_up;
+use superstep_ir::program::Program;
 
 use crate::error::EngineError;
 use crate::exchange::Place;
 
-/// Tiles start at multiples of a cache line, so that two threads never write the same line.
-const TILE_ALIGNMENT: usize = 64;
-
 /// Address space that an engine may reserve, bytes.
 const MAX_RESERVED_BYTES: usize = 1 << 42;
+
+/// Where the blocks of a variable are: that of tile number `n` at byte `origin + n · stride`, which wraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) origin: usize,
+    pub(crate) stride: usize,
+}
+
+impl Home {
+    /// The first byte on a tile.
+    #[inline(always)]
+    pub(crate) fn on(self, number: usize) -> usize {
+        self.origin.wrapping_add(number.wrapping_mul(self.stride))
+    }
+}
 
 /// The bytes of all tiles. Tile `t` of IPU `i` is number `i · tiles_per_ipu + t`.
 pub(crate) struct TileMemory {
     map: MmapMut,
-    tile_bytes: usize,
-    /// Distance of two tiles, bytes.
-    stride: usize,
     tiles_per_ipu: usize,
     /// By tile number: what the tile's random number generator has been set to.
     seeds: Vec<[u32; 2]>,
@@ -39,21 +46,16 @@ pub(crate) struct TileMemory {
 pub(crate) const POISON: [u8; 4] = 0x7ff7_7ff7_u32.to_le_bytes();
 
 impl TileMemory {
-    /// Reserves the tiles of all IPUs of a checked program from the lowest to the highest address it uses, all zero.
-    pub(crate) fn reserve(program: &Program) -> Result<TileMemory, EngineError> {
-        let end = |v: &Variable| v.address as usize + v.tile_bytes(program.grid(v.grid));
-        let tile_bytes = program.variables.iter().map(end).max().unwrap_or(0).max(1);
+    /// Reserves so many bytes for the tiles of all IPUs of a program, all zero.
+    pub(crate) fn reserve(program: &Program, bytes: usize) -> Result<TileMemory, EngineError> {
         let (ipus, tiles_per_ipu) = (program.ipus, program.machine.tiles_per_ipu as usize);
-        let lowest = program.variables.iter().map(|v| v.address).min();
-        let below = lowest.unwrap_or(0) as usize / TILE_ALIGNMENT * TILE_ALIGNMENT;
-        let stride = align_up(tile_bytes - below.min(tile_bytes - 1), TILE_ALIGNMENT);
         let tiles = tiles_per_ipu.saturating_mul(ipus as usize);
-        let bytes = tiles.saturating_mul(stride).saturating_add(below);
         let refused = |source| EngineError::Memory {
             bytes: bytes as u64,
             source,
         };
-        if bytes == 0 || bytes > MAX_RESERVED_BYTES {
+        let bytes = bytes.max(1);
+        if bytes > MAX_RESERVED_BYTES {
             return Err(refused(std::io::Error::from(
                 std::io::ErrorKind::InvalidInput,
             )));
@@ -67,8 +69,6 @@ impl TileMemory {
         let _ = map.advise(Advice::HugePage);
         Ok(TileMemory {
             map,
-            tile_bytes,
-            stride,
             tiles_per_ipu,
             seeds: vec![[0; 2]; tiles],
             shelf: SlotMemory::default(),
@@ -80,13 +80,13 @@ impl TileMemory {
         ipu as usize * self.tiles_per_ipu + tile as usize
     }
 
-    /// A tile by its number, from address 0; what is below all variables is another tile's.
-    pub(crate) fn tile(&self, number: usize) -> &[u8] {
-        &self.map[number * self.stride..][..self.tile_bytes]
+    /// The first bytes of a block on a tile.
+    pub(crate) fn block(&self, home: Home, number: usize, bytes: usize) -> &[u8] {
+        &self.map[home.on(number)..][..bytes]
     }
 
-    pub(crate) fn tile_mut(&mut self, number: usize) -> &mut [u8] {
-        &mut self.map[number * self.stride..][..self.tile_bytes]
+    pub(crate) fn block_mut(&mut self, home: Home, number: usize, bytes: usize) -> &mut [u8] {
+        &mut self.map[home.on(number)..][..bytes]
     }
 
     /// Sets the random number generators of all tiles to 0.
@@ -96,8 +96,8 @@ impl TileMemory {
 
     /// Fills every tile with [`POISON`].
     pub(crate) fn poison(&mut self) {
-        let tiles = self.map.par_chunks_mut(self.stride);
-        tiles.for_each(poison_bytes);
+        let chunks = self.map.par_chunks_mut(POISON.len() << 16);
+        chunks.for_each(poison_bytes);
     }
 
     /// The tiles and slots of the shelf for several threads; exclusive as long as the handles live.
@@ -105,7 +105,6 @@ impl TileMemory {
         SharedTiles {
             start: self.map.as_mut_ptr(),
             tiles_per_ipu: self.tiles_per_ipu,
-            stride: self.stride,
             seeds: self.seeds.as_mut_ptr(),
             arena: Slots::NONE,
             shelf: self.shelf.slots(shelf),
@@ -175,7 +174,7 @@ impl SlotMemory {
         if there < plan.bytes {
             let Ok(map) = MmapOptions::new().len(plan.bytes).map_anon() else {
                 // As every other allocation that is refused.
-                let layout = Layout::from_size_align(plan.bytes, TILE_ALIGNMENT);
+                let layout = Layout::from_size_align(plan.bytes, 1);
                 handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()));
             };
             let _ = map.advise(Advice::HugePage);
@@ -194,7 +193,6 @@ impl SlotMemory {
 pub(crate) struct SharedTiles<'a> {
     start: *mut u8,
     tiles_per_ipu: usize,
-    stride: usize,
     seeds: *mut [u32; 2],
     arena: Slots<'a>,
     shelf: Slots<'a>,
@@ -213,30 +211,15 @@ impl<'a> SharedTiles<'a> {
     }
 
     /// Byte 0 of a variable's block on a tile.
-    pub(crate) fn at(self, place: Place, tile: u32) -> *mut u8 {
-        let start = self.start(place.store, place.ipu, tile);
-        start.wrapping_add(place.address as usize)
-    }
-
-    /// Address 0 of a tile in a store.
     #[inline(always)]
-    pub(crate) fn start(self, store: Store, ipu: u32, tile: u32) -> *mut u8 {
-        match store {
-            Store::Tile => self.tile(ipu, tile),
-            Store::Arena => self.arena.start(self.number(ipu, tile)),
-            Store::Shelf => self.shelf.start(self.number(ipu, tile)),
-        }
-    }
-
-    /// Address 0 of a tile; what is below all variables is another tile's.
-    pub(crate) fn tile(self, ipu: u32, tile: u32) -> *mut u8 {
-        self.start
-            .wrapping_add(self.number(ipu, tile) * self.stride)
-    }
-
-    /// From a tile to the next, bytes.
-    pub(crate) fn stride(self) -> usize {
-        self.stride
+    pub(crate) fn at(self, place: Place, tile: u32) -> *mut u8 {
+        let number = self.number(place.ipu, tile);
+        let start = match place.store {
+            Store::Tile => return self.start.wrapping_add(place.home.on(number)),
+            Store::Arena => self.arena.start(number),
+            Store::Shelf => self.shelf.start(number),
+        };
+        start.wrapping_add(place.home.origin)
     }
 
     /// The seed of a tile.

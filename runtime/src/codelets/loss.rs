@@ -183,7 +183,8 @@ impl Kernel for CrossEntropyGrad {
         expect_rows("the result", &vertex.outputs[0], (r, c))?;
         // The result may replace the logits, but no operand that later rows still need.
         let clash = (1..4).any(|i| {
-            vertex.inputs[i].offset == vertex.outputs[0].offset && vertex.outputs[0].elements() > 0
+            vertex.inputs[i].range().start == vertex.outputs[0].range().start
+                && vertex.outputs[0].elements() > 0
         });
         if clash {
             return Err(Mismatch {

@@ -3,7 +3,6 @@
 #![allow(unsafe_code)] // a vertex on a tile of its own
 
 use half::f16;
-use smallvec::SmallVec;
 use superstep_ir::types::{DType, Shape};
 
 use super::{AtRandom, Isa, Kernel, Operand, Scratch, Vertex, VertexMemory};
@@ -177,21 +176,19 @@ fn run_vertex(
             .collect()
     };
     let (ins, outs) = (operands(inputs, &input_at), operands(outputs, &output_at));
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
+    let start = bytes.as_mut_ptr();
+    fn operand(start: *mut u8, (at, layout): &(usize, std::sync::Arc<Layout>)) -> Operand<'_> {
+        Operand::new(start.wrapping_add(*at), true, None, layout, 0)
+    }
     let vertex = Vertex {
-        inputs: ins
-            .iter()
-            .map(|(at, l)| Operand::new(*at, None, l, 0))
-            .collect::<SmallVec<_>>(),
-        outputs: outs
-            .iter()
-            .map(|(at, l)| Operand::new(*at, None, l, 0))
-            .collect::<SmallVec<_>>(),
+        inputs: ins.iter().map(|o| operand(start, o)).collect(),
+        outputs: outs.iter().map(|o| operand(start, o)).collect(),
         adds,
     };
     kernel.check(&vertex).expect("operands fit");
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile);
     // SAFETY: the operands were laid out inside `tile`, which nobody else holds.
-    let mut memory = unsafe { VertexMemory::new((bytes.as_mut_ptr(), 0), &vertex, at_random) };
+    let mut memory = unsafe { VertexMemory::new(&vertex, at_random) };
     kernel.run(&mut memory, &mut Scratch::default());
     let after: &[u8] = bytemuck::cast_slice(&tile);
     let range = |d: &Data, at: usize| at..at + d.words.len() * d.layout.dtype.bytes();

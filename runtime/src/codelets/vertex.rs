@@ -10,12 +10,8 @@ use crate::layout::{Block, Layout};
 /// Where an operand lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
-    /// In the memory of the vertex's tile.
-    Tile,
-    /// In the memory of the tile whose number is by so much larger: an input that tiles share.
-    Neighbour(i32),
-    /// From an address on: a slot of the arena, or of the shelf; perhaps that of the vertex's tile.
-    Slot { start: *mut u8, own: bool },
+    /// From an address on: on the vertex's `own` tile, or on another: an input that tiles share.
+    Block { start: *mut u8, own: bool },
     /// In work space that the kernel around this one has set up.
     WorkSpace,
 }
@@ -23,7 +19,7 @@ pub(crate) enum Home {
 /// One operand on the vertex's tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a> {
-    /// First byte in its memory.
+    /// First byte in the block or work space.
     pub(crate) offset: usize,
     home: Home,
     dtype: DType,
@@ -35,17 +31,18 @@ pub(crate) struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// The block at `point` of a variable at `address`, or one entry of its leading dimension.
+    /// The block at `point` of a variable, which begins at `start`, or one entry of its leading dimension.
     pub(crate) fn new(
-        address: usize,
+        start: *mut u8,
+        own: bool,
         entry: Option<u32>,
         layout: &'a Layout,
         point: usize,
     ) -> Operand<'a> {
         let block = &layout.blocks[point];
         let mut operand = Operand {
-            offset: address,
-            home: Home::Tile,
+            offset: 0,
+            home: Home::Block { start, own },
             dtype: layout.dtype,
             layout,
             block,
@@ -53,7 +50,7 @@ impl<'a> Operand<'a> {
             entry: entry.unwrap_or(0),
         };
         if let Some(entry) = entry {
-            operand.offset += entry as usize * operand.bytes();
+            operand.offset = entry as usize * operand.bytes();
         }
         operand
     }
@@ -66,21 +63,6 @@ impl<'a> Operand<'a> {
             dtype,
             ..*self
         }
-    }
-
-    /// The same operand on the tile whose number is by `distance` larger.
-    pub(crate) fn on_neighbour(self, distance: i32) -> Operand<'a> {
-        let home = match distance {
-            0 => Home::Tile,
-            distance => Home::Neighbour(distance),
-        };
-        Operand { home, ..self }
-    }
-
-    /// The same operand in the slot that begins at `start`.
-    pub(crate) fn in_slot(self, start: *mut u8, own: bool) -> Operand<'a> {
-        let home = Home::Slot { start, own };
-        Operand { home, ..self }
     }
 
     pub(crate) fn home(&self) -> Home {
@@ -118,9 +100,13 @@ impl<'a> Operand<'a> {
         self.elements() * self.dtype.bytes()
     }
 
-    /// The bytes in its memory.
+    /// The bytes, in work space or by address.
     pub(crate) fn range(&self) -> Range<usize> {
-        self.offset..self.offset + self.bytes()
+        let first = match self.home {
+            Home::Block { start, .. } => start.addr() + self.offset,
+            Home::WorkSpace => self.offset,
+        };
+        first..first + self.bytes()
     }
 
     /// `(rows, columns)`: all leading extents taken together, and the last one.

@@ -34,9 +34,6 @@ impl AtRandom {
 
 /// Access to the operands of one vertex.
 pub(crate) struct VertexMemory<'a, 'v> {
-    tile: *mut u8,
-    /// From a tile to the next, bytes.
-    stride: usize,
     /// Memory of the operands that are not on any tile, and its length in bytes.
     work: (*mut u8, usize),
     at_random: Option<AtRandom>,
@@ -46,17 +43,13 @@ pub(crate) struct VertexMemory<'a, 'v> {
 
 impl<'a, 'v> VertexMemory<'a, 'v> {
     /// # Safety
-    /// For `'a`: the ranges of all operands of `vertex` lie in memory from `tile` on, or, where a neighbour has them, from there on, tiles
-    /// being `stride` bytes apart, or from where their slots begin; they are aligned for their element types, nobody else writes to them,
+    /// For `'a`: the ranges of all operands of `vertex` are memory, aligned for their element types; nobody else writes to them,
     /// and nobody else reads or writes the outputs.
     pub(crate) unsafe fn new(
-        (tile, stride): (*mut u8, usize),
         vertex: &'a Vertex<'v>,
         at_random: Option<AtRandom>,
     ) -> VertexMemory<'a, 'v> {
         VertexMemory {
-            tile,
-            stride,
             work: (std::ptr::null_mut(), 0),
             at_random,
             vertex,
@@ -75,9 +68,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     ) -> VertexMemory<'b, 'v> {
         let bytes = size_of_val(work);
         let fits = |(own, other): (&Operand<'_>, &Operand<'_>)| match other.home() {
-            Home::Tile | Home::Neighbour(_) | Home::Slot { .. } => {
-                own.home() == other.home() && own.range() == other.range()
-            }
+            Home::Block { .. } => own.home() == other.home() && own.range() == other.range(),
             Home::WorkSpace => {
                 other.range().end <= bytes && other.offset.is_multiple_of(size_of::<f32>())
             }
@@ -86,8 +77,6 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
         let mut pairs = inputs.chain(self.vertex.outputs.iter().zip(&vertex.outputs));
         assert!(pairs.all(fits), "operands stay where they are or move");
         VertexMemory {
-            tile: self.tile,
-            stride: self.stride,
             work: (work.as_mut_ptr().cast(), bytes),
             at_random: None,
             vertex,
@@ -115,9 +104,8 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
     pub(crate) fn on_neighbour(&self, i: usize) -> Option<usize> {
         let operand = &self.vertex.inputs[i];
         let elsewhere = match operand.home() {
-            Home::Neighbour(_) => true,
-            Home::Slot { own, .. } => !own,
-            Home::Tile | Home::WorkSpace => false,
+            Home::Block { own, .. } => !own,
+            Home::WorkSpace => false,
         };
         elsewhere.then(|| self.at(operand).addr())
     }
@@ -164,12 +152,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
 
     fn at(&self, operand: &Operand<'_>) -> *mut u8 {
         match operand.home() {
-            Home::Tile => self.tile.wrapping_add(operand.offset),
-            Home::Neighbour(distance) => self
-                .tile
-                .wrapping_offset(distance as isize * self.stride as isize)
-                .wrapping_add(operand.offset),
-            Home::Slot { start, .. } => start.wrapping_add(operand.offset),
+            Home::Block { start, .. } => start.wrapping_add(operand.offset),
             Home::WorkSpace => {
                 assert!(operand.range().end <= self.work.1, "inside work space");
                 self.work.0.wrapping_add(operand.offset)
@@ -180,7 +163,7 @@ impl<'a, 'v> VertexMemory<'a, 'v> {
 
 /// True when two operands share no byte.
 pub(crate) fn apart(a: &Operand<'_>, b: &Operand<'_>) -> bool {
-    let elsewhere = a.home() != b.home();
+    let elsewhere = (a.home() == Home::WorkSpace) != (b.home() == Home::WorkSpace);
     let (a, b) = (a.range(), b.range());
     elsewhere || a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
 }

@@ -3,6 +3,7 @@
 mod fast;
 mod forged;
 mod halves;
+mod homes;
 mod summing;
 mod transpositions;
 
@@ -20,6 +21,7 @@ use superstep_ir::program::{
 use superstep_ir::types::TensorType;
 
 use super::*;
+use crate::tile_memory::Home;
 
 /// A machine of twelve small tiles on each of two IPUs.
 fn machine() -> Machine {
@@ -396,12 +398,11 @@ fn states_go_in_and_out_in_row_major_order_with_all_copies() {
         .expect("known");
     assert_eq!(back, total);
     // Points (i, 0) and (i, 1) are tiles 3 + 2i and 4 + 2i and hold the same block.
+    let home = engine.loaded.homes.of(VarId(TOTAL));
     for i in 0..3 {
         let first = engine.memories[0].number(1, 3 + 2 * i);
-        assert_eq!(
-            engine.memories[0].tile(first)[1024..1100],
-            engine.memories[0].tile(first + 1)[1024..1100]
-        );
+        let [one, other] = [first, first + 1].map(|n| engine.memories[0].block(home, n, 76));
+        assert_eq!(one, other);
     }
 }
 
@@ -418,19 +419,23 @@ fn a_vertex_depends_on_its_own_tile_alone() {
     };
     let tiles: Vec<usize> = (1..5).map(|t| engine.memories[0].number(0, t)).collect();
     let before: Vec<Vec<f32>> = (1..5).map(|seed| random(1024, seed)).collect();
+    // Address 0 of every tile, and how much of it there is.
+    let stride = engine.loaded.homes.of(VarId(TOTAL)).stride;
+    let (home, bytes) = (Home { origin: 0, stride }, stride);
     let set = |memory: &mut TileMemory, i: usize| {
-        let bytes: &[u8] = bytemuck::cast_slice(&before[i]);
-        let tile = memory.tile_mut(tiles[i]);
-        tile.copy_from_slice(&bytes[..tile.len()]);
+        let tile = memory.block_mut(home, tiles[i], bytes);
+        tile.copy_from_slice(&bytemuck::cast_slice(&before[i])[..bytes]);
     };
     (0..4).for_each(|i| set(&mut engine.memories[0], i));
     crate::crew::Crew::gather(|crew| product.run(&mut engine.memories[0], crew));
-    let after = tiles.iter().map(|&t| engine.memories[0].tile(t).to_vec());
+    let after = tiles
+        .iter()
+        .map(|&t| engine.memories[0].block(home, t, bytes).to_vec());
     let after: Vec<Vec<u8>> = after.collect();
     for (i, &own) in tiles.iter().enumerate() {
         engine.memories[0].poison();
         set(&mut engine.memories[0], i);
         crate::crew::Crew::gather(|crew| product.run(&mut engine.memories[0], crew));
-        assert_eq!(engine.memories[0].tile(own), after[i]);
+        assert_eq!(engine.memories[0].block(home, own, bytes), after[i]);
     }
 }

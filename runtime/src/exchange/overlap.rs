@@ -5,48 +5,40 @@
 
 use std::ops::Range;
 
-use superstep_ir::program::Exchange;
+use superstep_ir::ids::VarId;
+use superstep_ir::program::{Exchange, Program};
 
+use super::LoadedMove;
 use super::expansion::Pattern;
-use super::{LoadedMove, Place};
 use crate::error::EngineError;
 use crate::layout::Layouts;
 
 /// Error when a byte of a tile is both source and destination of `moves`.
 pub(super) fn check(
+    program: &Program,
     layouts: &Layouts,
     exchange: &Exchange,
     moves: &[LoadedMove],
 ) -> Result<(), EngineError> {
-    let span = |place: Place, variable: superstep_ir::ids::VarId| {
-        let start = u64::from(place.address);
+    let span = |variable: VarId| {
+        let start = u64::from(program.variable(variable).address);
         (
-            place.ipu,
+            program.grid_of(variable).ipu.0,
             start..start + layouts.layout(variable).max_block_bytes as u64,
         )
     };
     let meet = |a: &(u32, Range<u64>), b: &(u32, Range<u64>)| {
         a.0 == b.0 && a.1.start < b.1.end && b.1.start < a.1.end
     };
-    let sources: Vec<_> = exchange
-        .moves
-        .iter()
-        .zip(moves)
-        .map(|(m, l)| span(l.source, m.source))
-        .collect();
-    let destinations: Vec<_> = exchange
-        .moves
-        .iter()
-        .zip(moves)
-        .map(|(m, l)| span(l.destination, m.destination))
-        .collect();
+    let sources: Vec<_> = moves.iter().map(|mv| span(mv.from)).collect();
+    let destinations: Vec<_> = moves.iter().map(|mv| span(mv.into)).collect();
     let read_too = |d: &(u32, Range<u64>)| sources.iter().any(|s| meet(s, d));
     let written_too = |s: &(u32, Range<u64>)| destinations.iter().any(|d| meet(s, d));
     let mut runs: Vec<Run> = Vec::new();
     for (i, mv) in moves.iter().enumerate() {
         let (reads, writes) = (written_too(&sources[i]), read_too(&destinations[i]));
         if reads || writes {
-            collect(mv, reads, writes, &mut runs);
+            collect(program, mv, reads, writes, &mut runs);
         }
     }
     runs.sort_unstable_by_key(|r| (r.ipu, r.tile, r.bytes.start));
@@ -68,13 +60,13 @@ struct Run {
     written: bool,
 }
 
-fn collect(mv: &LoadedMove, reads: bool, writes: bool, runs: &mut Vec<Run>) {
+fn collect(program: &Program, mv: &LoadedMove, reads: bool, writes: bool, runs: &mut Vec<Run>) {
     let expansion = &mv.expansion;
     for (i, &tile) in expansion.tiles.iter().enumerate() {
         for region in expansion.received(i) {
-            let source = u64::from(mv.source.address) + u64::from(region.source_offset);
-            let destination =
-                u64::from(mv.destination.address) + u64::from(region.destination_offset);
+            let address = |v: VarId| u64::from(program.variable(v).address);
+            let source = address(mv.from) + u64::from(region.source_offset);
+            let destination = address(mv.into) + u64::from(region.destination_offset);
             let run = |ipu: u32, tile: u32, start: u64, written: bool| Run {
                 ipu,
                 tile,

@@ -135,7 +135,7 @@ pub(super) fn settle(action: &mut Action, store: Store, addresses: &FxHashMap<Va
     let settle_move = |mv: &mut LoadedMove| {
         for (variable, place) in [(mv.from, &mut mv.source), (mv.into, &mut mv.destination)] {
             if let Some(&address) = addresses.get(&variable) {
-                (place.store, place.address) = (store, address);
+                (place.store, place.home.origin) = (store, address as usize);
             }
         }
     };
@@ -144,7 +144,8 @@ pub(super) fn settle(action: &mut Action, store: Store, addresses: &FxHashMap<Va
         Action::Compute(group) => {
             for operand in group.inputs.iter_mut().chain(&mut group.outputs) {
                 if let Some(&address) = addresses.get(&operand.variable) {
-                    (operand.store, operand.address) = (store, address as usize);
+                    let place = &mut operand.place;
+                    (place.store, place.home.origin) = (store, address as usize);
                 }
             }
             group.forwarded.iter_mut().for_each(settle_move);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::disjoint_sets::DisjointSets;
 use super::phases::Context;
 use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
@@ -19,8 +20,8 @@ pub(super) const FEWEST: usize = 12;
 #[derive(Clone)]
 pub(super) struct Clusters {
     tiles_per_ipu: usize,
-    /// By tile number: another tile of the cluster, itself for one of them.
-    parent: Vec<u32>,
+    /// Of tile numbers.
+    sets: DisjointSets,
     /// By tile number, nanoseconds.
     costs: Vec<f64>,
     total: f64,
@@ -32,7 +33,7 @@ impl Clusters {
         let ipus = context.program.ipus as usize;
         Clusters {
             tiles_per_ipu,
-            parent: (0..(tiles_per_ipu * ipus) as u32).collect(),
+            sets: DisjointSets::new(tiles_per_ipu * ipus),
             costs: vec![0.0; tiles_per_ipu * ipus],
             total: 0.0,
         }
@@ -42,27 +43,9 @@ impl Clusters {
         ipu * self.tiles_per_ipu as u32 + tile
     }
 
-    fn root(&mut self, mut tile: u32) -> u32 {
-        while self.parent[tile as usize] != tile {
-            let above = self.parent[tile as usize];
-            self.parent[tile as usize] = self.parent[above as usize];
-            tile = above;
-        }
-        tile
-    }
-
-    fn find(&self, mut tile: u32) -> u32 {
-        while self.parent[tile as usize] != tile {
-            tile = self.parent[tile as usize];
-        }
-        tile
-    }
-
     fn link(&mut self, a: Tile, b: Tile) {
         let (a, b) = (self.number(a), self.number(b));
-        let (a, b) = (self.root(a), self.root(b));
-        // The first tile stands for all.
-        self.parent[a.max(b) as usize] = a.min(b);
+        self.sets.join(a, b);
     }
 
     pub(super) fn link_move(&mut self, mv: &LoadedMove) {
@@ -97,7 +80,7 @@ impl Clusters {
     fn sums(&self) -> Vec<f64> {
         let mut sums = vec![0.0; self.costs.len()];
         for (tile, cost) in self.costs.iter().enumerate() {
-            sums[self.find(tile as u32) as usize] += cost;
+            sums[self.sets.find(tile as u32) as usize] += cost;
         }
         sums
     }
@@ -112,7 +95,7 @@ impl Clusters {
         let sums = self.sums();
         let busy = (0..self.costs.len() as u32).filter(|&t| self.costs[t as usize] > 0.0);
         let busy: Vec<u32> = busy.collect();
-        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.find(t), t)).collect();
+        let mut keyed: Vec<(u32, u32)> = busy.into_iter().map(|t| (self.sets.find(t), t)).collect();
         keyed.sort_unstable();
         let mut starts = Vec::new();
         let mut shares = Vec::new();
@@ -139,7 +122,7 @@ impl Clusters {
 
     /// By tile number: its place in its cluster.
     pub(super) fn slots(&self, tiles: &[Tile], starts: &[u32]) -> Vec<u32> {
-        let mut slots = vec![SlotPlan::NO_SLOT; self.parent.len()];
+        let mut slots = vec![SlotPlan::NO_SLOT; self.sets.len()];
         for ends in starts.windows(2) {
             for (slot, &tile) in (0..).zip(&tiles[ends[0] as usize..ends[1] as usize]) {
                 slots[self.number(tile) as usize] = slot;
@@ -156,7 +139,7 @@ mod tests {
     fn of(tiles: u32, each: f64) -> Clusters {
         Clusters {
             tiles_per_ipu: tiles as usize / 2,
-            parent: (0..tiles).collect(),
+            sets: DisjointSets::new(tiles as usize),
             costs: vec![each; tiles as usize],
             total: each * f64::from(tiles),
         }

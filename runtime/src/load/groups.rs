@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 use superstep_ir::program::{Codelet, ComputeSet, Operand, Program, Rounding, VertexGroup};
 use superstep_ir::types::DType;
 
+use super::phases::Context;
 use crate::codelets::{self, Isa, Kernel, Vertex, apart, kernel};
 use crate::compute::{Group, GroupOperand};
 use crate::error::EngineError;
-use crate::layout::Layouts;
-use crate::tile_memory::Store;
+use crate::exchange::place;
 
 /// What decides whether a kernel accepts the vertices of a group: the codelet, and for each operand (inputs, then outputs) its layout
 /// and whether it is one entry.
@@ -32,23 +32,25 @@ impl Kernels {
     }
 }
 
-/// While a program is loaded, everything is on its tile.
-fn no_slot(_: Store, _: u32) -> *mut u8 {
-    std::ptr::null_mut()
+/// Addresses on the tile stand for those of memory while a program is checked.
+fn on_its_tile(program: &Program) -> impl Fn(&GroupOperand, u32) -> *mut u8 {
+    |operand, tile| {
+        let address = program.variable(operand.variable).address;
+        let of_tile = (tile as usize).wrapping_mul(program.machine.tile_memory as usize);
+        std::ptr::without_provenance_mut(of_tile.wrapping_add(address as usize))
+    }
 }
 
 /// The groups of a compute set, step number `step`, all vertices checked.
 pub(super) fn load(
-    program: &Program,
-    layouts: &Layouts,
-    shared: &[bool],
+    context: Context<'_>,
     kernels: &mut Kernels,
     set: &ComputeSet,
     step: u32,
 ) -> Result<Vec<Group>, EngineError> {
     let load = |(i, group): (usize, &VertexGroup)| {
-        let mut loaded = load_group(program, layouts, shared, kernels, &set.name, group)?;
-        if program.rounding == Rounding::Stochastic {
+        let mut loaded = load_group(&context, kernels, &set.name, group)?;
+        if context.program.rounding == Rounding::Stochastic {
             loaded.at_random = Some((step, i as u8));
         }
         Ok(loaded)
@@ -57,13 +59,12 @@ pub(super) fn load(
 }
 
 fn load_group(
-    program: &Program,
-    layouts: &Layouts,
-    shared: &[bool],
+    context: &Context<'_>,
     kernels: &mut Kernels,
     set: &str,
     group: &VertexGroup,
 ) -> Result<Group, EngineError> {
+    let (program, layouts) = (context.program, context.layouts);
     let operand_error = |operand: String, reason: String| EngineError::Operand {
         set: set.into(),
         codelet: group.codelet.name(),
@@ -71,8 +72,7 @@ fn load_group(
         reason,
     };
     let resolve = |operand: &Operand| {
-        let is_shared = shared[operand.variable.index()];
-        let resolved = resolve_operand(program, layouts, is_shared, group, operand);
+        let resolved = resolve_operand(context, group, operand);
         resolved.map_err(|reason| {
             operand_error(
                 format!("`{}`", program.variable(operand.variable).name),
@@ -129,7 +129,7 @@ fn load_group(
     };
     if !is_known {
         for point in 0..loaded.grid.tiles.len() {
-            let vertex = loaded.vertex(point, no_slot);
+            let vertex = loaded.vertex(point, on_its_tile(program));
             loaded
                 .kernel
                 .check(&vertex)
@@ -141,19 +141,18 @@ fn load_group(
             .known
             .insert(signature, (loaded.kernel.clone(), loaded.nanoseconds));
     }
-    check_apart(&loaded, group.codelet.may_run_in_place())
+    check_apart(program, &loaded, group.codelet.may_run_in_place())
         .map_err(|reason| operand_error("a result".into(), reason))?;
     Ok(loaded)
 }
 
 /// The operand's layout and address, if it lies on the tiles of the group.
 fn resolve_operand(
-    program: &Program,
-    layouts: &Layouts,
-    shared: bool,
+    context: &Context<'_>,
     group: &VertexGroup,
     operand: &Operand,
 ) -> Result<GroupOperand, String> {
+    let program = context.program;
     let variable = program.variable(operand.variable);
     let (own, grid) = (program.grid(variable.grid), program.grid(group.grid));
     let same = |a: &superstep_ir::program::Axis, b: &superstep_ir::program::Axis| {
@@ -169,7 +168,7 @@ fn resolve_operand(
             own.name, grid.name
         ));
     }
-    let layout = layouts.layout(operand.variable).clone();
+    let layout = context.layouts.layout(operand.variable).clone();
     if let Some(entry) = operand.entry {
         let extent = layout.shape.dims().first().copied().unwrap_or(0);
         if !layout.leading_uncut || entry as usize >= extent {
@@ -181,20 +180,20 @@ fn resolve_operand(
     }
     Ok(GroupOperand {
         variable: operand.variable,
-        address: variable.address as usize,
         entry: operand.entry,
         layout,
-        shared,
-        store: Store::Tile,
+        shared: context.shared[operand.variable.index()],
+        place: place(program, context.homes, operand.variable),
     })
 }
 
 /// Results lie apart from all other operands, or, where the codelet allows it, exactly on an input.
-fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
+fn check_apart(program: &Program, group: &Group, in_place: bool) -> Result<(), String> {
     // Most groups are cleared by the addresses alone.
     let clear = |a: &GroupOperand, b: &GroupOperand| {
-        let end = |o: &GroupOperand| o.address + o.layout.max_block_bytes;
-        end(a) <= b.address || end(b) <= a.address
+        let start = |o: &GroupOperand| program.variable(o.variable).address as usize;
+        let end = |o: &GroupOperand| start(o) + o.layout.max_block_bytes;
+        end(a) <= start(b) || end(b) <= start(a)
     };
     let cleared = |(i, output): (usize, &GroupOperand)| {
         let mut others = group.inputs.iter().chain(&group.outputs[i + 1..]);
@@ -206,7 +205,7 @@ fn check_apart(group: &Group, in_place: bool) -> Result<(), String> {
     for point in 0..group.grid.tiles.len() {
         let Vertex {
             inputs, outputs, ..
-        } = group.vertex(point, no_slot);
+        } = group.vertex(point, on_its_tile(program));
         for (i, output) in outputs.iter().enumerate() {
             let on = |input: &codelets::Operand<'_>| in_place && input.range() == output.range();
             let inputs_fit = inputs.iter().all(|input| apart(output, input) || on(input));

@@ -12,7 +12,8 @@ use superstep_ir::program::Program;
 
 use super::arena::{self, Life};
 use super::clusters::Clusters;
-use super::span;
+use super::homes::{Array, Homes};
+use super::tile_span;
 use super::uses::Uses;
 use crate::compute::{Group, GroupOperand};
 use crate::exchange::LoadedMove;
@@ -26,6 +27,7 @@ use crate::tile_memory::{SlotPlan, Store};
 pub(super) struct Context<'a> {
     pub(super) program: &'a Program,
     pub(super) layouts: &'a Layouts,
+    pub(super) homes: &'a Homes,
     pub(super) uses: &'a Uses,
     /// By variable: nothing else lies on its bytes while it is alive.
     pub(super) alone: &'a [bool],
@@ -36,8 +38,11 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn span(&self, variable: VarId) -> Span {
-        span(self.program, self.layouts, variable)
+    pub(super) fn span(&self, variable: VarId) -> Span {
+        Span {
+            array: self.homes.array(variable).clone(),
+            ..tile_span(self.program, self.layouts, variable)
+        }
     }
 
     /// The bytes of a variable on all tiles that have any.
@@ -101,7 +106,7 @@ impl<'a> Open<'a> {
         let mut candidates = self.movable().into_iter();
         loop {
             let clusters = self.link(&passing, &ahead);
-            if clusters.are_enough() {
+            if clusters.are_enough() && self.are_apart(&passing) {
                 (self.ahead, self.clusters) = (ahead, clusters);
                 self.good = self.supersteps.len();
                 return true;
@@ -119,6 +124,18 @@ impl<'a> Open<'a> {
         lives.iter().map(|life| life.variable()).collect()
     }
 
+    /// True when no array of the phase has bytes of another: clusters do not wait until one is done with.
+    fn are_apart(&self, passing: &FxHashSet<VarId>) -> bool {
+        let variables = self.actions().flat_map(|(_, action)| {
+            let (read, written) = touched(action);
+            read.into_iter().chain(written)
+        });
+        let on_tiles = variables.filter(|v| !passing.contains(v));
+        let mut arrays: Vec<&Array> = on_tiles.map(|v| self.context.homes.array(v)).collect();
+        arrays.sort_unstable();
+        arrays.windows(2).all(|pair| !pair[0].clashes(pair[1]))
+    }
+
     /// Takes out what is not of the phase, and with it an exchange that may only bring what that needs.
     fn give_back(&mut self) -> Vec<Superstep> {
         let mut back = self.supersteps.split_off(self.good);
@@ -132,7 +149,10 @@ impl<'a> Open<'a> {
         let passing = self.passing();
         let clusters = self.link(&passing, &ahead);
         let mut still = ahead.iter();
-        if clusters.are_enough() && still.all(|&at| self.may_be_ahead(at, &passing, &ahead)) {
+        if clusters.are_enough()
+            && self.are_apart(&passing)
+            && still.all(|&at| self.may_be_ahead(at, &passing, &ahead))
+        {
             (self.ahead, self.clusters) = (ahead, clusters);
             back.splice(0..0, exchange);
         } else {

@@ -39,7 +39,7 @@ fn leave_out_overlapped(program: &Program, layouts: &Layouts, shared: &mut [bool
     let live = |v: usize| program.variables[v].live.unwrap_or((0, u32::MAX));
     order.sort_by_key(|&v| live(v));
     let spans: Vec<Span> = (0..program.variables.len() as u32)
-        .map(|v| super::span(program, layouts, VarId(v)))
+        .map(|v| super::tile_span(program, layouts, VarId(v)))
         .collect();
     // Those that may still be alive at the first step of the current one.
     let mut open: Vec<usize> = Vec::new();

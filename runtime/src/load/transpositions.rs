@@ -17,7 +17,7 @@ use superstep_ir::program::exchange::views_are_affine;
 use superstep_ir::program::{Codelet, Direction, Operand, Program, Step, Variable, View};
 use superstep_ir::types::Shape;
 
-use super::span;
+use super::tile_span;
 use super::uses::Uses;
 use crate::layout::Layouts;
 
@@ -262,12 +262,12 @@ impl Search<'_> {
 
     /// True when the source of `plan` is still what it was at step `first` when the operands are brought, and moves can bring them.
     fn is_possible(&self, first: usize, plan: &Plan, gone: &FxHashSet<VarId>) -> bool {
-        let of_source = span(self.program, self.layouts, plan.source);
+        let of_source = tile_span(self.program, self.layouts, plan.source);
         let steps = &self.program.procedures[plan.at.0].steps[first..=plan.last];
         let intact = steps.iter().all(|step| {
             let changes = |v: &VarId| {
                 let vanishes = *v == plan.turned || Some(*v) == plan.even || gone.contains(v);
-                !vanishes && span(self.program, self.layouts, *v).meets(&of_source)
+                !vanishes && tile_span(self.program, self.layouts, *v).meets(&of_source)
             };
             written(self.program, step).is_some_and(|written| !written.iter().any(changes))
         });

@@ -148,12 +148,18 @@ fn what_does_not_broadcast_is_refused() {
     let (a, b) = (whole(&[4, 6], &[0.0; 24]), whole(&[4], &[0.0; 4]));
     let operand = |data: &crate::codelets::testing::Data| data.layout.clone();
     let (la, lb) = (operand(&a), operand(&b));
+    let at = |byte, layout| {
+        Operand::new(
+            std::ptr::without_provenance_mut(byte),
+            true,
+            None,
+            layout,
+            0,
+        )
+    };
     let vertex = Vertex {
-        inputs: SmallVec::from_slice(&[
-            Operand::new(0, None, &la, 0),
-            Operand::new(96, None, &lb, 0),
-        ]),
-        outputs: SmallVec::from_slice(&[Operand::new(112, None, &la, 0)]),
+        inputs: SmallVec::from_slice(&[at(0, &la), at(96, &lb)]),
+        outputs: SmallVec::from_slice(&[at(112, &la)]),
         adds: false,
     };
     assert!(kernel.check(&vertex).is_err());

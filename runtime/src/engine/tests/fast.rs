@@ -68,7 +68,7 @@ fn stores(program: Program) -> BTreeMap<u32, Store> {
         _ => None,
     });
     let operands = groups.flat_map(|group| group.inputs.iter().chain(&group.outputs));
-    operands.map(|o| (o.variable.0, o.store)).collect()
+    operands.map(|o| (o.variable.0, o.place.store)).collect()
 }
 
 #[test]
