@@ -103,7 +103,8 @@ impl Homes {
         for arrays in arrays.chunk_by(|a, b| a.ipu == b.ipu) {
             let mut memory = Memory::from(homes.bytes);
             for array in arrays {
-                let bytes = memory.take(array.stride() * array.tiles.len(), array.life);
+                let bytes =
+                    memory.take(array.stride().saturating_mul(array.tiles.len()), array.life);
                 let first = array.ipu as usize * tiles + array.tiles.start as usize;
                 for &v in &array.variables {
                     let place = program.variable(v).address as usize - array.bytes.start;
@@ -113,7 +114,8 @@ impl Homes {
                         number: 1 + array.variables[0].0,
                     };
                     homes.homes[v.index()] = Home {
-                        origin: (bytes.start + place).wrapping_sub(first * array.stride()),
+                        origin: (bytes.start + place)
+                            .wrapping_sub(first.wrapping_mul(array.stride())),
                         stride: array.stride(),
                     };
                 }
@@ -248,7 +250,7 @@ impl Memory {
                     }
                     _ => self.end,
                 };
-                self.end = start + bytes;
+                self.end = start.saturating_add(bytes);
                 start..self.end
             }
         };
