@@ -5,6 +5,8 @@ mod support;
 use superstep_ir::graph::Module;
 use superstep_ir::program::{Codelet, Program, Step, VertexGroup};
 use superstep_passes::plan::matmul::PlanStyle;
+use superstep_passes::serialise::Serialise;
+use superstep_passes::{CompileOptions, compile};
 use superstep_runtime::{Engine, EngineOptions, Schedule};
 use support::{
     Feed, Golden, compiled, compiled_in_style, engine, engine_with, judged, machine, relative_l2,
@@ -237,6 +239,27 @@ fn shifts(program: &Program) -> usize {
     steps
         .filter(|step| matches!(step, Step::Exchange(e) if e.name.ends_with(".shift")))
         .count()
+}
+
+/// On so few tiles slices are made on rings, and a ring's piece of the merged heads may be one and a half samples.
+#[test]
+fn sliced_products_on_few_tiles_train_to_the_golden_weights() {
+    let golden = Golden::load("tiny");
+    let hyper = golden.section_hyper("train");
+    for (tiles, slices) in [(12, 2), (12, 3), (24, 2), (24, 3)] {
+        let rule = Serialise::parse(&format!("h.*.attn.*={slices}"));
+        let options = CompileOptions {
+            layers_per_ipu: Some(vec![2]),
+            gradient_accumulation_steps: hyper.accumulation,
+            serialise: vec![rule.expect("a rule")],
+            ..CompileOptions::default()
+        };
+        let module = golden.training_module(&hyper, 1);
+        let compiled = compile(module, &machine(1, tiles), &options, vec![]);
+        let program = compiled.unwrap_or_else(|e| panic!("{e}")).program;
+        let engine = train_program(&golden, "train", program, &OPTIONS);
+        check_final_weights(&engine, &golden);
+    }
 }
 
 #[test]

@@ -4,8 +4,11 @@
 //! that does not exist. A rotating operand holds one piece, which then goes to the place before; one that does not rotate holds all pieces, in
 //! the order in which its tile needs them, so that at each step all tiles work on the same entry.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 use superstep_ir::ids::VarId;
+use superstep_ir::program::exchange::views_are_affine;
 use superstep_ir::program::{Category, Cut, Move, Operand, View};
 use superstep_ir::types::{Shape, TensorType};
 
@@ -103,14 +106,20 @@ impl OpLowering<'_, '_, '_> {
         let views = views.into_iter().chain(cut_up).collect();
         let views = simplify(&self.g.lw.shape_of(variable), views);
         let (variable, views) = self.reachable(variable, views);
-        Pieces {
+        let mut pieces = Pieces {
             variable,
             views,
             place_axis: shape.rank() - 3,
             ty: TensorType::new(dtype, shape),
             cuts,
             own_ring,
+        };
+        let source = self.g.lw.shape_of(variable);
+        if !first_moves(&pieces).all(|part| views_are_affine(&source, &part.views(&pieces))) {
+            // A part of what one move can bring may be more than one can: the tokens of one and a half samples.
+            pieces.variable = self.materialise(variable, std::mem::take(&mut pieces.views));
         }
+        pieces
     }
 
     /// Operand `i` as it is before the first step. One that rotates has at place `q` of its ring and place `o` of the other the piece
@@ -129,14 +138,7 @@ impl OpLowering<'_, '_, '_> {
         let layout = Layout::new(p.grid.id, cuts);
         let ty = pieces.ty.clone();
         let held = self.make(["a", "b"][i], ty, layout, Category::Temporary);
-        let f = pieces.ty.shape[0];
-        for place in 0..pieces.ty.shape[pieces.place_axis] {
-            for (range, at) in [(place..f, 0), (0..place, f - place)] {
-                if !range.is_empty() {
-                    moves.push(piece_move(pieces, range, place, held, at));
-                }
-            }
-        }
+        moves.extend(first_moves(pieces).map(|part| part.to(pieces, held)));
         held
     }
 
@@ -199,27 +201,46 @@ fn piece_views(
     (views, ordered.as_slice().into())
 }
 
-/// Pieces `range` at place `place` of the other ring, into `destination` from place or entry `at` on.
-fn piece_move(
-    pieces: &Pieces,
-    range: std::ops::Range<usize>,
+/// Pieces at one place of the other ring, and the place or entry from which on they go.
+struct Part {
+    range: Range<usize>,
     place: usize,
-    destination: VarId,
     at: usize,
-) -> Move {
-    let mut views = pieces.views.clone();
-    for (axis, start, len) in [(0, range.start, range.len()), (pieces.place_axis, place, 1)] {
-        if len != pieces.ty.shape[axis] {
-            views.push(View::Slice { axis, start, len });
+}
+
+/// What is brought before the first step.
+fn first_moves(pieces: &Pieces) -> impl Iterator<Item = Part> + use<> {
+    let f = pieces.ty.shape[0];
+    let places = 0..pieces.ty.shape[pieces.place_axis];
+    let parts = places.flat_map(move |place| {
+        let part = move |(range, at)| Part { range, place, at };
+        [(place..f, 0), (0..place, f - place)].map(part)
+    });
+    parts.filter(|part| !part.range.is_empty())
+}
+
+impl Part {
+    /// From the operand.
+    fn views(&self, pieces: &Pieces) -> Vec<View> {
+        let mut views = pieces.views.clone();
+        let of_pieces = (0, self.range.start, self.range.len());
+        for (axis, start, len) in [of_pieces, (pieces.place_axis, self.place, 1)] {
+            if len != pieces.ty.shape[axis] {
+                views.push(View::Slice { axis, start, len });
+            }
         }
+        views
     }
-    let mut to = SmallVec::from_elem(0, pieces.ty.shape.rank());
-    to[0] = at;
-    to[pieces.place_axis] = place;
-    Move {
-        source: pieces.variable,
-        views,
-        destination,
-        at: to,
+
+    fn to(&self, pieces: &Pieces, destination: VarId) -> Move {
+        let mut at = SmallVec::from_elem(0, pieces.ty.shape.rank());
+        at[0] = self.at;
+        at[pieces.place_axis] = self.place;
+        Move {
+            source: pieces.variable,
+            views: self.views(pieces),
+            destination,
+            at,
+        }
     }
 }
