@@ -43,7 +43,7 @@ unsafe impl Sync for Post {}
 unsafe impl Send for Post {}
 
 /// Does something at the end of a scope, even if that is left by a panic.
-struct AtEnd<F: Fn()>(F);
+pub(crate) struct AtEnd<F: Fn()>(pub(crate) F);
 
 impl<F: Fn()> Drop for AtEnd<F> {
     fn drop(&mut self) {
@@ -149,7 +149,7 @@ impl Post {
 }
 
 /// Looks for a moment, and then lets others run, who may be what is waited for.
-fn look_for<T>(news: &impl Fn() -> Option<T>) -> Option<T> {
+pub(crate) fn look_for<T>(news: &impl Fn() -> Option<T>) -> Option<T> {
     const LOOKS: u32 = 64;
     for _ in 0..LOOKS {
         if let Some(news) = news() {

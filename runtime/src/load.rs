@@ -10,6 +10,7 @@ mod disjoint_sets;
 mod forwarding;
 mod groups;
 pub(crate) mod homes;
+pub(crate) mod joint;
 mod phases;
 pub(crate) mod sharing;
 mod summing;

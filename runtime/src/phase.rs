@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::crew::Crew;
+use crate::crew::{AtEnd, Crew, look_for};
 use crate::superstep::Superstep;
 use crate::tile_memory::{SharedTiles, SlotMemory, SlotPlan, TileMemory};
 
@@ -34,9 +34,26 @@ pub(crate) struct Phase {
     pub(crate) starts: Vec<u32>,
     /// The clusters that a thread takes at once.
     pub(crate) shares: Vec<Range<usize>>,
+    /// Those that come after.
+    pub(crate) joint: Vec<Joint>,
     /// Of the largest cluster.
     pub(crate) arena: SlotPlan,
     pub(crate) shelf: Arc<SlotPlan>,
+}
+
+/// A cluster that all threads run together, superstep by superstep.
+pub(crate) struct Joint {
+    pub(crate) cluster: usize,
+    /// By superstep: tiles that take their turns one after the other.
+    pub(crate) chains: Vec<Vec<Vec<Tile>>>,
+}
+
+/// How far threads are with a superstep of a joint cluster.
+#[derive(Default)]
+struct Progress {
+    /// The chain that is taken next.
+    next: AtomicUsize,
+    done: AtomicUsize,
 }
 
 thread_local! {
@@ -63,10 +80,13 @@ impl Phase {
     ///
     /// So bytes that are written are touched by one thread only.
     pub(crate) fn run(&self, memory: &mut TileMemory, crew: &mut Crew<'_>) {
-        let shared = memory.share(&self.shelf);
+        let arena = (!self.joint.is_empty()).then_some(&self.arena);
+        let shared = memory.share(&self.shelf, arena);
         let numbers = (self.starts.len() * self.supersteps.len()) as u64;
         let first = RUNS.fetch_add(numbers, Ordering::Relaxed);
         let next = AtomicUsize::new(0);
+        let mut progress: Vec<Progress> = Vec::new();
+        progress.resize_with(self.joint.len() * self.supersteps.len(), Progress::default);
         let work = || {
             ARENA.with_borrow_mut(|arena| {
                 let memory = shared.with_arena(arena.slots(&self.arena));
@@ -77,8 +97,16 @@ impl Phase {
                     }
                 }
             });
+            for (joint, progress) in self
+                .joint
+                .iter()
+                .zip(progress.chunks(self.supersteps.len()))
+            {
+                // SAFETY: the invariants above; every thread is here.
+                unsafe { self.run_joint(joint, progress, first, shared) }
+            }
         };
-        match self.shares.len() {
+        match self.shares.len() + self.joint.len() {
             0 | 1 => work(),
             // A thread that comes late finds nothing left to do, and nobody waits for it.
             _ => crew.run(&work),
@@ -91,11 +119,7 @@ impl Phase {
     /// The invariants of [`Phase::run`]; nobody else runs this cluster.
     unsafe fn run_cluster(&self, cluster: usize, first: u64, memory: SharedTiles<'_>) {
         let tiles = &self.tiles[self.starts[cluster] as usize..self.starts[cluster + 1] as usize];
-        // The same place in the arena holds something else in every cluster.
-        let first = match self.arena.bytes {
-            0 => first,
-            _ => first + (cluster * self.supersteps.len()) as u64,
-        };
+        let first = self.number(cluster, first);
         let next_cluster = self.tiles.get(self.starts[cluster + 1] as usize);
         for (s, (superstep, number)) in self.supersteps.iter().zip(first..).enumerate() {
             for (i, &tile) in tiles.iter().enumerate() {
@@ -110,6 +134,42 @@ impl Phase {
                 // SAFETY: the contract of this function.
                 unsafe { superstep.run_tile(number, tile, memory) }
             }
+        }
+    }
+
+    /// The number of a cluster's first superstep; `first` is that of the phase.
+    fn number(&self, cluster: usize, first: u64) -> u64 {
+        // The same place in the arena holds something else in every cluster.
+        match self.arena.bytes {
+            0 => first,
+            _ => first + (cluster * self.supersteps.len()) as u64,
+        }
+    }
+
+    /// A thread's part of a joint cluster. Nobody goes on to the next superstep before all turns of this one have been taken.
+    ///
+    /// # Safety
+    /// The invariants of [`Phase::run`]; `memory` has one arena for all threads, and nobody else runs this cluster.
+    unsafe fn run_joint(
+        &self,
+        joint: &Joint,
+        progress: &[Progress],
+        first: u64,
+        memory: SharedTiles<'_>,
+    ) {
+        let first = self.number(joint.cluster, first);
+        let supersteps = self.supersteps.iter().zip(&joint.chains).zip(progress);
+        for (number, ((superstep, chains), Progress { next, done })) in (first..).zip(supersteps) {
+            while let Some(chain) = chains.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // Even if it ends in a panic: others would wait for ever.
+                let _done = AtEnd(|| _ = done.fetch_add(1, Ordering::Release));
+                for &tile in chain {
+                    // SAFETY: the contract of this function; each chain is taken once, and tiles of two chains write nothing in common.
+                    unsafe { superstep.run_tile(number, tile, memory) }
+                }
+            }
+            let all = || (done.load(Ordering::Acquire) == chains.len()).then_some(());
+            while look_for(&all).is_none() {}
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct TileMemory {
     /// By tile number: what the tile's random number generator has been set to.
     seeds: Vec<[u32; 2]>,
     shelf: SlotMemory,
+    /// Of clusters that all threads run together.
+    arena: SlotMemory,
 }
 
 /// Fills memory in poison mode: a NaN as `f32` and as a pair of `f16`, an absurd index as `i32`.
@@ -72,6 +74,7 @@ impl TileMemory {
             tiles_per_ipu,
             seeds: vec![[0; 2]; tiles],
             shelf: SlotMemory::default(),
+            arena: SlotMemory::default(),
         })
     }
 
@@ -100,13 +103,17 @@ impl TileMemory {
         chunks.for_each(poison_bytes);
     }
 
-    /// The tiles and slots of the shelf for several threads; exclusive as long as the handles live.
-    pub(crate) fn share<'a>(&'a mut self, shelf: &'a SlotPlan) -> SharedTiles<'a> {
+    /// The tiles, and slots of the shelf and of an arena, for several threads; exclusive as long as the handles live.
+    pub(crate) fn share<'a>(
+        &'a mut self,
+        shelf: &'a SlotPlan,
+        arena: Option<&'a SlotPlan>,
+    ) -> SharedTiles<'a> {
         SharedTiles {
             start: self.map.as_mut_ptr(),
             tiles_per_ipu: self.tiles_per_ipu,
             seeds: self.seeds.as_mut_ptr(),
-            arena: Slots::NONE,
+            arena: arena.map_or(Slots::NONE, |plan| self.arena.slots(plan)),
             shelf: self.shelf.slots(shelf),
             memory: PhantomData,
         }

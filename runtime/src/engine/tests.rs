@@ -4,6 +4,7 @@ mod fast;
 mod forged;
 mod halves;
 mod homes;
+mod joint;
 mod summing;
 mod transpositions;
 

@@ -13,6 +13,7 @@ use superstep_ir::program::Program;
 use super::arena::{self, Life};
 use super::clusters::Clusters;
 use super::homes::{Array, Homes};
+use super::joint;
 use super::tile_span;
 use super::uses::Uses;
 use crate::compute::{Group, GroupOperand};
@@ -308,7 +309,11 @@ impl<'a> Open<'a> {
 
     /// The phase of the supersteps.
     fn settle(self, arena_stride: usize, shelf: Arc<SlotPlan>) -> Phase {
-        let (tiles, starts, shares) = self.clusters.finish();
+        let (tiles, starts, mut shares) = self.clusters.finish();
+        let last = joint::take_last(&mut shares, rayon::current_num_threads());
+        let of_cluster = |c: usize| &tiles[starts[c] as usize..starts[c + 1] as usize];
+        let joint = |c| joint::joint(c, of_cluster(c), &self.supersteps);
+        let joint = last.into_iter().map(joint).collect();
         let mut arena = SlotPlan::default();
         if arena_stride > 0 {
             let largest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
@@ -321,6 +326,7 @@ impl<'a> Open<'a> {
             tiles,
             starts,
             shares,
+            joint,
             arena,
             shelf,
         }

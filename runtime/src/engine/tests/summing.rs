@@ -9,7 +9,7 @@ const PARTIALS: u32 = 5;
 const TOTAL: u32 = 6;
 
 /// `m` rows and `n` columns of blocks, each of three partial results.
-fn program(m: usize, n: usize) -> Program {
+pub(super) fn program(m: usize, n: usize) -> Program {
     let mut bring = exchange("partials", &[(PARTIAL, PARTIALS)]);
     if let Step::Exchange(exchange) = &mut bring {
         exchange.moves[0].at = SmallVec::from_slice(&[0, 0, 0]);
