@@ -24,7 +24,7 @@ const ALIGNMENT: usize = 64;
 
 /// The memory of an array rests for so many steps before it is another's. Where one is written that another was read from, a superstep ends,
 /// and a phase.
-const REST: u32 = 16;
+const REST: u32 = 4;
 
 /// First and last step, both included.
 type Life = (u32, u32);
