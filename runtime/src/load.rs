@@ -128,6 +128,18 @@ impl<'p> Scheduled<'p> {
             shared,
         })
     }
+
+    fn context(&self, stepwise: bool) -> phases::Context<'_> {
+        phases::Context {
+            program: &self.program,
+            layouts: &self.layouts,
+            homes: &self.homes,
+            uses: &self.uses,
+            alone: &self.alone,
+            shared: &self.shared,
+            stepwise,
+        }
+    }
 }
 
 impl Loaded {
@@ -135,35 +147,27 @@ impl Loaded {
         check_names(program)?;
         check_calls(program)?;
         let numbers = numbers(program);
-        let Scheduled {
-            program,
-            layouts,
-            homes,
-            uses,
-            alone,
-            shared,
-        } = match options.stepwise {
+        let scheduled = match options.stepwise {
             true => Scheduled::as_it_is(program)?,
             false => Scheduled::fast(program, &numbers)?,
         };
-        let program = &*program;
+        let context = scheduled.context(options.stepwise);
+        let program = context.program;
         let exchanges = program
             .procedures
             .iter()
             .flat_map(|p| &p.steps)
             .filter_map(as_exchange);
         let exchanges: Vec<&Exchange> = exchanges.collect();
-        let mut moves = exchange::load(program, &layouts, &homes, &shared, &exchanges)?.into_iter();
-        let mut forwarding = Forwarding::of(&uses);
-        let context = phases::Context {
+        let mut moves = exchange::load(
             program,
-            layouts: &layouts,
-            homes: &homes,
-            uses: &uses,
-            alone: &alone,
-            shared: &shared,
-            stepwise: options.stepwise,
-        };
+            context.layouts,
+            context.homes,
+            context.shared,
+            &exchanges,
+        )?
+        .into_iter();
+        let mut forwarding = Forwarding::of(context.uses);
         let mut kernels = groups::Kernels::new(options.isa);
         let mut procedures = Vec::with_capacity(program.procedures.len());
         for (procedure, numbers) in program.procedures.iter().zip(&numbers) {
@@ -179,7 +183,7 @@ impl Loaded {
                 steps.next = number;
                 match step {
                     Step::Compute(set) => {
-                        let groups = groups::load(context, &mut kernels, set, number)?;
+                        let groups = groups::load(&context, &mut kernels, set, number)?;
                         steps.add(computed(&context, set, groups));
                     }
                     Step::Exchange(exchange) => {
@@ -189,8 +193,13 @@ impl Loaded {
                     Step::Collective(collective) => {
                         let tiles = program.machine.tiles_per_ipu as usize;
                         let number = |ipu: u32, tile: u32| ipu as usize * tiles + tile as usize;
-                        let collective =
-                            LoadedCollective::of(program, &layouts, &homes, number, collective)?;
+                        let collective = LoadedCollective::of(
+                            program,
+                            context.layouts,
+                            context.homes,
+                            number,
+                            collective,
+                        )?;
                         steps.cut(LoadedStep::Collective(collective));
                     }
                     Step::Sync(_) => steps.add(Actions::default()),
@@ -220,8 +229,8 @@ impl Loaded {
             procedures.push(steps.finish());
         }
         Ok(Loaded {
-            layouts,
-            homes,
+            layouts: scheduled.layouts,
+            homes: scheduled.homes,
             procedures,
         })
     }

@@ -78,7 +78,7 @@ impl Phase {
     ///    add in their turns, and is in one cluster;
     /// 4. what lies in the arena is written in the phase before it is read, and read by tiles of the same cluster only.
     ///
-    /// So bytes that are written are touched by one thread only.
+    /// So bytes that are written are touched by one thread only, in a joint cluster by one in a superstep.
     pub(crate) fn run(&self, memory: &mut TileMemory, crew: &mut Crew<'_>) {
         let arena = (!self.joint.is_empty()).then_some(&self.arena);
         let shared = memory.share(&self.shelf, arena);

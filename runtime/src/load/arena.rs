@@ -8,7 +8,7 @@ use superstep_ir::program::Variable;
 use superstep_ir::units::align_up;
 
 use super::phases::Context;
-use crate::exchange::LoadedMove;
+use crate::exchange::{LoadedMove, Place};
 use crate::superstep::{Action, Superstep};
 use crate::tile_memory::Store;
 
@@ -132,21 +132,20 @@ impl Life {
 
 /// Says of every operand and end of a move that has an address in `store` that it is there.
 pub(super) fn settle(action: &mut Action, store: Store, addresses: &FxHashMap<VarId, u32>) {
-    let settle_move = |mv: &mut LoadedMove| {
-        for (variable, place) in [(mv.from, &mut mv.source), (mv.into, &mut mv.destination)] {
-            if let Some(&address) = addresses.get(&variable) {
-                (place.store, place.home.origin) = (store, address as usize);
-            }
+    let settle_place = |variable: VarId, place: &mut Place| {
+        if let Some(&address) = addresses.get(&variable) {
+            (place.store, place.home.origin) = (store, address as usize);
         }
+    };
+    let settle_move = |mv: &mut LoadedMove| {
+        settle_place(mv.from, &mut mv.source);
+        settle_place(mv.into, &mut mv.destination);
     };
     match action {
         Action::Receive(mv) => settle_move(mv),
         Action::Compute(group) => {
             for operand in group.inputs.iter_mut().chain(&mut group.outputs) {
-                if let Some(&address) = addresses.get(&operand.variable) {
-                    let place = &mut operand.place;
-                    (place.store, place.home.origin) = (store, address as usize);
-                }
+                settle_place(operand.variable, &mut operand.place);
             }
             group.forwarded.iter_mut().for_each(settle_move);
         }

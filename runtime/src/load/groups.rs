@@ -43,13 +43,13 @@ fn on_its_tile(program: &Program) -> impl Fn(&GroupOperand, u32) -> *mut u8 {
 
 /// The groups of a compute set, step number `step`, all vertices checked.
 pub(super) fn load(
-    context: Context<'_>,
+    context: &Context<'_>,
     kernels: &mut Kernels,
     set: &ComputeSet,
     step: u32,
 ) -> Result<Vec<Group>, EngineError> {
     let load = |(i, group): (usize, &VertexGroup)| {
-        let mut loaded = load_group(&context, kernels, &set.name, group)?;
+        let mut loaded = load_group(context, kernels, &set.name, group)?;
         if context.program.rounding == Rounding::Stochastic {
             loaded.at_random = Some((step, i as u8));
         }

@@ -13,10 +13,10 @@ use superstep_ir::program::Program;
 use superstep_ir::units::align_up;
 
 use super::disjoint_sets::DisjointSets;
+use super::sharing::each_overlap;
 use super::tile_span;
 use super::uses::Uses;
 use crate::layout::Layouts;
-use crate::superstep::Span;
 use crate::tile_memory::Home;
 
 /// Two threads never write the same cache line: blocks of different tiles do not share one.
@@ -161,34 +161,25 @@ impl Together {
 }
 
 fn find(program: &Program, layouts: &Layouts, uses: &Uses) -> Vec<Together> {
-    let variables = (0..program.variables.len() as u32).map(VarId);
-    let used = variables.filter(|&v| uses[v].kept || uses[v].count() > 0);
+    let used = |v: VarId| uses[v].kept || uses[v].count() > 0;
     let life = |v: VarId| program.variable(v).live.unwrap_or((0, u32::MAX));
-    let mut order: Vec<VarId> = used.collect();
-    order.sort_by_key(|&v| life(v));
-    let spans: Vec<Span> = (0..program.variables.len() as u32)
-        .map(|v| tile_span(program, layouts, VarId(v)))
-        .collect();
     let mut sets = DisjointSets::new(program.variables.len());
-    // Those that may still be alive at the first step of the current one.
-    let mut open: Vec<VarId> = Vec::new();
-    for &v in &order {
-        open.retain(|&w| life(w).1 >= life(v).0);
-        for &w in &open {
-            if spans[v.index()].meets(&spans[w.index()]) {
-                sets.join(v.0, w.0);
-            }
+    each_overlap(program, layouts, |v, w| {
+        if used(v) && used(w) {
+            sets.join(v.0, w.0);
         }
-        open.push(v);
-    }
+    });
+    let mut order: Vec<VarId> = (0..program.variables.len() as u32).map(VarId).collect();
+    order.retain(|&v| used(v));
+    order.sort_by_key(|&v| life(v));
     let mut arrays: Vec<Option<Together>> = Vec::new();
     arrays.resize_with(program.variables.len(), || None);
     for v in order {
-        let (grid, span) = (layouts.grid(program, v), &spans[v.index()]);
+        let grid = layouts.grid(program, v);
         let array = Together {
             ipu: grid.ipu.0,
             tiles: grid.first..grid.first + grid.points.len() as u32,
-            bytes: span.bytes.clone(),
+            bytes: tile_span(program, layouts, v).bytes,
             life: life(v),
             variables: vec![v],
         };

@@ -34,24 +34,32 @@ pub(super) fn alone(program: &Program, layouts: &Layouts) -> Vec<bool> {
 
 /// Takes back what lies on the bytes of something else that is alive at the same time.
 fn leave_out_overlapped(program: &Program, layouts: &Layouts, shared: &mut [bool]) {
+    each_overlap(program, layouts, |v, w| {
+        shared[v.index()] = false;
+        shared[w.index()] = false;
+    });
+}
+
+/// Calls `each` with all pairs of variables that are alive at the same time and lie on each other's bytes of a tile.
+pub(super) fn each_overlap(
+    program: &Program,
+    layouts: &Layouts,
+    mut each: impl FnMut(VarId, VarId),
+) {
     // By the first step at which they are alive.
     let mut order: Vec<usize> = (0..program.variables.len()).collect();
     let live = |v: usize| program.variables[v].live.unwrap_or((0, u32::MAX));
     order.sort_by_key(|&v| live(v));
-    let spans: Vec<Span> = (0..program.variables.len() as u32)
-        .map(|v| super::tile_span(program, layouts, VarId(v)))
-        .collect();
+    let id = |v: usize| VarId(v as u32);
+    let spans = (0..program.variables.len()).map(|v| super::tile_span(program, layouts, id(v)));
+    let spans: Vec<Span> = spans.collect();
     // Those that may still be alive at the first step of the current one.
     let mut open: Vec<usize> = Vec::new();
     for v in order {
         let (first, _) = live(v);
         open.retain(|&w| live(w).1 >= first);
-        for &w in &open {
-            if (shared[v] || shared[w]) && spans[v].meets(&spans[w]) {
-                shared[v] = false;
-                shared[w] = false;
-            }
-        }
+        let overlapped = open.iter().filter(|&&w| spans[v].meets(&spans[w]));
+        overlapped.for_each(|&w| each(id(v), id(w)));
         open.push(v);
     }
 }
